@@ -52,6 +52,7 @@ class Follower:
         cut_after: int | None = None,
         silence: float | None = None,
         away: float = 0.05,
+        token: str | None = None,
     ) -> None:
         self.name = f"{transport} of {shape}"
         self.replica = Replica(shape)
@@ -62,6 +63,7 @@ class Follower:
         self._cut_after = cut_after
         self._silence = silence
         self._away = away
+        self._token = token
         self._progress = asyncio.Condition()
         self._over = False
 
@@ -80,7 +82,7 @@ class Follower:
             await asyncio.sleep(self._random.uniform(0.0, away))
 
     async def _connection(self, budget: int) -> None:
-        asked = Asked((self.replica.shape,), self.replica.vector)
+        asked = Asked((self.replica.shape,), self.replica.vector, self._token)
         async with self._peer.open(self._random.choice(self._urls), asked) as link:
             self.connections += 1
             while self._cut_after is None or budget > 0:
@@ -118,10 +120,10 @@ class Follower:
 
 @asynccontextmanager
 async def following(
-    url: str, shape: str, transport: str, *, seed: int = 1, cut_after: int | None = None
+    url: str, shape: str, transport: str, *, seed: int = 1, cut_after: int | None = None, token: str | None = None
 ) -> AsyncIterator[Follower]:
     """A follower that runs while the block does; what it asserts fails the block."""
-    follower = Follower([url], shape, transport, seed=seed, cut_after=cut_after)
+    follower = Follower([url], shape, transport, seed=seed, cut_after=cut_after, token=token)
     async with asyncio.TaskGroup() as group:
         task = group.create_task(follower.run(), name=f"follow {shape} over {transport}")
         try:

@@ -28,7 +28,7 @@ from eventsync.domain.predicates.predicate import Predicate, compile_filter
 from eventsync.domain.predicates.routed_shape import is_shape_name
 from eventsync.domain.shapes import Shape
 from eventsync.domain.values.extended_json import JsonText, parse_json, to_json
-from eventsync.errors import Forbidden, InvalidPredicate, Malformed
+from eventsync.errors import InvalidPredicate, Malformed
 from eventsync.nodestorage import (
     BY_ID,
     Edit,
@@ -243,12 +243,14 @@ async def history(request: Request) -> Response:
     services = services_of(request)
     permissions = Permissions(request)
     collection, value = _target(request, permissions)
-    visible, shape = permissions.visible(collection), Shape(collection, format_id(value))
-    if visible is not None and (visible.filter is not None or visible.redaction is not None):
-        raise Forbidden("the history of a part of a collection is not served yet")
+    shape = Shape(collection, format_id(value))
+    visible = permissions.visible(collection)
+    if visible is not None and visible.filter is not None:
+        await time_travel.require_readable(request, shape, visible)
     after = request.query_params.get("after")
     page = await services.sync.pages.history(
         shape,
+        access_of(request),
         after_version=conditions.number(request, "after_version", default=0, low=0, high=2**62),
         after=None if after is None else Position.parse_in_log(after),
         limit=conditions.number(request, "limit", default=_DEFAULT_PAGE, low=1, high=services.settings.page_documents),

@@ -45,7 +45,7 @@ def requested_point(request: Request) -> Point | None:
 
 async def read_at(request: Request, shape: Shape, point: Point, visible: Visible | None) -> Response:
     """Respond with the document at a point, and a position with the same state."""
-    await _require_readable(request, shape, visible)
+    await require_readable(request, shape, visible)
     time_travel = services_of(request).time_travel
     reading = await time_travel.document(shape, point, visible)
     if reading.encoded is None:
@@ -65,7 +65,7 @@ async def difference(request: Request) -> Response:
     start, end = _given(request, "from"), _given(request, "to")
     if start is None:
         raise Malformed("from takes the point to begin with: a version, a position or an instant")
-    await _require_readable(request, shape, visible)
+    await require_readable(request, shape, visible)
     time_travel = services_of(request).time_travel
     before = await time_travel.document(shape, start, visible)
     after = await time_travel.document(shape, end, visible)
@@ -82,7 +82,7 @@ async def difference(request: Request) -> Response:
     return Response(encoded, headers=headers, media_type=JSON)
 
 
-async def _require_readable(request: Request, shape: Shape, visible: Visible | None) -> None:
+async def require_readable(request: Request, shape: Shape, visible: Visible | None) -> None:
     """Raise `NotFound` for a document that its reader may not read now, as for one that does not exist.
 
     So whoever loses a document loses its past, too, and nobody learns of the past of one that he may not read.

@@ -121,8 +121,8 @@ def vector_to_short(vector: StateVector, shapes: Sequence[Shape]) -> str:
 def vector_from_short(text: str, shapes: Sequence[Shape]) -> dict[Shape, Position]:
     """Read the short form for `shapes`, in that order. The digest is optional. Raises `Malformed`."""
     items = text.removeprefix(f"{_digest(shapes)}.").split(",")
-    # A digest that is left is one of other shapes. The dot before a scope is in positions of declared shapes only.
-    if len(items) != len(shapes) or items[0].count(".") > (shapes[0].declared is not None):
+    # A digest that is left is one of other shapes: it has a dot, and the position behind it has one before its scope.
+    if len(items) != len(shapes) or items[0].count(".") > 1:
         raise Malformed("the state vector's short form is one of other shapes than those that are asked for")
     vector, log = {}, ""
     for shape, item in zip(shapes, items, strict=True):

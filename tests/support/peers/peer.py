@@ -17,10 +17,16 @@ SUBPROTOCOL: Final = "eventsync.v1"
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Request of a client: these shapes, continued from this vector."""
+    """Request of a client: these shapes, continued from this vector, with a credential if rules are in force."""
 
     shapes: tuple[str, ...]
     vector: Mapping[str, str] = field(default_factory=dict)
+    token: str | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The credential as a header."""
+        return {} if self.token is None else {"Authorization": f"Bearer {self.token}"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,8 @@ class Websockets:
         try:
             assert connection.subprotocol == SUBPROTOCOL
             link = _Socket(connection)
-            await link.send({"type": "hello", "shapes": list(asked.shapes), "vector": dict(asked.vector)})
+            hello = {"type": "hello", "shapes": list(asked.shapes), "vector": dict(asked.vector)}
+            await link.send(hello if asked.token is None else hello | {"token": asked.token})
             yield link
         finally:
             connection.transport.abort()
@@ -110,7 +111,9 @@ class HttpxSse:
 
     @asynccontextmanager
     async def open(self, url: str, asked: Asked) -> AsyncIterator[Link]:
-        headers = {"Last-Event-ID": vector_text(dict(asked.vector))} if asked.vector else {}
+        headers = asked.headers
+        if asked.vector:
+            headers["Last-Event-ID"] = vector_text(dict(asked.vector))
         address, params = f"{url}/v1/sync/sse", {"shape": list(asked.shapes)}
         async with (
             httpx.AsyncClient(timeout=patience(_TIMEOUT)) as client,
@@ -135,7 +138,7 @@ class HttpxPolling:
 
     @asynccontextmanager
     async def open(self, url: str, asked: Asked) -> AsyncIterator[Link]:
-        async with httpx.AsyncClient(base_url=url, timeout=patience(_TIMEOUT)) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=patience(_TIMEOUT), headers=asked.headers) as client:
 
             async def get(path: str, query: dict[str, str]) -> Answer:
                 try:

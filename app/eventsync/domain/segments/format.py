@@ -79,8 +79,8 @@ class Selection:
         """Return the selection for a shape, which is bound; None selects everything."""
         if shape is None:
             return cls()
-        if shape.route is not None:
-            return cls(shape.collection, keys=shape.route.keys)
+        if (keys := shape.keys) is not None:
+            return cls(shape.collection, keys=keys)
         return cls(shape.collection, None if shape.id is None else frozenset([IdText(shape.id)]))
 
     def has(self, collection: str, id_text: str, routes: Routes | None) -> bool:

@@ -307,9 +307,9 @@ def in_order(
     """
     hint = None
     within = {"$gt": Int64(after), "$lte": Int64(up_to)}
-    if shape is not None and shape.route is not None:
-        # The index also has the keys of other shapes, so nothing but the events of this route is looked at.
-        query: Row = {"_id.l": log, "k": {"$in": sorted(shape.route.keys)}, "_id.n": within}
+    if shape is not None and (keys := shape.keys) is not None:
+        # The index also has the keys of other shapes, so nothing but the events with one of these keys is looked at.
+        query: Row = {"_id.l": log, "k": {"$in": sorted(keys)}, "_id.n": within}
         order, hint = "_id.n", BY_ROUTE
     elif shape is not None and shape.id is not None:
         query = {"_id.l": log, "c": shape.collection, "i": shape.id, "_id.n": within}

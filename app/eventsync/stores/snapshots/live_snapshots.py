@@ -20,10 +20,11 @@ from eventsync.domain.bson_scan.plain import is_misread
 from eventsync.domain.ids import IdText, format_id, parse_id, query_of
 from eventsync.domain.positions import LogId, Position, scoped
 from eventsync.domain.predicates.definitions import Route
+from eventsync.domain.routes import redacted_row
 from eventsync.domain.shapes import Shape
 from eventsync.domain.stamp import unversioned
 from eventsync.domain.values.extended_json import CODEC, JSON_CODEC, Document, JsonText, decode, to_json
-from eventsync.domain.views import View
+from eventsync.domain.views import Redactor, View
 from eventsync.errors import Unavailable
 from eventsync.mongodb.answer_size import AnswerSize
 from eventsync.mongodb.errors import may_last, short, translated
@@ -113,7 +114,7 @@ class SnapshotReader:
         They come in id order, except those of a declared shape: MongoDB would have to sort what an index finds.
         """
         route = shape.route
-        if route is not None and query and await self._has_collation(shape.collection):
+        if route is not None and route.clauses and query and await self._has_collation(shape.collection):
             # The index on the id has the collation, which the filter of the route does not take. The keys alone are as
             # exact as both.
             found = self._found(shape.collection, time, query, {})
@@ -121,18 +122,21 @@ class SnapshotReader:
             found = self._found(shape.collection, time, query, {}, route=route)
         async with aclosing(found) as batches:
             async for batch in batches:
-                yield await self._rows(batch if route is None else _admitted(batch, route))
+                if route is None:
+                    yield await self._rows(batch)
+                else:
+                    yield await self._rows(_admitted(batch, route), route.redaction)
 
-    async def _rows(self, batch: list[bytes]) -> list[SnapshotDocument]:
-        """Encode documents in slices, because a batch may have 16 MiB."""
+    async def _rows(self, batch: list[bytes], redaction: Redactor | None = None) -> list[SnapshotDocument]:
+        """Encode documents, without what is hidden, in slices, because a batch may have 16 MiB."""
         rows: list[SnapshotDocument] = []
         slices, above = Slices(), self._offload.above
         for raw in batch:
             length = len(raw)
             if length <= above:
-                rows.append(_row(raw))
+                rows.append(_row(raw, redaction))
             else:
-                id_text, row = await self._offload.run(_row_aside, raw, size=length)
+                id_text, row = await self._offload.run(_row_aside, raw, redaction, size=length)
                 rows.append(SnapshotDocument(id_text, row.text))
             await slices.did(length)
         return rows
@@ -153,9 +157,11 @@ class SnapshotReader:
         self, collection: str, time: Timestamp, query: Document, fields: Document, route: Route | View | None = None
     ) -> AsyncGenerator[list[bytes]]:
         any_found = False
-        options = {"sort": {"_id": 1}} if route is None else {"collation": {"locale": "simple"}}
+        # Without a filter there is nothing to find by an index.
+        is_found = route is not None and bool(route.clauses)
+        options = {"collation": {"locale": "simple"}} if is_found else {"sort": {"_id": 1}}
         command = {"projection": fields, "readConcern": {"level": "snapshot", "atClusterTime": time}} | options
-        command["filter"] = writable(query if route is None else {"$and": [query, route.filter]})
+        command["filter"] = writable({"$and": [query, route.filter]} if route is not None and is_found else query)
         async with aclosing(self._read(collection, command)) as batches:
             async for batch in batches:
                 any_found = True
@@ -222,17 +228,21 @@ def query_for(shape: Shape) -> Document:
 
 def _admitted(batch: list[bytes], route: Route | View) -> list[bytes]:
     """Leave out documents whose events have no key of the route, because they have too many, or can't be read."""
+    if not route.clauses:
+        return batch
     return [raw for raw in batch if route.admits(decode(raw, JSON_CODEC))]
 
 
-def _row(raw: bytes) -> SnapshotDocument:
+def _row(raw: bytes, redaction: Redactor | None) -> SnapshotDocument:
     version, document = unversioned(decode(raw, JSON_CODEC))
     id_text = format_id(document["_id"])
     row = {"id": id_text, "version": version, "doc": document}
-    return SnapshotDocument(id_text, to_json(row, plain=not is_misread(raw)))
+    text = to_json(row, plain=not is_misread(raw))
+    # In JSON, as events are: what is hidden must not depend on the way to it.
+    return SnapshotDocument(id_text, text if redaction is None else redacted_row(text, redaction))
 
 
-def _row_aside(raw: bytes) -> tuple[IdText, JsonText]:
+def _row_aside(raw: bytes, redaction: Redactor | None) -> tuple[IdText, JsonText]:
     """Encode a row in a helper process."""
-    id_text, row = _row(raw)
+    id_text, row = _row(raw, redaction)
     return id_text, JsonText(row)

@@ -6,7 +6,9 @@ from collections.abc import Iterable
 
 from eventsync.access.access import Access
 from eventsync.domain.access.grants import Part, ReadGrant
+from eventsync.domain.access.redaction import Redaction
 from eventsync.domain.positions import Seq
+from eventsync.domain.predicates.definitions import Route
 from eventsync.domain.shapes import Shape
 from eventsync.domain.views import Clause, View
 from eventsync.errors import Forbidden, Unavailable, UnknownShape
@@ -42,10 +44,7 @@ class Binder:
         if grant is None or not (grant.everything or grant.parts):
             raise forbidden(shape)
         whole = self._whole(shape)
-        if grant.everything and grant.redaction is None:
-            return whole
-        # A part of a shape is not served yet.
-        raise forbidden(shape)
+        return whole if grant.everything and grant.redaction is None else self._seen(whole, grant)
 
     def _whole(self, shape: Shape) -> Shape:
         """Return a shape as those see it who may see everything."""
@@ -60,6 +59,7 @@ class Binder:
         conditions, activations = [], list[tuple[str, int]]()
         since = self._tracking.tracked_from(shape.collection)
         if (route := shape.route) is not None:
+            _check_parameters(shape, grant.redaction)
             conditions.append(Clause.of([route]))
             activations += route.activations
             since = Seq(max(since, route.since))
@@ -82,6 +82,15 @@ class Binder:
             if active.shape.digest != part.definition.digest.hex():
                 raise _inactive(part)
             yield part.name, active
+
+
+def _check_parameters(shape: Shape, redaction: Redaction | None) -> None:
+    """Raise `Forbidden` for a declared shape with a parameter at a hidden path: its value could be found by trying."""
+    if redaction is None or not isinstance(shape.route, Route):
+        return
+    for branch in shape.route.definition.branches:
+        if any(redaction.hides(path) for path in branch.paths):
+            raise Forbidden(f"{shape} has a parameter at a path that is hidden from you", reason="hidden")
 
 
 def _inactive(part: Part) -> Unavailable:

@@ -16,12 +16,13 @@ from eventsync.domain import protocol
 from eventsync.domain.plan import ResetReason
 from eventsync.domain.positions import Position, Seq, scoped
 from eventsync.domain.replay import Damaged
-from eventsync.domain.shapes import Shape
+from eventsync.domain.shapes import Shape, Topic
 from eventsync.errors import BehindRetention, ResetRequired
 from eventsync.logging import Alarms
 from eventsync.stores.log.tiers import BehindHorizon
 from eventsync.stores.stores import Stores
 from eventsync.sync.catch_up.source import Source
+from eventsync.sync.live.followed import followed
 from eventsync.sync.live.pages import Page, PageLimit, page_of
 
 _alarms = Alarms(logging.getLogger(__name__))
@@ -91,7 +92,7 @@ class LogPages:
                     shape = self._source.bind(shape, access)
                     await self._check(shape, position)
                 page = await self._page(shape, position, limit)
-                if page.events or self._draining.is_set():
+                if page.events or page.full or self._draining.is_set():
                     return page
                 if not await subscribers.event.wait(deadline - time.monotonic()):
                     return page
@@ -122,7 +123,7 @@ class LogPages:
             page = page_of(source.window.events(shape, position.seq), bound)
         else:
             page = await self._pages.fetch(
-                (log, shape, position.seq, head, limit),
+                (log, shape, shape.topic, position.seq, head, limit),
                 lambda: source.behind.page(log, shape, position.seq, head, bound),
             )
         end = page.up_to(Seq(max(head, position.seq)))
@@ -130,42 +131,45 @@ class LogPages:
         return LogPage(parts, position, Position(log, end), len(page.seqs), page.full)
 
     async def history(
-        self, shape: Shape, *, after_version: int, after: Position | None, limit: int, max_bytes: int
+        self, shape: Shape, access: Access, *, after_version: int, after: Position | None, limit: int, max_bytes: int
     ) -> DocumentHistory:
         """Return a document's events after the position `after` with a version above `after_version`, in order.
 
-        The page ends at `limit` events, or at the first one that reaches `max_bytes`.
+        The page ends at `limit` events, or at the first one that reaches `max_bytes`. Of a document that the principal
+        may not see all of, it has what the principal saw since the rules are active. It may have fewer events then, and
+        counts those of a transaction that it has.
 
-        Raises `NotTracked`, `Unavailable`, `ResetRequired` if `after` is of another log, and `BehindRetention` if not
+        Raises as `Source.bind`, `ResetRequired` if `after` is of another log, and `BehindRetention` if not
         all events after it are retained.
         """
-        self._source.tracking.require(shape.collection)
+        shape = self._source.bind(shape, access)
         log_id = self._source.log()
         if after is not None and after.log != log_id:
             raise ResetRequired(ResetReason.UNKNOWN_LOG.value, f"{after} is of another log than {log_id}")
-        since = Position(log_id, (await self._stores.tiers.read(log_id)).horizon)
+        horizon = (await self._stores.tiers.read(log_id)).horizon
+        since = Position(log_id, horizon if shape.route is None else Seq(max(horizon, shape.route.since)))
         start = after or since
         if start.seq < since.seq:
             raise BehindRetention(f"the events after {start} are only kept from {since} on", since=str(since))
-        key = _HistoryKey(shape, since, start, after_version, self._source.window.head, limit, max_bytes)
+        key = _HistoryKey(shape, shape.topic, since, start, after_version, self._source.window.head, limit, max_bytes)
         if (history := self._cache.get(key)) is not None:
             return history
-        return await self._histories.fetch(key, lambda: self._read_history(key))
+        return await self._histories.fetch(key, lambda: self._read_history(key, shape))
 
-    async def _read_history(self, key: _HistoryKey) -> DocumentHistory:
+    async def _read_history(self, key: _HistoryKey, shape: Shape) -> DocumentHistory:
         log_id, events = key.start.log, self._stores.events
         async with self._source.continuity.reading(), self._source.admissions["read"].admitted():
             page = await events.of_document(
                 log_id,
-                key.shape,
+                shape,
                 after_version=key.above,
                 after=key.start.seq,
                 up_to=key.head,
                 limit=key.limit,
                 max_bytes=key.max_bytes,
             )
-        bodies = [event.body for event in page]
-        is_full = len(page) == key.limit or sum(map(len, bodies)) >= key.max_bytes
+        bodies = [event.body for event in (page if shape.route is None else followed(page, shape.route))]
+        is_full = len(page) == key.limit or sum(len(event.body) for event in page) >= key.max_bytes
         history = DocumentHistory(bodies, Position(log_id, page[-1].seq) if is_full else None, key.since)
         self._cache.keep(key, history)
         return history
@@ -175,6 +179,7 @@ class _HistoryKey(NamedTuple):
     """Key of a page of a document's history: everything that its content depends on."""
 
     shape: Shape
+    topic: Topic
     since: Position
     start: Position
     above: int

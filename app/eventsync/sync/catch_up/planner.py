@@ -133,7 +133,7 @@ class Planner:
             self._stored(shape, servable, counted=False),
         )
         chosen = plan.catch_up(position, servable, lower_bound, size, stored, avoid)
-        if chosen.answer is Answer.EVENTS or shape.id is not None or shape.route is not None:
+        if chosen.answer is Answer.EVENTS or shape.id is not None or shape.keys is not None:
             return chosen
         backlog = await self._backlog(shape, position.seq, counted=True)
         return plan.catch_up(
@@ -196,12 +196,15 @@ class Planner:
     async def _servable(self, shape: Shape) -> ServableRange:
         recent = self._recent(shape)
         tiers = await self._read_tiers(self.log())
-        if shape.route is not None:
-            # The touched documents of archived events are known by collection, not by route.
-            squash_floor = tiers.archived_up_to
-        else:
+        if shape.id is not None:
             # A squashed answer of one document needs no list of touched documents.
-            squash_floor = tiers.squash_floor if shape.id is None else recent.tracked_from
+            squash_floor = recent.tracked_from
+        elif shape.is_selective:
+            # The list would name documents that the reader never saw: their events have one of the keys, too.
+            squash_floor = Seq(recent.head + 1)
+        else:
+            # The touched documents of archived events are known by collection, not by key.
+            squash_floor = tiers.squash_floor if shape.keys is None else tiers.archived_up_to
         return replace(recent, horizon=tiers.horizon, squash_floor=squash_floor)
 
     async def _read_tiers(self, log: LogId) -> Tiers:
@@ -210,7 +213,7 @@ class Planner:
     async def size(self, shape: Shape) -> CollectionSize:
         """Return the size of a shape; a guess for a route that was not read yet."""
         size = await self._sizes.get(shape.collection, lambda: self._stores.stats.estimates.size(shape.collection))
-        if shape.route is not None:
+        if shape.keys is not None:
             return self._routes.get(shape.topic) or CollectionSize(_GUESS, round(_GUESS * size.each))
         return size if shape.id is None else CollectionSize(1, round(size.each))
 
@@ -248,7 +251,7 @@ class Planner:
 
     async def _backlog(self, shape: Shape, after: Seq, *, counted: bool) -> Backlog:
         """Return the shape's backlog after a position. Without `counted`, assume that it touched one document."""
-        if shape.id is not None or shape.route is not None:
+        if shape.id is not None or shape.keys is not None:
             return await self._backlog_by_index(shape, after)
         log, name, head = self.log(), shape.collection, self._window.head
         key = (log, name, after // _BLOCK, head // _BLOCK)
@@ -262,8 +265,8 @@ class Planner:
         """Return the backlog of a document or a route, whose events in MongoDB an index has."""
         log, estimates = self.log(), self._stores.stats.estimates
         tiers = await self._read_tiers(log)
-        if shape.route is not None:
-            events = touched = await estimates.of_route(log, shape.route.keys, after=after)
+        if (keys := shape.keys) is not None:
+            events = touched = await estimates.of_route(log, keys, after=after)
         else:
             events = await estimates.of_document(log, shape, after=after)
             touched = min(events, 1)

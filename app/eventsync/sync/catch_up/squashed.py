@@ -66,8 +66,8 @@ class CatchUps:
             yield [shape.id]
             return
         touched, log = self._stores.snapshots.squashed, unscoped(start.log)
-        if shape.route is not None:
-            found = touched.of_route(log, shape.route.keys, after=start.seq, up_to=checkpoint.seq)
+        if (keys := shape.keys) is not None:
+            found = touched.of_route(log, keys, after=start.seq, up_to=checkpoint.seq)
         else:
             found = touched.touched(log, shape.collection, after=start.seq, up_to=checkpoint.seq)
         async with aclosing(found) as batches:

@@ -15,7 +15,7 @@ from eventsync.concurrency.lru_cache import LRUCache
 from eventsync.concurrency.single_flight import SingleFlight
 from eventsync.domain import protocol
 from eventsync.domain.positions import LogId, Seq, unscoped
-from eventsync.domain.shapes import Shape
+from eventsync.domain.shapes import Shape, Topic
 from eventsync.stores.log.events import EventStore
 from eventsync.sync.live.continuity import Continuity
 from eventsync.sync.live.pages import Page, PageLimit, pages_from, routed_pages
@@ -38,8 +38,8 @@ _PREFETCH = 8
 _TRACKED_READS = 1000
 """Reads whose end is remembered for prefetching."""
 
-_Key = tuple[LogId, Shape, Seq]
-"""The log, scoped for a declared shape; the shape; the position."""
+_Key = tuple[LogId, Shape, Topic, Seq]
+"""The log, the shape, its topic, which tells what of the shape is seen, and the position."""
 
 
 class StoreFrames:
@@ -73,20 +73,20 @@ class StoreFrames:
 
         Raises `Unavailable`, `Damaged` and `BehindHorizon`.
         """
-        key = (log, shape, cursor)
+        key = (log, shape, shape.topic, cursor)
         frame = self._cache.get(key)
         if frame is None:
-            frame = await self._single_flight.fetch(key, lambda: self._read(key, head))
+            frame = await self._single_flight.fetch(key, lambda: self._read(key, shape, head))
         if (end := self._continues_at.pop(key, None)) is not None:
             # The client that is sent this frame needs the next ones soon, and MongoDB is idle until then.
             self._prefetch(log, shape, end, head)
         return frame
 
     def _prefetch(self, log: LogId, shape: Shape, cursor: Seq, head: Seq) -> None:
-        key = (log, shape, cursor)
+        key = (log, shape, shape.topic, cursor)
         if self._frames_a_read == 1 or self._cache.get(key) is not None:
             return
-        reading = self._single_flight.fetch(key, lambda: self._read(key, head))
+        reading = self._single_flight.fetch(key, lambda: self._read(key, shape, head))
         fetch = asyncio.get_running_loop().create_task(reading, name="prefetch frames")
         self._prefetches.add(fetch)
         fetch.add_done_callback(self._prefetched)
@@ -97,8 +97,9 @@ class StoreFrames:
             # A client that needs the frame reads it again, and gets the error.
             logger.debug("prefetching frames failed: %r", error)
 
-    async def _read(self, key: _Key, head: Seq) -> Frame:
-        log, shape, cursor = key
+    async def _read(self, key: _Key, shape: Shape, head: Seq) -> Frame:
+        # Not the shape of the key: an equal one, of another reader, may be bound otherwise.
+        log, _, topic, cursor = key
         max_frames = self._frames_a_read if self._prefetch_starts.pop(key, False) else 1
         frames: list[Frame] = []
         pages = await self._pages(log, shape, cursor, head, self._limit, max_frames)
@@ -107,10 +108,10 @@ class StoreFrames:
             end = page.up_to(head)
             data = protocol.events(shape, log, start, end, page.bodies) if page.seqs else b""
             frames.append(Frame(start, end, data))
-            self._cache.keep((log, shape, start), frames[-1])
+            self._cache.keep((log, shape, topic, start), frames[-1])
         if pages[-1].full:
             self._continues_at[key] = frames[-1].end
-            self._prefetch_starts[log, shape, frames[-1].end] = True
+            self._prefetch_starts[log, shape, topic, frames[-1].end] = True
             for tracked in (self._continues_at, self._prefetch_starts):
                 while len(tracked) > _TRACKED_READS:
                     tracked.popitem(last=False)

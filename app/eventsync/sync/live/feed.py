@@ -29,7 +29,7 @@ from eventsync.logging import Alarms
 from eventsync.mongodb.change_stream import ChangeStream, StreamInterrupted, watch
 from eventsync.mongodb.primary import primary_process
 from eventsync.settings import Settings
-from eventsync.stores.log.definitions import Definitions
+from eventsync.stores.log.definitions import Definitions, StoredRules
 from eventsync.stores.log.hot_tier import FOR_CLIENTS
 from eventsync.stores.log.logs import Log
 from eventsync.stores.log.stored_event import StoredEvent
@@ -99,6 +99,9 @@ class Feed:
         self._tracking = tracking
         self._definitions = definitions
         self._access = access
+        self._rules: StoredRules | None = None
+        self._generation = 0
+        """How often other rules were read; 0 before the first read."""
         self._batch = settings.stream_batch
         self._held: list[StoredEvent] = []
         """Events of a transaction that is not complete yet."""
@@ -190,7 +193,13 @@ class Feed:
         """Read the rules, the revocations and the service keys. Whatever changes afterwards, the stream brings."""
         if self._access is not None:
             await self._access.load()
-            self._access.replace(None, 0)
+            # Before the definitions that the rules are made of: what is taken away is obeyed first.
+            stored = (await self._stores.definitions.read()).rules
+            if self._generation == 0 or stored != self._rules:
+                # Not the number of the apply: a registry that was dropped begins with the same one.
+                self._generation += 1
+                self._rules = stored
+                self._access.replace(None if stored is None else stored.compiled(), self._generation)
             self._access.authenticator.follows()
 
     def _heard(self) -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Final
 
 from eventsync.domain.events import TransactionPart
 from eventsync.domain.positions import Seq
@@ -15,6 +16,9 @@ from eventsync.domain.views import View
 from eventsync.stores.log.event_batch import EventBatch
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.sync.live.followed import followed
+
+MAX_UNSEEN: Final = 10_000
+"""Events that are read for a page and are nothing to its readers. Then the page ends, with fewer events or none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +33,14 @@ class PageLimit:
 class Page:
     """Consecutive events of a shape: their seqs and bodies.
 
-    `full` is True if the limit ended the page, and more events follow. Such a page always ends at the same event.
+    `full` is True if the limit ended the page, and more events follow. Such a page always ends at the same event: its
+    last one, or `read_up_to` if it was ended by events behind that one that are nothing to the reader.
     """
 
     seqs: Sequence[Seq]
     bodies: Sequence[bytes]
     full: bool
+    read_up_to: Seq | None = None
 
     @property
     def end(self) -> Seq | None:
@@ -43,7 +49,9 @@ class Page:
 
     def up_to(self, head: Seq) -> Seq:
         """Return the seq up to which the page is complete, if it was read from all events up to `head`."""
-        return self.seqs[-1] if self.full else head
+        if not self.full:
+            return head
+        return self.seqs[-1] if self.read_up_to is None else self.read_up_to
 
 
 class _Builder:
@@ -88,8 +96,8 @@ class _Builder:
         self._last = last
         self._is_full = len(self._bodies) >= self._limit.events or self._bytes >= self._limit.bytes
 
-    def page(self, *, full: bool) -> Page:
-        return Page(self._seqs, self._bodies, full)
+    def page(self, *, full: bool, read_up_to: Seq | None = None) -> Page:
+        return Page(self._seqs, self._bodies, full, read_up_to)
 
 
 def _same_transaction(one: TransactionPart | None, other: TransactionPart | None) -> bool:
@@ -120,28 +128,38 @@ async def pages_from(batches: AsyncIterable[EventBatch], limit: PageLimit, max_p
 async def routed_pages(
     events: AsyncIterable[StoredEvent], route: Route | View, limit: PageLimit, max_pages: int = 1
 ) -> list[Page]:
-    """Return the first pages of a route's or a view's events as its readers see them, between one and `max_pages`."""
+    """Return the first pages of a route's or a view's events as its readers see them, between one and `max_pages`.
+
+    A page also ends after `MAX_UNSEEN` events that its readers don't see.
+    """
     pages: list[Page] = []
     builder = _Builder(limit)
-    async with aclosing(_followed(events, route)) as shown:
-        async for event in shown:
-            if not builder.take(event.seq, event.body, event.transaction):
-                pages.append(builder.page(full=True))
-                if len(pages) == max_pages:
-                    return pages
-                builder = _Builder(limit)
-                builder.take(event.seq, event.body, event.transaction)
+    unseen = behind = 0  # in the page, and of these behind its last event
+    async with aclosing(_transactions(events)) as transactions:
+        async for transaction in transactions:
+            shown = list(followed(transaction, route))
+            for event in shown:
+                if not builder.take(event.seq, event.body, event.transaction):
+                    pages.append(builder.page(full=True))
+                    if len(pages) == max_pages:
+                        return pages
+                    builder, unseen = _Builder(limit), behind
+                    builder.take(event.seq, event.body, event.transaction)
+            unseen += len(transaction) - len(shown)
+            # Only those behind the last event: the page ends there, and the next one has to begin in the same way.
+            behind = sum(event.seq > shown[-1].seq for event in transaction) if shown else behind + len(transaction)
+            if unseen >= MAX_UNSEEN:
+                return [*pages, builder.page(full=True, read_up_to=transaction[-1].seq)]
     return [*pages, builder.page(full=False)]
 
 
-async def _followed(events: AsyncIterable[StoredEvent], route: Route | View) -> AsyncGenerator[StoredEvent]:
-    """Yield events as readers see them, transaction by transaction."""
+async def _transactions(events: AsyncIterable[StoredEvent]) -> AsyncGenerator[list[StoredEvent]]:
+    """Yield the events of each transaction at a time, and others one by one."""
     held: list[StoredEvent] = []
     async for event in events:
         if held and not _same_transaction(held[-1].transaction, event.transaction):
-            for shown in followed(held, route):
-                yield shown
-            held.clear()
+            yield held
+            held = []
         held.append(event)
-    for shown in followed(held, route):
-        yield shown
+    if held:
+        yield held
