@@ -1,20 +1,23 @@
-"""`eventsync rules`: checks and applies the rules file, and shows the shapes that are declared."""
+"""`eventsync rules`: checks and applies the rules file, and shows the declared shapes and the rules in force."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 
+import orjson
 import typer
 
 from eventsync.cli.console import NOTES, OUT, print_json, print_table, printable
 from eventsync.cli.options import Database, Json, MongodbUri
+from eventsync.cli.rules_trying import diff, explain_access, principal_of, print_explanation, try_cases
+from eventsync.domain.access.grants import PREFIX
 from eventsync.domain.positions import LogId
 from eventsync.domain.predicates.definitions import Definition, Route
-from eventsync.domain.predicates.routed_shape import RoutedShape
+from eventsync.domain.predicates.routed_shape import RoutedShape, is_shape_name
 from eventsync.domain.values.extended_json import to_json
 from eventsync.errors import ConfigurationError, Unavailable, UnknownShape
 from eventsync.mongodb.change_stream import watch
@@ -23,6 +26,7 @@ from eventsync.mongodb.query_plans import QueryPlans
 from eventsync.process import event_loop
 from eventsync.rules.costs import Cost, cost_of, create_index
 from eventsync.rules.file import RulesFile, applied_text, path_of, read_file, require_valid
+from eventsync.rules.review import labels, unknown_fields, warnings
 from eventsync.settings import Settings, load_settings
 from eventsync.stores.log.definitions import DeclaredShape, Registry
 from eventsync.stores.stores import SEQUENCING, Stores
@@ -54,49 +58,65 @@ _PIPELINE: Final[list[dict[str, Any]]] = [
 
 @rules.command()
 def check(file: File = None, mongodb_uri: MongodbUri = None, database: Database = None, as_json: Json = False) -> None:
-    """Check the rules file for what can't be routed.
+    """Check the rules file, and what it asks of the database.
 
-    Print also which shapes lack an index in the database. Exit code 1 if a shape can't be routed. Without a
-    database, indexes are not checked.
+    Print what is wrong and why, what is probably not meant, and which filters lack an index. Exit code 1 if the file
+    can't be applied. Without a database, neither indexes nor names of fields are checked.
     """
     settings = load_settings(mongodb_uri=mongodb_uri, database=database)
     path = path_of(settings, file)
-    declarations = read_file(path)
-    costs, unchecked = event_loop.run(_costs(settings, declarations.definitions))
-    problems = [{"place": problem.place, "reason": problem.reason} for problem in declarations.problems]
+    found = read_file(path)
+    costs, unknown, unchecked = event_loop.run(_compared(settings, found))
+    suspicious = [*(warnings(found.access) if found.access is not None else ()), *unknown]
+    problems = [{"place": problem.place, "reason": problem.reason} for problem in found.problems]
+    definitions = _definitions(found)
     if as_json:
-        shapes = [_checked_tree(item, costs.get(item.name)) for item in declarations.definitions.values()]
-        print_json({"file": str(path), "shapes": shapes, "problems": problems, "unchecked": unchecked})
+        shapes = [_checked_tree(label, item, costs.get(item.name)) for label, item in definitions]
+        tree = {"file": str(path), "shapes": shapes, "problems": problems}
+        print_json(tree | {"warnings": suspicious, "unchecked": unchecked})
     else:
-        rows = [_checked_row(item, costs.get(item.name)) for item in declarations.definitions.values()]
-        if rows:
+        if rows := [_checked_row(label, item, costs.get(item.name)) for label, item in definitions]:
             print_table(["shape", "collection", "parameters", "reads"], rows)
-        for problem in declarations.problems:
+        for problem in found.problems:
             OUT.print(printable(problem.message), style="red", markup=False, soft_wrap=True)
-        _print_indexes(declarations.definitions, costs)
+        for text in suspicious:
+            _note(text)
+        _print_indexes({item.name: item for _, item in definitions}, costs)
         if unchecked:
-            _note(f"indexes are not checked: {unchecked}")
+            _note(f"indexes are not checked, nor names of fields: {unchecked}")
     if problems:
         raise typer.Exit(1)
 
 
-async def _costs(settings: Settings, definitions: Mapping[str, Definition]) -> tuple[dict[str, Cost], str | None]:
-    """Return the cost of each shape, by name, and the reason for which there is none."""
+def _definitions(file: RulesFile) -> list[tuple[str, Definition]]:
+    """Return the definitions of the shapes and of the read rules, each with a text for people."""
+    ruled = file.access.definitions if file.access is not None else {}
+    named = labels(file.access) if file.access is not None else {}
+    shapes = [(name, definition) for name, definition in file.definitions.items()]
+    return [*shapes, *((named[name], definition) for name, definition in ruled.items())]
+
+
+async def _compared(settings: Settings, file: RulesFile) -> tuple[dict[str, Cost], list[str], str | None]:
+    """Compare the file with the database. Return the cost of each definition by name, the fields that no document has,
+    and the reason for which there is nothing.
+    """
     try:
         async with connect(settings, "rules") as client:
             plans = QueryPlans(client[settings.database])
-            return {name: await cost_of(plans, item) for name, item in definitions.items()}, None
+            costs = {item.name: await cost_of(plans, item) for _, item in _definitions(file)}
+            unknown = await unknown_fields(Stores.of(client, settings), file.access) if file.access is not None else []
+            return costs, unknown, None
     except (ConfigurationError, Unavailable) as error:
-        return {}, error.message
+        return {}, [], error.message
 
 
-def _checked_row(definition: Definition, cost: Cost | None) -> list[str]:
-    return [definition.name, definition.collection, _parameters(definition), cost.reason if cost else ""]
+def _checked_row(label: str, definition: Definition, cost: Cost | None) -> list[str]:
+    return [label, definition.collection, _parameters(definition), cost.reason if cost else ""]
 
 
-def _checked_tree(definition: Definition, cost: Cost | None) -> dict[str, Any]:
+def _checked_tree(label: str, definition: Definition, cost: Cost | None) -> dict[str, Any]:
     tree = {
-        "name": definition.name,
+        "name": label,
         "collection": definition.collection,
         "parameters": {name: sorted(kinds) for name, kinds in definition.types.items()},
         "lists": sorted(definition.lists),
@@ -138,25 +158,32 @@ def apply(
     mongodb_uri: MongodbUri = None,
     database: Database = None,
     timeout: Annotated[
-        float, typer.Option(help="Maximum wait for a worker to activate the shapes, in seconds.", min=0)
+        float, typer.Option(help="Maximum wait for a worker to activate the shapes and rules, in seconds.", min=0)
     ] = 30.0,
+    open_to_all: Annotated[
+        bool, typer.Option("--open", help="Take [auth] away: afterwards everything is allowed to everybody.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Declare the shapes of the rules file and no others.
+    """Put the shapes and rules of the rules file in force, and no others.
 
     Wait until a worker has activated them. Servers and workers follow. A changed shape can't be read until it is
-    active again; its clients get a reset.
+    active again; its clients get a reset. What the rules take away is obeyed at once.
     """
     settings = load_settings(mongodb_uri=mongodb_uri, database=database)
     path = path_of(settings, file)
     found = read_file(path)
     require_valid(path, found)
-    event_loop.run(_apply(settings, found, timeout, as_json))
+    event_loop.run(_apply(settings, found, timeout, open_to_all=open_to_all, as_json=as_json))
 
 
-async def _apply(settings: Settings, file: RulesFile, timeout: float, as_json: bool) -> None:
+async def _apply(settings: Settings, file: RulesFile, timeout: float, *, open_to_all: bool, as_json: bool) -> None:
     async with connect(settings, "rules") as client:
         stores = Stores.of(client, settings)
+        if file.access is None and not open_to_all and (await stores.definitions.read()).rules is not None:
+            raise ConfigurationError(
+                "the rules in force have [auth], and the file has none: --open says that it is meant"
+            )
         # The stream first: it must not miss an activation.
         async with watch(stores.log, _PIPELINE) as stream:
             applied = await stores.definitions.apply(file.declarations, file.spec)
@@ -171,8 +198,8 @@ async def _apply(settings: Settings, file: RulesFile, timeout: float, as_json: b
                 await stream.read(wait=min(1.0, left), limit=100)
     for shape in found.registry.shapes:
         if shape.refused is None and not found.is_active(shape):
-            _note(f"{shape.name} {found.state(shape)}")
-    if refused := [f"{shape.name}: {shape.refused}" for shape in found.registry.shapes if shape.refused]:
+            _note(f"{_name(shape)} {found.state(shape)}")
+    if refused := [f"{_name(shape)}: {shape.refused}" for shape in found.registry.shapes if shape.refused]:
         raise Unavailable(f"can't be served: {'; '.join(refused)}")
 
 
@@ -181,7 +208,7 @@ async def _reason(stores: Stores, found: _Shapes, timeout: float) -> str:
     reason = (
         "its leader has not activated them yet" if lease and lease.live else "no worker runs: start `eventsync worker`"
     )
-    names = ", ".join(shape.name for shape in found.waiting)
+    names = ", ".join(_name(shape) for shape in found.waiting)
     return f"{names}: declared, but not active after {timeout:g} s; {reason}. The declaration stands"
 
 
@@ -232,21 +259,47 @@ class _Shapes:
 
 @rules.command()
 def show(mongodb_uri: MongodbUri = None, database: Database = None, as_json: Json = False) -> None:
-    """List the declared shapes and their states."""
+    """List the declared shapes and their states, and the rules in force."""
     settings = load_settings(mongodb_uri=mongodb_uri, database=database)
     found = event_loop.run(_show(settings))
+    stored = found.registry.rules
     if as_json:
         shapes = [_shape_tree(shape, found) for shape in found.registry.shapes]
-        print_json({"number": found.registry.number, "shapes": shapes})
+        tree = {"number": found.registry.number, "shapes": shapes}
+        print_json(tree | ({} if stored is None else {"rules": {"number": stored.number, **from_spec(stored.spec)}}))
         return
     rows = [
-        [shape.name, shape.collection, _declared_parameters(shape), str(shape.number), found.state(shape)]
+        [_name(shape), shape.collection, _declared_parameters(shape), str(shape.number), found.state(shape)]
         for shape in found.registry.shapes
     ]
     if rows:
         print_table(["shape", "collection", "parameters", "rules", "state"], rows)
     else:
         OUT.print("no shapes are declared", markup=False)
+    if stored is not None:
+        OUT.print(f"\nrules {stored.number}: what is not allowed here is not allowed", markup=False)
+        print_table(["collection", "role", "rule", ""], list(_rule_rows(stored.spec)))
+    else:
+        OUT.print("no [auth] is applied: everything is allowed", markup=False)
+
+
+def from_spec(spec: str) -> dict[str, Any]:
+    """Return the rules of a spec as a tree of JSON."""
+    tree: dict[str, Any] = orjson.loads(spec)
+    return tree
+
+
+def _rule_rows(spec: str) -> Iterator[list[str]]:
+    for collection, table in from_spec(spec)["collections"].items():
+        for role, rules_of_role in table.items():
+            for name, rule in rules_of_role.items():
+                text = ", ".join(rule) if isinstance(rule, list) else orjson.dumps(rule).decode()
+                yield [collection, role, name, text]
+
+
+def _name(shape: DeclaredShape) -> str:
+    """Return the name of a declared shape, for people."""
+    return shape.name if is_shape_name(shape.name) else f"a read rule ({shape.name.removeprefix(PREFIX)})"
 
 
 async def _show(settings: Settings) -> _Shapes:
@@ -278,19 +331,43 @@ def _shape_tree(shape: DeclaredShape, found: _Shapes) -> dict[str, Any]:
 
 @rules.command()
 def explain(
-    shape: Annotated[str, typer.Argument(metavar="SHAPE", help="A declared shape with values: `my_orders?owner=7`.")],
+    shape: Annotated[
+        str,
+        typer.Argument(
+            metavar="SHAPE",
+            help="A declared shape with values, `my_orders?owner=7`; with --as `orders/42` or `orders`.",
+        ),
+    ],
+    claims: Annotated[
+        str | None, typer.Option("--as", metavar="CLAIMS", help='Claims of a principal: \'{"sub": "ada"}\'.')
+    ] = None,
+    role: Annotated[
+        list[str] | None, typer.Option(help="With --as: a role that is given directly, as to a service key.")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", help="With --as: explain this file instead of what is applied.")
+    ] = None,
     mongodb_uri: MongodbUri = None,
     database: Database = None,
     as_json: Json = False,
 ) -> None:
-    """Show how a declared shape is read.
+    """Show how a declared shape is read; with --as, what a principal may do, and why.
 
-    Print its filter, its keys, its state, and the indexes that MongoDB uses. Without values, `my_orders`, the
-    indexes are those for a value of each type.
+    Print the shape's filter, its keys, its state, and the indexes that MongoDB uses. Without values, `my_orders`, the
+    indexes are those for a value of each type. With --as, print by which rule of which role a document may be read
+    and changed, or may not.
     """
+    settings = load_settings(mongodb_uri=mongodb_uri, database=database)
+    if claims is not None:
+        tree = explain_access(settings, shape, principal_of(claims, role), file)
+        if as_json:
+            print_json(tree)
+        else:
+            print_explanation(tree)
+        return
     name, mark, _ = shape.partition("?")
     bound = RoutedShape.parse(shape) if mark else None
-    tree = event_loop.run(_explain(load_settings(mongodb_uri=mongodb_uri, database=database), name, bound))
+    tree = event_loop.run(_explain(settings, name, bound))
     if as_json:
         print_json(tree)
     else:
@@ -334,3 +411,7 @@ def _text(value: Any) -> str:
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return ", ".join(value)
     return to_json(value).decode()
+
+
+rules.command("test")(try_cases)
+rules.command()(diff)

@@ -257,6 +257,12 @@ class Redaction:
         """Return True if anything can be hidden."""
         return bool(self.hide) or self.fields is not None
 
+    @property
+    def paths(self) -> list[str]:
+        """The hidden paths, for people: `hide`, and for `fields` all others."""
+        others = [] if self.fields is None else [f"all but {', '.join(sorted(self.fields)) or '_id'}"]
+        return [*map(".".join, sorted(self.hide)), *others]
+
     @classmethod
     def union(cls, redactions: Iterable[Redaction]) -> Redaction:
         """Return the redaction that hides what any of these hides."""

@@ -1,0 +1,88 @@
+"""Review of rules that can be applied, for what is probably not meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from eventsync.domain.access.principal import OPERATOR
+from eventsync.domain.access.redaction import Paths
+from eventsync.domain.access.rules import EVERY, AccessRules, RoleRules
+from eventsync.domain.predicates.parsing import LOGICAL
+from eventsync.stores.stores import Stores
+
+SAMPLE: Final = 200
+"""Newest documents of a collection that are searched for the fields of its rules."""
+
+
+def warnings(rules: AccessRules) -> Iterator[str]:
+    """Yield what is suspicious in the rules themselves."""
+    if not any(rules.tables.values()):
+        yield "[auth] without any rule in [collections]: nobody may read or write anything"
+    ruled = {role for table in rules.tables.values() for role in table}
+    for role in sorted(rules.roles.keys() - ruled - {OPERATOR}):
+        yield f"roles.{role}: no rule is for this role"
+    for role in sorted(ruled - rules.roles.keys()):
+        yield f"{role} has rules and is none of [roles]: only a service key can have it"
+    for collection, table in sorted(rules.tables.items()):
+        yield from _redactions(collection, [each for each in table.values() if each.read is not False])
+
+
+def _redactions(collection: str, table: Sequence[RoleRules]) -> Iterator[str]:
+    for number, one in enumerate(table):
+        for other in table[number + 1 :]:
+            if one.redaction == other.redaction:
+                continue
+            if any(
+                each.read is True and each.redaction.is_within(rest.redaction)
+                for each, rest in ((one, other), (other, one))
+            ):
+                continue
+            yield (
+                f"collections.{collection}: {one.role} and {other.role} hide differently;"
+                " a principal with both roles sees what neither of them hides"
+            )
+
+
+async def unknown_fields(stores: Stores, rules: AccessRules) -> list[str]:
+    """Return the fields of rules that no document of a sample has. Raises `Unavailable`."""
+    found: list[str] = []
+    for collection, table in sorted(rules.tables.items()):
+        if collection == EVERY or not any(_paths(table.values())):
+            continue
+        documents = await stores.data[collection].find().sort("_id", -1).limit(SAMPLE).to_list()
+        for path in sorted(_paths(table.values())):
+            lookup = Paths([tuple(path.split("."))])
+            if documents and not any(lookup.only(document) for document in documents):
+                found.append(f"collections.{collection}: no document of {len(documents)} has {path}")
+    return found
+
+
+def _paths(table: Iterable[RoleRules]) -> set[str]:
+    found: set[str] = set()
+    for rules in table:
+        for name, rule in rules.tree.items():
+            if isinstance(rule, list):
+                found.update(rule)
+            elif isinstance(rule, Mapping) and name not in {"hide", "fields", "fixed"}:
+                found.update(_fields(rule))
+    return found
+
+
+def _fields(where: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in where.items():
+        if name in LOGICAL:
+            for part in value:
+                yield from _fields(part)
+        else:
+            yield name
+
+
+def labels(rules: AccessRules) -> dict[str, str]:
+    """Return what each definition of a read rule stands for, by its name."""
+    found: dict[str, set[str]] = {}
+    for table in rules.tables.values():
+        for role, each in table.items():
+            for definition in each.definitions:
+                found.setdefault(definition.name, set()).add(role)
+    return {name: f"read of {', '.join(sorted(roles))}" for name, roles in found.items()}
