@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from eventsync.domain.access.principal import Principal
+from eventsync.domain.positions import START
 from eventsync.settings import PREFIX, Settings
 from eventsync.stores.stores import Stores
 from support.program import Result, finished
@@ -123,9 +124,8 @@ async def test_check_refuses_a_claim_that_can_not_be_routed(run: Run, tmp_path: 
 async def test_rules_are_applied_with_their_definitions_and_routed_by(
     run: Run, settings: Settings, stores: Stores, tmp_path: Path
 ) -> None:
-    await stores.tracking.add("orders")
-    async with running_worker(settings) as worker:
-        await began(stores, worker)
+    async with running_worker(settings):
+        log = await began(stores, "orders")
         result = await run("apply")
         assert result.exit_code == 0, result
         assert result.stdout == "rules 1: new: open_orders; [auth] and its rules: new\n"
@@ -137,12 +137,11 @@ async def test_rules_are_applied_with_their_definitions_and_routed_by(
         await stores.data["orders"].insert_many(
             [{"_id": 1, "owner": "ada"}, {"_id": 2, "owner": "eve", "public": True}]
         )
-        head = await caught_up(stores, 2)
+        await caught_up(stores)
         grant = rules.grant(Principal("ada", {"sub": "ada"}), "orders")
         assert grant is not None
         keys = frozenset[bytes]().union(*(part.keys for part in grant.parts))
-        log = (await began(stores, worker)).id
-        events = [event async for event in stores.events.read(log, head.__class__(0))]
+        events = [event async for event in stores.events.read(log, START)]
         assert [event.routes is not None and event.routes.transition(keys) for event in events] == ["stay", "stay"]
     assert (await run("apply")).stdout == "rules 1: 1 unchanged; [auth] and its rules: unchanged\n"
     shown = json.loads((await run("show", "--json")).stdout)
@@ -210,14 +209,13 @@ async def test_explain_says_by_which_rule_a_principal_may_and_may_not(run: Run, 
 async def test_diff_replays_the_newest_events_under_both_rules(
     run: Run, settings: Settings, stores: Stores, tmp_path: Path
 ) -> None:
-    await stores.tracking.add("orders")
-    async with running_worker(settings) as worker:
-        await began(stores, worker)
+    async with running_worker(settings):
+        await began(stores, "orders")
         assert (await run("apply")).exit_code == 0
         orders = stores.data["orders"]
         await orders.insert_many([{"_id": 1, "owner": "ada"}, {"_id": 2, "owner": "eve"}, {"_id": 3, "owner": "bob"}])
         await orders.update_one({"_id": 2}, {"$set": {"team": "blue"}})
-        await caught_up(stores, 4)
+        await caught_up(stores)
     (tmp_path / "new.toml").write_text(RULES.replace("{ public = true }", '{ team = "blue" }'))
     result = await run("diff", "new.toml", "--as", ADA, "--as", '{"sub": "ops", "roles": "ops"}', "--json")
     found = json.loads(result.stdout)

@@ -351,7 +351,7 @@ def explain(
     database: Database = None,
     as_json: Json = False,
 ) -> None:
-    """Show how a declared shape is read; with --as, what a principal may do, and why.
+    """Show how a shape is read, or what a principal may do.
 
     Print the shape's filter, its keys, its state, and the indexes that MongoDB uses. Without values, `my_orders`, the
     indexes are those for a value of each type. With --as, print by which rule of which role a document may be read

@@ -64,9 +64,10 @@ def try_cases(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Try the rules of the rules file on cases: claims, a document, an operation, and what is expected.
+    """Try the rules on cases.
 
-    Exit code 1 if a case comes out otherwise. No database is needed.
+    A case has claims, a document, an operation, and what is expected. Exit code 1 if one comes out otherwise. No
+    database is needed.
     """
     path = path_of(load_settings(), file)
     rules = _rules_of(path, read_file(path))
@@ -157,9 +158,10 @@ def diff(
     database: Database = None,
     as_json: Json = False,
 ) -> None:
-    """Replay the newest events of the log, and show what principals would have seen more or less by the rules file.
+    """Show who would have seen more or less events.
 
-    The comparison is with the rules in force. Nothing is changed.
+    Replay the newest events of the log by the rules file and by the rules in force, for some principals. Nothing is
+    changed.
     """
     settings = load_settings(mongodb_uri=mongodb_uri, database=database)
     path = path_of(settings, file)
