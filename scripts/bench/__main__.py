@@ -1,13 +1,12 @@
 """`scripts/bench/run NAME [options]`: run one benchmark and print its tables; `--write` keeps them.
 
-`scripts/bench/run all` runs one after the other; `scripts/bench/run index` lists the goals that the kept results meet.
+`scripts/bench/run index` lists the goals that the kept results meet.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -72,10 +71,6 @@ def parser() -> argparse.ArgumentParser:
                 f"--{option}", type=_kind(default), default=default, help=f"{about} ({_text(default)})"
             )
         command.set_defaults(name=name, module=module, run=_one)
-    every = commands.add_parser("all", help="every benchmark, one after the other")
-    every.add_argument("--write", action="store_true", help="keep the results")
-    every.add_argument("--quick", action="store_true", help="small sizes, to see that they run")
-    every.set_defaults(run=_all)
     commands.add_parser("index", help=f"write {RESULTS}/README.md: which goals are met").set_defaults(run=_index)
     return whole
 
@@ -104,18 +99,6 @@ def _one(options: argparse.Namespace) -> int:
         (RESULTS / f"{options.name}.md").write_text(text)
         return _index(options)
     return 0
-
-
-def _all(options: argparse.Namespace) -> int:
-    flags = [f"--{flag}" for flag in ("quick", "write") if vars(options)[flag]]
-    failed = []
-    for name in BENCHMARKS:
-        print(f"--- {name} {' '.join(flags)}", flush=True)
-        if subprocess.run([sys.executable, "-m", "scripts.bench", name, *flags], check=False).returncode:
-            failed.append(name)
-    if failed:
-        print(f"failed: {', '.join(failed)}", file=sys.stderr)
-    return 1 if failed else 0
 
 
 def _index(_: argparse.Namespace) -> int:

@@ -95,13 +95,25 @@ def _fresh_mongod(place: Path | None) -> Iterator[Deployment]:
 @contextmanager
 def running(word: str, settings: Settings, directory: Path) -> Iterator[int]:
     """Run `eventsync <word>` as a process of its own, as in production; give its pid."""
+    command = [sys.executable, "-m", "eventsync", word]
+    with _process(command, directory / f"{word}.log", env=_environment(settings), cwd=directory) as pid:
+        yield pid
+
+
+async def ran(settings: Settings, *words: str) -> float:
+    """Run `eventsync <words>` to its end; return the seconds. Raises `WrongError` where it fails."""
+    began, command = time.monotonic(), (sys.executable, "-m", "eventsync", *words)
+    process = await asyncio.create_subprocess_exec(*command, env=_environment(settings), stdout=subprocess.DEVNULL)
+    if code := await process.wait():
+        raise WrongError(f"eventsync {words[0]} ends with {code}")
+    return time.monotonic() - began
+
+
+def _environment(settings: Settings) -> dict[str, str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     for name, value in settings.model_dump(exclude_defaults=True).items():
         environment[PREFIX + name.upper()] = ",".join(value) if isinstance(value, tuple) else str(value)
-    environment["PYTHONPATH"] = str(Path.cwd())
-    command = [sys.executable, "-m", "eventsync", word]
-    with _process(command, directory / f"{word}.log", env=environment, cwd=directory) as pid:
-        yield pid
+    return environment | {"PYTHONPATH": str(Path.cwd())}
 
 
 @contextmanager

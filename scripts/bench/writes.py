@@ -18,12 +18,14 @@ from typing import Any, Final
 from pymongo import AsyncMongoClient, WriteConcern
 from pymongo.asynchronous.collection import AsyncCollection
 
-from scripts.bench.clients.exactness import SHAPE, document
+from eventsync.domain.values.extended_json import to_json
+from scripts.bench.clients.exactness import SHAPE, WrongError, document
 from scripts.bench.clients.processes import Process, load_generator
-from scripts.bench.deployment import Cpu, Deployment
+from scripts.bench.deployment import Cpu, Deployment, ran
 from scripts.bench.peers import frames
 from scripts.bench.peers.process import peer
 from scripts.bench.report import Figures, Goal, Rows, Table, alternating, percentiles
+from scripts.bench.sequencing import document as order
 from scripts.bench.stage import staged
 from scripts.bench.writers import DOCUMENTS, MINIMAL, Write, closed_loop, open_loop, received, requesting
 
@@ -54,6 +56,10 @@ _FOREIGN = f"""\
 writes. mongod syncs its journal every {_JOURNAL_MS} ms, its default, and shows a change to change streams after that.
 *received*: ms from a write's intended time until each client had it."""
 
+_IMPORT = """\
+`eventsync import` of orders of 1 KiB, with a list of objects, into a tracked collection; the worker is stopped.
+*documents/s* includes the start of the program. CPU by document."""
+
 _RATIOS = """\
 *of plain*: the same figure of the plain server in the same round; *of own ack*: received over acknowledged, medians."""
 
@@ -74,6 +80,7 @@ GOALS: Final = (
     Goal("100 writes/s: acknowledged, of plain Starlette's", "Ratios", "100/s", "ack p50 of plain", 1.15),
     Goal("… received, of its own acknowledgement", "Ratios", "100/s", "received of own ack", 1.6),
     Goal("deliveries/core-s, 200 clients", "Most writes", _MANY_CLIENTS, "deliveries/core-s", 200_000, at_least=True),
+    Goal("documents/s of an import", "Import", "", "documents/s", 10_000, at_least=True),
     Goal("another program's `w: 1` write until received, ms", "Foreign writes", "eventsync", "received p50", 15),
 )
 
@@ -84,9 +91,10 @@ OPTIONS: Final = {
     "rounds": (3, "rounds"),
     "seconds": (5.0, "how long a load is measured"),
     "together": ((32, 64, 128), "writers at a time"),
+    "documents": (60_000, "documents of an import"),
     "only": ((OURS, PLAIN), "one of the systems, instead of both"),
 }
-QUICK: Final = "--rounds 1 --seconds 1 --together 32"
+QUICK: Final = "--rounds 1 --seconds 1 --together 32 --documents 2000"
 
 
 async def measure(deployment: Deployment, options: argparse.Namespace) -> list[Table]:
@@ -98,6 +106,8 @@ async def measure(deployment: Deployment, options: argparse.Namespace) -> list[T
             serving = _ours if name == OURS else _plain
             async with serving(deployment, clients, client, f"writes_{number}") as server:
                 last[name] = await _round(server, options, rows)
+            if name == OURS:
+                await _import(deployment, clients, f"import_{number}", options.documents, rows["Import"])
             if last.keys() >= {OURS, PLAIN}:
                 _compare(last.pop(OURS), last.pop(PLAIN), rows["Ratios"])
     return [Table(title, about, rows[title]) for title, about in _TABLES.items() if rows[title]]
@@ -167,13 +177,31 @@ async def _round(server: _Server, options: argparse.Namespace, rows: Mapping[str
     return found
 
 
+async def _import(deployment: Deployment, clients: Process, name: str, count: int, rows: Rows) -> None:
+    """Import a file in both ways. Raises `WrongError` unless each document is there."""
+    file = deployment.directory / f"{name}.ndjson"
+    file.write_bytes(b"\n".join(to_json(order(number, _SIZE)) for number in range(count)))
+    async with staged(deployment, clients, name, 0) as stage, stage.serving() as server, stage.without_snapshots():
+        through = ("--server", f"http://127.0.0.1:{stage.settings.port}")
+        for row, words in (("into the database", ()), ("through a server", through)):
+            cpu, docs = Cpu(server=server, mongod=deployment.pid), stage.stores.data[SHAPE]
+            took = await ran(stage.settings, "import", str(file), "--collection", SHAPE, *words)
+            if (await docs.delete_many({})).deleted_count != count:
+                raise WrongError(f"an import {row} has lost documents")
+            used = {f"{process} ms": 1000 * seconds / count for process, seconds in cpu.used().items()}
+            rows.note(row, {"documents/s": count / took} | used)
+
+
 def _compare(ours: dict[str, Figures], plain: dict[str, Figures], ratios: Rows) -> None:
     for row, figures in ours.items():
         found = {f"{name} of plain": value / plain[row][name] for name, value in figures.items() if name in plain[row]}
         ratios.note(row, found | {"received of own ack": figures["received p50"] / figures["ack p50"]})
 
 
-_TABLES: Final = {"Ratios": _RATIOS, "Most writes": _MOST, "Open loop": _OPEN, "Foreign writes": _FOREIGN}
+_TABLES: Final = {"Ratios": _RATIOS, "Most writes": _MOST, "Open loop": _OPEN} | {
+    "Foreign writes": _FOREIGN,
+    "Import": _IMPORT,
+}
 
 
 def _closed(together: int) -> Load:
