@@ -18,6 +18,7 @@ from eventsync.access.audit import Refusals
 from eventsync.access.control import AccessControl
 from eventsync.api import (
     batch,
+    credentials,
     documents,
     operations,
     pages,
@@ -76,6 +77,7 @@ ROUTES: list[BaseRoute] = [
     *poll.routes,
     *segments.routes,
     *state_vectors.routes,
+    *credentials.routes,
     *operations.routes,
     *pages.routes,
 ]

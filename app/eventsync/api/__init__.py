@@ -3,6 +3,7 @@
 __all__ = [
     "batch",
     "cors",
+    "credentials",
     "documents",
     "endpoint",
     "operations",

@@ -9,7 +9,7 @@ from eventsync.api.endpoint import AccessLevel, Endpoint, WebSocketEndpoint
 from eventsync.application import create_app
 from eventsync.settings import Settings
 
-PUBLIC = {"/healthz", "/readyz", "/", "/docs", "/openapi.json", "/assets/{name}", "GET /v1/sync"}
+PUBLIC = {"/healthz", "/readyz", "/", "/docs", "/openapi.json", "/assets/{name}", "GET /v1/sync", "DELETE /v1/session"}
 OPERATOR = {"/metrics", "/v1/sync/segments", "/v1/sync/segments/{position}", "GET /v1/state-vectors"}
 
 

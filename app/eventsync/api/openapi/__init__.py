@@ -6,7 +6,7 @@ Source: https://spec.openapis.org/oas/v3.1.1
 from __future__ import annotations
 
 from eventsync import __version__
-from eventsync.api.openapi import documents, operations, syncing
+from eventsync.api.openapi import credentials, documents, operations, syncing
 from eventsync.api.openapi.parts import HEADERS, PARAMETERS, Json
 from eventsync.api.openapi.schemas import SCHEMAS
 
@@ -30,6 +30,7 @@ _TAGS = [
     {"name": "Documents", "description": "Read and write documents, one at a time, by version."},
     {"name": "Transactions", "description": "Several writes, all or nothing."},
     {"name": "Sync", "description": "Follow collections and documents, from a snapshot or from a position."},
+    {"name": "Credentials", "description": "Tickets and cookies, for browsers that can send no header."},
     {"name": "Operations", "description": "Liveness, readiness and metrics."},
     {"name": "Pages", "description": "Pages for browsers."},
 ]
@@ -48,6 +49,6 @@ def document(server: str = "/") -> Json:
         },
         "servers": [{"url": server, "description": "This server"}],
         "tags": _TAGS,
-        "paths": documents.PATHS | syncing.PATHS | operations.PATHS,
-        "components": {"schemas": SCHEMAS, "parameters": PARAMETERS, "headers": HEADERS},
+        "paths": documents.PATHS | syncing.PATHS | credentials.PATHS | operations.PATHS,
+        "components": {"schemas": SCHEMAS | credentials.SCHEMAS, "parameters": PARAMETERS, "headers": HEADERS},
     }

@@ -118,6 +118,11 @@ HEADERS: Final[Json] = {
         "schema": {"type": "string", "format": "uri-reference"},
         "example": "/v1/collections/theaters/documents/59a47286cfa9a3a73e51e72c",
     },
+    "WWWAuthenticate": {
+        "description": "The scheme of credentials, and the reason.",
+        "schema": _TEXT,
+        "example": 'Bearer error="invalid_token", error_description="token_expired"',
+    },
     "RetryAfter": {
         "description": "Seconds to wait before the same request.",
         "schema": {"type": "integer", "minimum": 1},
@@ -139,7 +144,7 @@ def parameters(*names: str) -> list[Json]:
 def headers(*names: str) -> Json:
     """Return references to shared headers, by their names on the wire."""
     spelled = dict.fromkeys(("CurrentETag", "PageETag", "FileETag"), "ETag")
-    spelled |= {"RetryAfter": "Retry-After", "CacheControl": "Cache-Control"}
+    spelled |= {"RetryAfter": "Retry-After", "CacheControl": "Cache-Control", "WWWAuthenticate": "WWW-Authenticate"}
     return {spelled.get(name, name): ref("headers", name) for name in names}
 
 
@@ -163,6 +168,7 @@ _DETAILS: Final[Mapping[str, str]] = {
     "malformed": "k3f9ab2c is not a position: expected log:seq",
     "invalid_predicate": "filter.name.$regex: a regular expression is not evaluated; a prefix is $gte and $lt",
     "index_needed": "no index of theaters finds these documents: create one on name",
+    "unauthenticated": "the credential has expired",
     "forbidden": "the origin 'https://elsewhere.example' is not allowed; EVENTSYNC_ALLOWED_ORIGINS can allow it",
     "not_found": "there is no document theaters/59a47286cfa9a3a73e51e72c",
     "not_tracked": "the collection 'orders' is not tracked",
@@ -183,6 +189,7 @@ _DETAILS: Final[Mapping[str, str]] = {
 _EXTRA: Final[Mapping[str, Json]] = {
     "version_mismatch": {"current": 7},
     "reset": {"reason": "unknown_log"},
+    "unauthenticated": {"reason": "token_expired"},
     "gone": {"since": "k3f9ab2c:100"},
 }
 _ERRORS: Final[Mapping[str, type[errors.EventsyncError]]] = {kind.code: kind for kind in problems.TABLE}
@@ -217,6 +224,8 @@ def _sent(codes: list[str]) -> Iterator[str]:
         yield "RetryAfter"
     if "version_mismatch" in codes:
         yield "CurrentETag"
+    if "unauthenticated" in codes:
+        yield "WWWAuthenticate"
 
 
 def problem_example(code: str) -> Json:

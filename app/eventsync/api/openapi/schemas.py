@@ -9,6 +9,7 @@ from eventsync.domain.ids import MAX_READ_BYTES
 from eventsync.domain.names import MAX_COLLECTION_BYTES
 from eventsync.domain.plan import ResetReason
 from eventsync.domain.protocol import MAX_CLIENT_ID, PROTOCOL
+from eventsync.errors import Unauthenticated
 from eventsync.server import problems
 
 TEXT: Final[Json] = {"type": "string"}
@@ -156,7 +157,10 @@ _PROBLEM: dict[str, Json] = {
     ),
     "detail": TEXT,
     "current": {"type": ["integer", "null"], "description": "For `version_mismatch`: the current version."},
-    "reason": {"enum": [*ResetReason], "description": "For `reset`."},
+    "reason": {
+        "enum": [*ResetReason, *Unauthenticated.REASONS],
+        "description": "For `reset`, and for `unauthenticated`.",
+    },
     "since": _described(schema("Position"), "For `gone`: history is retained from here on."),
 }
 
@@ -351,9 +355,24 @@ _FROM_SERVER = [
     _message("squashed", "shape from to part last docs", docs=_list({"type": "object"}), **_SPAN, **_PART),
     _message("events", "shape from to events", events=_list(schema("Event")), **_SPAN),
     _message("live", "shape position", shape=schema("Shape"), position=schema("Position")),
-    _message("progress", "vector", vector=schema("StateVector"), stale={"const": True}),
+    _message(
+        "progress",
+        "vector",
+        vector=schema("StateVector"),
+        stale={"const": True},
+        token_expires_in=_described(_COUNT, "Seconds until the client's credential ends."),
+    ),
+    _message("authenticated", expires_in=_described(_COUNT, "Seconds until the credential ends.")),
     _message("reset", "shape reason", shape=schema("Shape"), reason={"enum": [*ResetReason]}),
-    _message("error", "code message", code=TEXT, message=TEXT, shape=schema("Shape"), retry_after={"type": "number"}),
+    _message(
+        "error",
+        "code message",
+        code=TEXT,
+        message=TEXT,
+        shape=schema("Shape"),
+        retry_after={"type": "number"},
+        reason=_described(TEXT, "For `unauthenticated`: the reason word."),
+    ),
     _message("pong"),
 ]
 
@@ -370,6 +389,7 @@ _FROM_CLIENT = [
     _message("unsubscribe", "shape", shape=schema("Shape")),
     _message("ack", "vector", vector=schema("StateVector")),
     _message("ping"),
+    _message("auth", "token", token=TEXT),
 ]
 
 SCHEMAS: Final[Json] = {

@@ -94,6 +94,7 @@ _SSE: Json = {
             {"type": "string", "minLength": 1, "maxLength": MAX_CLIENT_ID},
             "my-client",
         ),
+        query("ticket", "A ticket of `POST /v1/tickets` for these shapes.", {"type": "string"}, "est_3q2-7wW1hYc0o5Kx"),
         {
             "name": "Last-Event-ID",
             "in": "header",
