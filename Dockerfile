@@ -21,7 +21,8 @@ RUN pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
 FROM ${PYTHON_IMAGE}
 COPY --from=build /opt/eventsync /opt/eventsync
 COPY scripts/initiate-replica-set /usr/local/bin/
-# In a container, listen on all addresses; the published ports decide who can connect.
+# In a container, listen on all addresses; the published ports decide who can connect. A server without rules needs
+# EVENTSYNC_ALLOW_UNAUTHENTICATED=true for that, which is not set here.
 ENV PATH=/opt/eventsync/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     EVENTSYNC_HOST=0.0.0.0

@@ -13,9 +13,10 @@ from starlette.datastructures import MutableHeaders
 from starlette.routing import Router
 from starlette.types import Message, Receive, Scope, Send
 
-from eventsync.api.origins import refuse
+from eventsync.api.origins import is_address, refuse
 from eventsync.api.state import Services
 from eventsync.application import HEAD_START, create_app
+from eventsync.domain.access.auth import is_loopback
 from eventsync.errors import EventsyncError, Unavailable
 from eventsync.nodestorage import NodeStorage
 from eventsync.process.termination import on_termination
@@ -27,6 +28,10 @@ logger = logging.getLogger(__name__)
 _NOT_STARTED: Final = (
     "eventsync.asgi() is mounted but does not run: start it in the lifespan of the host application, "
     "for instance by Starlette(lifespan=sync.lifespan, ...) or FastAPI(lifespan=sync.lifespan)"
+)
+_EXPOSED: Final = (
+    "no [auth] has been applied, and this connection comes from beyond loopback "
+    "(EVENTSYNC_ALLOW_UNAUTHENTICATED=true serves everybody)"
 )
 _LONGEST_ESCAPE: Final = 12
 """Bytes that a character of a path has at most: four in UTF-8, each as `%XX`."""
@@ -91,6 +96,17 @@ class MountedApplication:
         services: Services = self._state["services"]
         return services
 
+    def _is_exposed(self, scope: Scope) -> bool:
+        """Return True for a connection beyond loopback while no `[auth]` has been applied, unless a setting allows it.
+
+        The host application decides where it listens, so that is known only of a connection.
+        """
+        services = self._services
+        if services.access.open_access is None or services.settings.allow_unauthenticated:
+            return False
+        address = (scope.get("server") or ("", None))[0]
+        return is_address(address) and not is_loopback(address)
+
     def _fail(self, error: EventsyncError) -> None:
         logger.critical("eventsync serves nothing from now on: %s", error.diagnosis)
         self._failure = error
@@ -103,6 +119,8 @@ class MountedApplication:
             raise RuntimeError(_NOT_STARTED)
         elif self._failure is not None:
             await refuse(Unavailable("eventsync has failed here; the log has the reason"), scope, receive, send)
+        elif self._is_exposed(scope):
+            await refuse(Unavailable(_EXPOSED, retry_after=10.0), scope, receive, send)
         else:
             # The host's own scope stays as it is.
             own = {**scope, **_paths(scope), "state": self._state}

@@ -79,8 +79,9 @@ async def test_host_of_an_absolute_target_takes_precedence(served: Any, target: 
 
 
 async def test_host_names_are_checked_on_each_listening_address(served: Any) -> None:
-    listed = served.settings.model_copy(update={"allowed_hosts": ("Sync.Example",)})
-    async with running_server(served.settings, host="0.0.0.0") as url, running_server(listed, host="0.0.0.0") as other:
+    settings = served.settings.model_copy(update={"allow_unauthenticated": True})
+    listed = settings.model_copy(update={"allowed_hosts": ("Sync.Example",)})
+    async with running_server(settings, host="0.0.0.0") as url, running_server(listed, host="0.0.0.0") as other:
         for probe in ("/healthz", "/metrics"):
             assert (await raw(url, "Host: probe.internal", target=probe))[0] == 200
             assert (await raw(url, target=probe, version="1.0"))[0] == 200

@@ -95,7 +95,7 @@ def check_host(host: str, settings: Settings) -> None:
     """Raise `Forbidden` for a `Host` that is not a name of this server."""
     name = _name(host)
     allowed = {item.lower() for item in settings.allowed_hosts}
-    if name == "localhost" or _is_address(name) or _ANY in allowed or name in allowed:
+    if name == "localhost" or is_address(name) or _ANY in allowed or name in allowed:
         return
     raise Forbidden(f"this server does not go by the name {name[:100]!r}; EVENTSYNC_ALLOWED_HOSTS can allow it")
 
@@ -140,7 +140,8 @@ def _name(host: str) -> str:
     return match[1].lower().strip("[]").removesuffix(".") if match else ""
 
 
-def _is_address(name: str) -> bool:
+def is_address(name: str) -> bool:
+    """Return True for an IP address."""
     try:
         ipaddress.ip_address(name)
     except ValueError:

@@ -30,6 +30,9 @@ _FURTHER: Final = (
     "verify",
     "reset-log",
     "rules",
+    "keys",
+    "token",
+    "revoke",
     "settings",
 )
 """Commands listed after those of other packages, in the help's order. Each is a function in a module of its name, or a

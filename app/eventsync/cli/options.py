@@ -27,6 +27,7 @@ Collections = Annotated[
     str | None, typer.Option(help="Collections to track, comma separated.", metavar="A,B", show_default=False)
 ]
 Document = Annotated[str, typer.Argument(metavar="COLLECTION/ID", help="A document of a tracked collection.")]
+Claims = Annotated[str, typer.Option("--claims", help="Claims as a JSON object.", metavar="JSON", show_default="none")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 

@@ -13,17 +13,20 @@ from typing import Annotated, Any
 
 import typer
 
+from eventsync.access.control import may_be_open, require_rules
 from eventsync.cli.options import Database, Host, MongodbUri, Port
 from eventsync.cli.processes import read
 from eventsync.errors import Unavailable
 from eventsync.logging import configure_logging
 from eventsync.main import serve as run_server
+from eventsync.mongodb.client import connect
 from eventsync.process import event_loop
 from eventsync.reload import ignore_hangups
 from eventsync.server.sockets import listening
 from eventsync.server.supervision.server_processes import ServerProcesses, ServerSpec
 from eventsync.settings import PREFIX, Settings
 from eventsync.stores.readiness import check
+from eventsync.stores.stores import Stores
 
 logger = logging.getLogger(__name__)
 
@@ -58,13 +61,21 @@ def serve(
         for listener in sockets:
             listeners.enter_context(listener)
         try:
-            event_loop.run(check(settings, "serve"))
+            event_loop.run(_check(settings))
         except Unavailable as error:
             logger.warning("%s; serving, and waiting for MongoDB", error.diagnosis)
         if workers > 1:
             asyncio.run(ServerProcesses(_spec(settings, options, sockets), workers).run())
         else:
             run_server(settings, sockets, reread=reread, on_serving=partial(_report_ready, ready_fd))
+
+
+async def _check(settings: Settings) -> None:
+    """Raise `ConfigurationError` for what waiting can't fix, and `Unavailable` if MongoDB can't be used yet."""
+    await check(settings, "serve")
+    if not may_be_open(settings):
+        async with connect(settings, "serve") as client:
+            require_rules(settings, (await Stores.of(client, settings).definitions.read()).rules)
 
 
 def _spec(settings: Settings, options: dict[str, Any], sockets: list[socket.socket]) -> ServerSpec:

@@ -59,7 +59,7 @@ class Fields(BaseSettings):
     # HTTP
     host: str = Field(
         "127.0.0.1",
-        description="Address to listen on; `0.0.0.0` is all of IPv4, `::` all of IPv6 and IPv4. Any address but loopback exposes an API without authentication: put a proxy in front of it.",
+        description="Address to listen on; `0.0.0.0` is all of IPv4, `::` all of IPv6 and IPv4. A server on any address but loopback needs `[auth]` in its rules, or `allow_unauthenticated`.",
     )
     port: int = Field(8000, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one.")
     reuse_port: bool = Field(

@@ -1,0 +1,71 @@
+"""`eventsync revoke`: revokes a subject, a token or a service key."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from eventsync.access.tokens import LEEWAY, MAX_SUBJECT, Token
+from eventsync.cli.keys import revoke_key
+from eventsync.cli.options import Database, MongodbUri
+from eventsync.errors import Malformed, Unauthenticated
+from eventsync.mongodb.client import connect
+from eventsync.process import event_loop
+from eventsync.settings import Settings, load_settings
+from eventsync.stores.access.revocations import of_subject
+from eventsync.stores.stores import Stores
+
+
+def revoke(
+    sub: Annotated[
+        str | None,
+        typer.Option("--sub", help="All tokens of a subject, and keys, issued until now.", show_default=False),
+    ] = None,
+    token: Annotated[
+        str | None, typer.Option("--token", help="A token, or the `jti` of one.", show_default=False)
+    ] = None,
+    key: Annotated[str | None, typer.Option("--key", help="The id of a service key.", show_default=False)] = None,
+    mongodb_uri: MongodbUri = None,
+    database: Database = None,
+) -> None:
+    """Revoke a subject, a token or a service key. All servers obey within a moment, and close its connections."""
+    given = [option for option in (sub, token, key) if option]
+    if len(given) != 1:
+        raise Malformed("give one of --sub, --token and --key")
+    settings = load_settings(mongodb_uri=mongodb_uri, database=database)
+    typer.echo(f"revoked: {event_loop.run(_revoke(settings, sub, token, key))}")
+
+
+async def _revoke(settings: Settings, sub: str | None, token: str | None, key: str | None) -> str:
+    async with connect(settings, "revoke") as client:
+        credentials = Stores.of(client, settings).credentials
+        if key:
+            await revoke_key(credentials, settings, key)
+            return f"the service key {key}"
+        name, kept = (
+            of_token(token, settings.token_lifetime) if token else (of_subject(_subject(sub)), settings.token_lifetime)
+        )
+        await credentials.revocations.add(name, kept + 2 * LEEWAY)
+    return name
+
+
+def of_token(text: str, lifetime: float) -> tuple[str, float]:
+    """Return the name of the revocation of a token or a `jti`, and the seconds for which it has to be kept."""
+    try:
+        parsed = Token.parse(text)
+    except Unauthenticated as error:
+        if len(text) > MAX_SUBJECT:
+            raise Malformed("--token takes a token, or the `jti` of one") from error
+        return f"jti:{text}", lifetime
+    expires = parsed.claims.get("exp")
+    if isinstance(expires, int | float) and not isinstance(expires, bool):
+        return parsed.id, min(lifetime, max(0.0, expires - time.time()))
+    return parsed.id, lifetime
+
+
+def _subject(sub: str | None) -> str:
+    if not sub or len(sub) > MAX_SUBJECT:
+        raise Malformed(f"a subject has 1 to {MAX_SUBJECT} characters")
+    return sub
