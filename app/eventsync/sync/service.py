@@ -43,7 +43,7 @@ class SyncService:
 
         Without `access`, as for an operator's command, rules are not obeyed.
         """
-        access = access or AccessControl.open(stores.credentials, settings)
+        obeyed = access or AccessControl.open(stores.credentials, settings)
         self._stores = stores
         self.tracking = Tracking()
         self.definitions = Definitions(self.tracking)
@@ -72,7 +72,7 @@ class SyncService:
         )
         lag = ClientLag(self.source, stores.events)
         self.vectors = StateVectorManager(stores.vectors, self._writer, self.source, self.feed, lag)
-        self.sessions = Sessions(self.source, self.vectors, settings, access)
+        self.sessions = Sessions(self.source, self.vectors, settings, obeyed)
         self.pages = LogPages(self.source, stores, cache_bytes=settings.past_cache_bytes)
 
     async def run(self, stop: asyncio.Event) -> None:

@@ -22,7 +22,7 @@ _TICKET: Final[Json] = {
                 schema("Ticket"), {"ticket": "est_3q2-7wW1hYc0o5Kx9JtTn0aV8mQb6rZy4uLsPeDfGhI", "expires_in": 3600}
             ),
         ),
-        **failures("unauthenticated", "too_large", "rate_limited", "unavailable"),
+        **failures("too_large", "rate_limited", "unavailable"),
     },
 }
 
@@ -36,7 +36,7 @@ _BEGIN: Final[Json] = {
     ),
     "responses": {
         "200": answer("The principal.", content(schema("Principal"), {"sub": "ada", "expires_in": 3600})),
-        **failures("unauthenticated", "too_large", "unavailable"),
+        **failures("too_large", "unavailable"),
     },
 }
 

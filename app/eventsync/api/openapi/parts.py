@@ -182,7 +182,7 @@ _DETAILS: Final[Mapping[str, str]] = {
     "unsupported_media_type": "Content-Type is text/plain; this takes application/json",
     "patch_failed": "operation 0: there is no value at /location/city",
     "too_complex": "the request takes more than 10000000 steps of work; split it up",
-    "rate_limited": "this server has its 10000 connections already",
+    "rate_limited": "a principal has at most 100 tickets; wait until some have ended",
     "unavailable": "there is no event log yet: is a worker running?",
     "overloaded": "a write would take longer than 1 s now; nothing was done",
 }
@@ -195,8 +195,8 @@ _EXTRA: Final[Mapping[str, Json]] = {
 _ERRORS: Final[Mapping[str, type[errors.EventsyncError]]] = {kind.code: kind for kind in problems.TABLE}
 
 
-_ANY: Final = ("malformed", "forbidden", "unsupported_media_type")
-"""Errors of every operation: an unknown query parameter, a foreign host or origin, an encoded body."""
+_ANY: Final = ("malformed", "unauthenticated", "forbidden", "unsupported_media_type")
+"""Errors of every operation: an unknown query parameter, no credential, a foreign host or origin, an encoded body."""
 
 
 def failures(*codes: str) -> Json:
