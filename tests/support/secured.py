@@ -99,7 +99,7 @@ async def secured(
     settings: Settings, stores: Stores, monkeypatch: pytest.MonkeyPatch, folder: Path, *, servers: int = 1
 ) -> AsyncIterator[Secured]:
     """A worker and servers with rules in force."""
-    clock = MovedClock(time.time())
+    clock = MovedClock(float(int(time.time())))
     monkeypatch.setattr(authenticator, "Clock", lambda: clock)
     found = Secured(stores, clock)
     async with running_worker(settings), asyncio.TaskGroup() as group:
