@@ -84,8 +84,8 @@ async def ruled_system(settings: Settings, folder: Path, tree: Mapping[str, Any]
             super().__init__(*args, **options)
             controls.append(self)
 
-        def replace(self, found: AccessRules | None) -> None:
-            super().replace(rules if found is None else found)
+        def replace(self, found: AccessRules | None, number: int) -> None:
+            super().replace(rules if found is None else found, number + 1)
 
     with mock.patch.object(application, "AccessControl", Control):
         async with running_worker(settings), running_server(settings) as url:

@@ -10,7 +10,7 @@ from eventsync.access.jwks import Fetch
 from eventsync.domain.access.auth import AuthSettings, is_loopback
 from eventsync.domain.access.principal import Principal
 from eventsync.domain.access.rules import AccessRules
-from eventsync.errors import Forbidden, Unauthenticated, Unavailable
+from eventsync.errors import ConfigurationError, Forbidden, Unauthenticated, Unavailable
 from eventsync.settings import Settings
 from eventsync.stores.stores import Credentials
 
@@ -18,6 +18,16 @@ from eventsync.stores.stores import Credentials
 def may_be_open(settings: Settings) -> bool:
     """Return True if a server may serve everybody while no `[auth]` has been applied."""
     return settings.allow_unauthenticated or is_loopback(settings.host)
+
+
+def require_rules(settings: Settings, rules: object | None) -> None:
+    """Raise `ConfigurationError` for a server that listens beyond loopback without rules."""
+    if rules is None and not may_be_open(settings):
+        raise ConfigurationError(
+            f"no [auth] has been applied, and whoever reaches {settings.host or 'this server'} could read and change "
+            "everything: apply rules (`eventsync rules apply`), listen on loopback, or set "
+            "EVENTSYNC_ALLOW_UNAUTHENTICATED=true"
+        )
 
 
 class AccessControl:
