@@ -5,6 +5,8 @@
     where = { owner = "$owner", status = { "$in" = ["open", "paid"] } }
     parameters = { owner = { type = "text" } }
 
+With `from = "claims.sub"`, a parameter takes its value from a claim of whoever asks, as soon as rules are in force.
+
 Values are those of TOML, and Extended JSON: `{ "$oid" = "…" }`, `{ "$numberDecimal" = "0.1" }`. TOML has no
 null: it is `{ "$null" = true }`. `type` is one name or a list of names (`TYPES` of `definitions`).
 """
@@ -41,6 +43,8 @@ _WRAPPERS: Final = frozenset(
 TABLES: Final = frozenset({"shapes", "auth", "roles", "collections"})
 """The tables of a rules file. `domain.access.rules` reads all but the first."""
 
+_FROM: Final = "claims."
+_LONGEST_CLAIM: Final = 256
 _FIELDS: Final = frozenset({"collection", "where", "parameters"})
 
 
@@ -88,25 +92,32 @@ def _definition(name: str, table: Any) -> tuple[Definition | None, list[InvalidP
         check_collection(table.get("collection"))
     except Malformed as error:
         problems.append(InvalidPredicate("collection", error.message))
-    parameters, found = _parameters(table.get("parameters", {}))
+    parameters, claims, found = _parameters(table.get("parameters", {}))
     problems += found
     try:
         where = filter_of_tree(table.get("where", {}), "where")
     except InvalidPredicate as problem:
         return None, [*problems, problem]
     # The filter is read, too, so that its problems are seen at the same time.
-    definition, found = define_all(name, str(table.get("collection")), where, parameters)
+    definition, found = define_all(name, str(table.get("collection")), where, parameters, claims)
     problems += [problem.within("where") for problem in found]
     return (None if problems else definition), problems
 
 
-def _parameters(tree: Any) -> tuple[dict[str, frozenset[str]], list[InvalidPredicate]]:
+def _parameters(tree: Any) -> tuple[dict[str, frozenset[str]], dict[str, str], list[InvalidPredicate]]:
+    """Return the types of each parameter, the claims of some, and all that is wrong."""
     if not isinstance(tree, Mapping):
-        return {}, [InvalidPredicate("parameters", 'is a table: { owner = { type = "text" } }')]
+        return {}, {}, [InvalidPredicate("parameters", 'is a table: { owner = { type = "text" } }')]
     parameters: dict[str, frozenset[str]] = {}
+    claims: dict[str, str] = {}
     problems: list[InvalidPredicate] = []
     for name, declared in tree.items():
-        kinds = declared.get("type") if isinstance(declared, Mapping) and declared.keys() == {"type"} else None
+        kinds = declared.get("type") if isinstance(declared, Mapping) and declared.keys() <= {"type", "from"} else None
+        if isinstance(declared, Mapping) and "from" in declared:
+            if (claim := _claim(declared["from"])) is None:
+                problems.append(InvalidPredicate(f"parameters.{name}.from", 'names a claim: from = "claims.sub"'))
+            else:
+                claims[name] = claim
         names = [kinds] if isinstance(kinds, str) else kinds
         known = (
             isinstance(names, list) and bool(names) and all(isinstance(each, str) and each in TYPES for each in names)
@@ -119,7 +130,13 @@ def _parameters(tree: Any) -> tuple[dict[str, frozenset[str]], list[InvalidPredi
             )
         # Known by name in any case: the filter is not to be blamed for it.
         parameters[name] = frozenset(names if known and names else ["any"])
-    return parameters, problems
+    return parameters, claims, problems
+
+
+def _claim(text: Any) -> str | None:
+    """Return the path of the claim that a text names, or None."""
+    named = isinstance(text, str) and text.startswith(_FROM) and len(_FROM) < len(text) <= _LONGEST_CLAIM
+    return text.removeprefix(_FROM) if named else None
 
 
 def filter_of_tree(tree: Any, place: str = "", levels: int = MAX_FILE_DEPTH) -> Any:
@@ -158,7 +175,12 @@ def _unwrapped(tree: Mapping[str, Any], place: str) -> Any:
 
 def spec_of(definition: Definition) -> str:
     """Return a definition as a text from which `read_spec` makes it again: Extended JSON, without its name."""
-    parameters = {name: sorted(kinds) for name, kinds in definition.types.items()}
+    parameters = {
+        name: {"type": sorted(kinds), "from": f"{_FROM}{definition.claims[name]}"}
+        if name in definition.claims
+        else sorted(kinds)
+        for name, kinds in definition.types.items()
+    }
     tree = {"collection": definition.collection, "where": definition.where, "parameters": parameters}
     return to_json(tree).decode()
 
@@ -168,7 +190,9 @@ def read_spec(name: str, spec: str) -> Definition:
     tree = parse_json(spec.encode())
     if not isinstance(tree, dict) or tree.keys() != _FIELDS or not isinstance(tree["parameters"], dict):
         raise Malformed("a spec has collection, where and parameters")
-    parameters, problems = _parameters({key: {"type": kinds} for key, kinds in tree["parameters"].items()})
+    tables = {key: item if isinstance(item, dict) else {"type": item} for key, item in tree["parameters"].items()}
+    parameters, claims, problems = _parameters(tables)
     if problems:
         raise problems[0]
-    return define(name, check_collection(tree["collection"]), filter_of_tree(tree["where"], "where"), parameters)
+    where = filter_of_tree(tree["where"], "where")
+    return define(name, check_collection(tree["collection"]), where, parameters, claims)

@@ -157,6 +157,7 @@ class Definition:
     """A declared shape: a filter over a collection, with typed parameters. `define` makes it.
 
     `types` has the names of each parameter's types, and `lists` the parameters that stand for the list of an `$in`.
+    `claims` has the claims that some take their values from. They decide who may bind which values, and no keys.
     `canonical` is equal for definitions that differ only in spelling and in their names. `digest` stands for it. The
     keys are of the name, too: a key belongs to the text of one shape.
     """
@@ -168,6 +169,7 @@ class Definition:
     lists: frozenset[str]
     canonical: bytes
     branches: tuple[Branch, ...]
+    claims: Mapping[str, str] = field(default_factory=dict)
     digest: bytes = field(init=False)
     _hasher: Any = field(init=False, repr=False)
     _kept: dict[Any, frozenset[bytes]] = field(init=False, repr=False, default_factory=dict)
@@ -340,16 +342,26 @@ _TEXTS: Final = {
 """How a value of each type is written in a shape."""
 
 
-def define(name: str, collection: str, where: Any, parameters: Mapping[str, Iterable[str]]) -> Definition:
+def define(
+    name: str,
+    collection: str,
+    where: Any,
+    parameters: Mapping[str, Iterable[str]],
+    claims: Mapping[str, str] | None = None,
+) -> Definition:
     """Return the definition of a shape. Raises the first of its problems; see `define_all`."""
-    definition, problems = define_all(name, collection, where, parameters)
+    definition, problems = define_all(name, collection, where, parameters, claims)
     if definition is None:
         raise problems[0]
     return definition
 
 
 def define_all(
-    name: str, collection: str, where: Any, parameters: Mapping[str, Iterable[str]]
+    name: str,
+    collection: str,
+    where: Any,
+    parameters: Mapping[str, Iterable[str]],
+    claims: Mapping[str, str] | None = None,
 ) -> tuple[Definition | None, list[InvalidPredicate]]:
     """Return the definition of a shape, or all that is wrong with it. `parameters` has the types of each."""
     node, problems = parse_all(where, parameters.keys())
@@ -365,7 +377,7 @@ def define_all(
     except InvalidPredicate as problem:
         return None, [problem]
     spelled = b"".join(b"%d:%b" % (len(part), part) for part in _spelled(collection, types, node))
-    return Definition(name, collection, where, types, lists, spelled, branches), []
+    return Definition(name, collection, where, types, lists, spelled, branches, dict(claims or {})), []
 
 
 def _spelled(collection: str, types: Mapping[str, frozenset[str]], node: Node) -> Iterable[bytes]:

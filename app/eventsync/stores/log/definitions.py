@@ -36,7 +36,7 @@ from eventsync.domain.access.rules import read_spec as read_access_spec
 from eventsync.domain.positions import START, LogId, Seq
 from eventsync.domain.predicates.declarations import read_spec, spec_of
 from eventsync.domain.predicates.definitions import Definition, Route
-from eventsync.domain.predicates.routed_shape import is_shape_name
+from eventsync.domain.predicates.routed_shape import RoutedShape, is_shape_name
 from eventsync.domain.shapes import Shape
 from eventsync.errors import Conflict, Malformed, Unavailable, UnknownShape
 from eventsync.mongodb.errors import translated
@@ -324,6 +324,10 @@ def _registry(row: Mapping[str, Any]) -> Registry:
     return Registry(row["revision"], row["number"], tuple(shape for shape in shapes if shape.name != _RULES), rules)
 
 
+Fill = Callable[[Definition, RoutedShape], RoutedShape]
+"""Returns a shape with the values of all parameters of its definition."""
+
+
 @dataclass(frozen=True, slots=True)
 class ActiveDefinition:
     """A declared shape that is active in the current log. Events after `since` carry its keys."""
@@ -453,15 +457,24 @@ class Definitions:
             return not self._known
         return name not in self._active or self._tracking.is_pending(shape.collection)
 
-    def bind(self, shape: Shape) -> Shape:
-        """Return a declared shape with its route. Raises as `resolve`, and `InvalidPredicate` for other parameters."""
+    def bind(self, shape: Shape, fill: Fill | None = None) -> Shape:
+        """Return a declared shape with its route. Raises as `resolve`, and `InvalidPredicate` for other parameters.
+
+        `fill` adds the values of parameters that are taken from claims. Without it they are parameters like all others.
+        """
         if shape.declared is None:
             return shape
         active = self.resolve(shape.name)
-        route = shape.route
-        if isinstance(route, Route) and (route.revision, route.since) == (active.shape.revision, active.since):
+        definition, declared, route = self._definition(active.shape), shape.declared, shape.route
+        if fill is not None and definition.claims:
+            declared = fill(definition, declared)
+        if (
+            isinstance(route, Route)
+            and (route.revision, route.since) == (active.shape.revision, active.since)
+            and (route.shape is declared or route.shape == declared)
+        ):
             return shape
-        route = self._definition(active.shape).bind_shape(shape.declared, active.since, active.shape.revision)
+        route = definition.bind_shape(declared, active.since, active.shape.revision)
         return Shape(shape.name, None, shape.declared, route)  # `replace` takes four times as long
 
     def _definition(self, shape: DeclaredShape) -> Definition:

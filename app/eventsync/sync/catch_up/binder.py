@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any
 
 from eventsync.access.access import Access
+from eventsync.access.audit import NOT_GRANTED
+from eventsync.domain.access.claims import UnusableClaim, list_of, scalar_of
 from eventsync.domain.access.grants import Part, ReadGrant
 from eventsync.domain.access.redaction import Redaction
 from eventsync.domain.positions import Seq
-from eventsync.domain.predicates.definitions import Route
+from eventsync.domain.predicates.definitions import Definition, Route
+from eventsync.domain.predicates.routed_shape import RoutedShape
 from eventsync.domain.shapes import Shape
 from eventsync.domain.views import Clause, View
-from eventsync.errors import Forbidden, Unavailable, UnknownShape
-from eventsync.stores.log.definitions import ActiveDefinition, Definitions
+from eventsync.errors import Forbidden, Malformed, Unavailable, UnknownShape
+from eventsync.stores.log.definitions import ActiveDefinition, Definitions, Fill
 from eventsync.stores.log.tracking import Tracking
 
 
 def forbidden(shape: Shape) -> Forbidden:
     """Return the error for a shape that a principal may read nothing of. It is the same if there is no such shape."""
-    return Forbidden(f"{shape} is not there, or you may not read it", reason="read")
+    return Forbidden(f"{shape} is not there, or you may not read it", reason=NOT_GRANTED)
 
 
 class Binder:
@@ -43,16 +48,18 @@ class Binder:
         grant = None if collection is None else access.grant(collection)
         if grant is None or not (grant.everything or grant.parts):
             raise forbidden(shape)
-        whole = self._whole(shape)
-        return whole if grant.everything and grant.redaction is None else self._seen(whole, grant)
+        whole = self._whole(shape, partial(_filled, claims={"sub": access.principal.sub, **access.principal.claims}))
+        if not grant.everything or grant.redaction is not None or _is_filled(whole):
+            return self._seen(whole, grant)
+        return whole
 
-    def _whole(self, shape: Shape) -> Shape:
-        """Return a shape as those see it who may see everything."""
+    def _whole(self, shape: Shape, fill: Fill | None = None) -> Shape:
+        """Return a shape as those see it who may see everything. `fill` adds the parameters that are claims."""
         if shape.declared is None:
             self._tracking.require(shape.name)
             return shape if shape.route is None else Shape(shape.name, shape.id)
         # A declared shape is not bound without an active collection.
-        return self._definitions.bind(shape)
+        return self._definitions.bind(shape, fill)
 
     def _seen(self, shape: Shape, grant: ReadGrant) -> Shape:
         """Return a shape with the view that a grant makes of it."""
@@ -84,12 +91,40 @@ class Binder:
             yield part.name, active
 
 
+def _filled(definition: Definition, declared: RoutedShape, claims: Mapping[str, Any]) -> RoutedShape:
+    """Return a shape with the values that its definition takes from claims.
+
+    Raises `Forbidden` for a claim that is missing or unusable, and if the client gives another value.
+    """
+    values, given = declared.parameters(), dict(declared.values)
+    try:
+        for name, path in definition.claims.items():
+            values[name] = list_of(claims, path) if name in definition.lists else [scalar_of(claims, path)]
+        filled = RoutedShape.of(declared.name, values)
+    except (Malformed, UnusableClaim) as error:
+        text = f"{declared} takes a value from a claim that you don't have, or that is no value for it"
+        raise Forbidden(text, reason="claim") from error
+    for name, texts in filled.values:
+        if not texts or given.get(name, texts) != texts:
+            raise Forbidden(f"{name} of {declared} is a claim, and not what you ask for", reason="claim")
+    return filled
+
+
+def _is_filled(shape: Shape) -> bool:
+    """Return True if a shape means something else to those who have other claims. So its text is no name of it."""
+    return isinstance(shape.route, Route) and shape.route.shape != shape.declared
+
+
 def _check_parameters(shape: Shape, redaction: Redaction | None) -> None:
     """Raise `Forbidden` for a declared shape with a parameter at a hidden path: its value could be found by trying."""
     if redaction is None or not isinstance(shape.route, Route):
         return
-    for branch in shape.route.definition.branches:
-        if any(redaction.hides(path) for path in branch.paths):
+    definition = shape.route.definition
+    for branch in definition.branches:
+        free = [
+            path for name, path in zip(definition.types, branch.paths, strict=True) if name not in definition.claims
+        ]
+        if any(redaction.hides(path) for path in free):
             raise Forbidden(f"{shape} has a parameter at a path that is hidden from you", reason="hidden")
 
 
