@@ -15,6 +15,7 @@ from pymongo.asynchronous.collection import AsyncCollection
 from eventsync.domain.values.extended_json import CODEC
 from eventsync.mongodb.client import Client
 from eventsync.settings import Settings
+from support.ruled import Ruled, ruled_system
 from support.systems import running_system, tracked
 from support.waiting import patience, time_limits
 
@@ -80,3 +81,58 @@ _numbers = itertools.count()
 def new_id() -> Callable[[], str]:
     """Ids that no other test uses."""
     return lambda: f"id-{next(_numbers)}-{secrets.token_hex(4)}"
+
+
+# --- under rules ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+async def ruled(mongodb_uri: str, client: Client, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ruled]:
+    name = f"doors_{secrets.token_hex(6)}"
+    limits: Any = time_limits(hello_timeout=0.5, send_timeout=1.0, body_timeout=0.5)
+    settings = Settings(
+        mongodb_uri=mongodb_uri,
+        database=name,
+        collections=("things", "open", "closed"),
+        checkpoint_interval=0.25,
+        document_bytes=256 * 1024,
+        offload_above=16 * 1024,
+        **limits,
+    )
+    await client[name]["things"].create_index("owner")
+    await client[name]["things"].create_index("public")
+    await client[name]["things"].create_index("code", unique=True, sparse=True)
+    await client[name]["things"].create_index("secret", unique=True, sparse=True)
+    async with ruled_system(settings, tmp_path_factory.mktemp("ruled")) as system:
+        yield system
+    await client.drop_database(name)
+    await client.drop_database(settings.log_db)
+
+
+@pytest.fixture
+async def ada(ruled: Ruled) -> AsyncIterator[httpx.AsyncClient]:
+    async with ruled.client("ada") as opened:
+        yield opened
+
+
+@pytest.fixture
+async def bob(ruled: Ruled) -> AsyncIterator[httpx.AsyncClient]:
+    async with ruled.client("bob") as opened:
+        yield opened
+
+
+@pytest.fixture
+async def operator(ruled: Ruled) -> AsyncIterator[httpx.AsyncClient]:
+    async with ruled.client("root", roles=["ops"]) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def nobody(ruled: Ruled) -> AsyncIterator[httpx.AsyncClient]:
+    async with ruled.client(None) as opened:
+        yield opened
+
+
+@pytest.fixture
+def things(ruled: Ruled, client: Client) -> AsyncCollection[dict[str, Any]]:
+    return client[ruled.settings.database].get_collection("things", codec_options=CODEC)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -15,11 +14,7 @@ from websockets.exceptions import ConnectionClosed
 
 from eventsync.api.endpoint import AccessLevel, Endpoint
 from eventsync.application import ROUTES
-from eventsync.domain.values.extended_json import CODEC
-from eventsync.mongodb.client import Client
-from eventsync.settings import Settings
-from support.ruled import CANARY, Ruled, ruled_system
-from support.waiting import time_limits
+from support.ruled import CANARY, Ruled
 
 MERGE = {"Content-Type": "application/merge-patch+json"}
 PATCH = {"Content-Type": "application/json-patch+json"}
@@ -28,64 +23,7 @@ THINGS = "/v1/collections/things/documents"
 Json = dict[str, Any]
 
 
-@pytest.fixture(scope="session")
-async def ruled(mongodb_uri: str, client: Client, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ruled]:
-    name = f"doors_{secrets.token_hex(6)}"
-    limits: Any = time_limits(hello_timeout=0.5, send_timeout=1.0, body_timeout=0.5)
-    settings = Settings(
-        mongodb_uri=mongodb_uri,
-        database=name,
-        collections=("things", "open", "closed"),
-        checkpoint_interval=0.25,
-        document_bytes=256 * 1024,
-        offload_above=16 * 1024,
-        **limits,
-    )
-    await client[name]["things"].create_index("owner")
-    await client[name]["things"].create_index("public")
-    await client[name]["things"].create_index("code", unique=True, sparse=True)
-    await client[name]["things"].create_index("secret", unique=True, sparse=True)
-    async with ruled_system(settings, tmp_path_factory.mktemp("ruled")) as system:
-        yield system
-    await client.drop_database(name)
-    await client.drop_database(settings.log_db)
-
-
-@pytest.fixture
-async def ada(ruled: Ruled) -> AsyncIterator[httpx.AsyncClient]:
-    async with ruled.client("ada") as opened:
-        yield opened
-
-
-@pytest.fixture
-async def bob(ruled: Ruled) -> AsyncIterator[httpx.AsyncClient]:
-    async with ruled.client("bob") as opened:
-        yield opened
-
-
-@pytest.fixture
-async def root(ruled: Ruled) -> AsyncIterator[httpx.AsyncClient]:
-    async with ruled.client("root", roles=["ops"]) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def nobody(ruled: Ruled) -> AsyncIterator[httpx.AsyncClient]:
-    async with ruled.client(None) as opened:
-        yield opened
-
-
-@pytest.fixture
-def things(ruled: Ruled, client: Client) -> AsyncCollection[Json]:
-    return client[ruled.settings.database].get_collection("things", codec_options=CODEC)
-
-
-@pytest.fixture
-def new_id() -> Callable[[], str]:
-    return lambda: f"id-{secrets.token_hex(6)}"
-
-
-async def made(root: httpx.AsyncClient, id_text: str, **fields: Any) -> httpx.Response:
+async def made(operator: httpx.AsyncClient, id_text: str, **fields: Any) -> httpx.Response:
     """Have the operator make a document with hidden fields."""
     document = {
         "owner": "ada",
@@ -93,7 +31,7 @@ async def made(root: httpx.AsyncClient, id_text: str, **fields: Any) -> httpx.Re
         "secret": f"{CANARY}-{id_text}",
         "lines": [{"of": "x", "cost": CANARY}],
     } | fields
-    answer = await root.put(f"{THINGS}/{id_text}", json=document)
+    answer = await operator.put(f"{THINGS}/{id_text}", json=document)
     assert answer.status_code == 201, answer.text
     return answer
 
@@ -163,14 +101,14 @@ async def test_mounted_routes_do_not_exist(nobody: httpx.AsyncClient) -> None:
 
 
 async def test_reading_shows_what_is_allowed_without_what_is_hidden(
-    root: httpx.AsyncClient, ada: httpx.AsyncClient, new_id: Callable[[], str]
+    operator: httpx.AsyncClient, ada: httpx.AsyncClient, new_id: Callable[[], str]
 ) -> None:
-    await made(root, mine := new_id())
+    await made(operator, mine := new_id())
     answer = await ada.get(f"{THINGS}/{mine}")
     assert answer.json()["doc"] == {"_id": mine, "owner": "ada", "n": 1, "lines": [{"of": "x"}]}
     assert answer.headers["cache-control"] == "private, no-cache"
     assert answer.headers["vary"] == "Authorization, Cookie"
-    whole = await root.get(f"{THINGS}/{mine}")
+    whole = await operator.get(f"{THINGS}/{mine}")
     assert CANARY in whole.text
     assert whole.headers["etag"] != answer.headers["etag"]
     unchanged = await ada.get(f"{THINGS}/{mine}", headers={"If-None-Match": answer.headers["etag"]})
@@ -179,9 +117,9 @@ async def test_reading_shows_what_is_allowed_without_what_is_hidden(
 
 
 async def test_tag_of_a_document_does_not_tell_its_hidden_values(
-    root: httpx.AsyncClient, ada: httpx.AsyncClient, new_id: Callable[[], str], things: AsyncCollection[Json]
+    operator: httpx.AsyncClient, ada: httpx.AsyncClient, new_id: Callable[[], str], things: AsyncCollection[Json]
 ) -> None:
-    await made(root, mine := new_id())
+    await made(operator, mine := new_id())
     before = (await ada.get(f"{THINGS}/{mine}")).headers["etag"]
     await things.update_one({"_id": mine}, {"$set": {"secret": f"{CANARY}-other-{mine}", "lines.0.cost": 1}})
     assert (await ada.get(f"{THINGS}/{mine}")).headers["etag"] == before
@@ -193,11 +131,11 @@ LARGE = "x" * 40_000
 
 @pytest.mark.parametrize("fill", ["", LARGE])
 async def test_unreadable_document_is_like_a_missing_one(
-    root: httpx.AsyncClient, bob: httpx.AsyncClient, new_id: Callable[[], str], fill: str
+    operator: httpx.AsyncClient, bob: httpx.AsyncClient, new_id: Callable[[], str], fill: str
 ) -> None:
-    await made(root, hers := new_id(), fill=fill)
+    await made(operator, hers := new_id(), fill=fill)
     missing = new_id()
-    tag = (await root.get(f"{THINGS}/{hers}")).headers["etag"]
+    tag = (await operator.get(f"{THINGS}/{hers}")).headers["etag"]
     body = {"owner": "ada", "fill": fill}
     calls: list[Callable[[str], Any]] = [
         lambda at: bob.get(f"{THINGS}/{at}"),
@@ -231,7 +169,7 @@ async def test_unreadable_document_is_like_a_missing_one(
         assert unreadable.status_code != 200 or "results" in unreadable.text, number
         same(unreadable, absent, hers, missing)
         assert CANARY not in unreadable.text
-    assert (await root.get(f"{THINGS}/{hers}")).json()["version"] == 1
+    assert (await operator.get(f"{THINGS}/{hers}")).json()["version"] == 1
 
 
 def operations(at: str, **condition: Any) -> Json:
@@ -246,9 +184,9 @@ def operations(at: str, **condition: Any) -> Json:
 
 
 async def test_collection_of_which_nothing_may_be_read_is_like_one_that_is_not_tracked(
-    ada: httpx.AsyncClient, root: httpx.AsyncClient, new_id: Callable[[], str]
+    ada: httpx.AsyncClient, operator: httpx.AsyncClient, new_id: Callable[[], str]
 ) -> None:
-    await root.put(f"/v1/collections/closed/documents/{(at := new_id())}", json={"n": 1})
+    await operator.put(f"/v1/collections/closed/documents/{(at := new_id())}", json={"n": 1})
     calls: list[Callable[[str], Any]] = [
         lambda name: ada.get(f"/v1/collections/{name}/documents"),
         lambda name: ada.get(f"/v1/collections/{name}/documents", params={"filter": '{"n": 1}'}),
@@ -273,21 +211,23 @@ async def test_collection_of_which_nothing_may_be_read_is_like_one_that_is_not_t
         closed, unknown = await call("closed"), await call("absent")
         assert closed.status_code in {403, 404}, (number, closed.text)
         same(closed, unknown, "closed", "absent")
-    assert (await root.get(f"/v1/collections/closed/documents/{at}")).json()["version"] == 1
+    assert (await operator.get(f"/v1/collections/closed/documents/{at}")).json()["version"] == 1
 
 
-async def test_list_of_collections_has_those_that_may_be_read(ada: httpx.AsyncClient, root: httpx.AsyncClient) -> None:
+async def test_list_of_collections_has_those_that_may_be_read(
+    ada: httpx.AsyncClient, operator: httpx.AsyncClient
+) -> None:
     mine = (await ada.get("/v1/collections")).json()
     assert mine == {"collections": [{"name": "open"}, {"name": "things"}]}
-    assert {"name": "closed"} in (await root.get("/v1/collections")).json()["collections"]
+    assert {"name": "closed"} in (await operator.get("/v1/collections")).json()["collections"]
 
 
 async def test_listing_has_what_may_be_read_and_its_cursors_tell_no_more(
-    root: httpx.AsyncClient, new_id: Callable[[], str], ruled: Ruled
+    operator: httpx.AsyncClient, new_id: Callable[[], str], ruled: Ruled
 ) -> None:
     sub = new_id()
     for number in range(12):
-        await made(root, new_id(), owner=sub if number % 3 == 0 else "other", n=number)
+        await made(operator, new_id(), owner=sub if number % 3 == 0 else "other", n=number)
     async with ruled.client(sub) as eve:
         for query in ({}, {"filter": '{"n": {"$gte": 0}}'}, {"sort": "n"}, {"sort": "-_id"}):
             seen: list[Json] = []
@@ -321,7 +261,7 @@ async def test_listing_has_what_may_be_read_and_its_cursors_tell_no_more(
     ],
 )
 async def test_filters_and_sorts_by_hidden_fields_are_refused(
-    ada: httpx.AsyncClient, root: httpx.AsyncClient, query: Json
+    ada: httpx.AsyncClient, operator: httpx.AsyncClient, query: Json
 ) -> None:
     answer = await ada.get(THINGS, params=query)
     assert answer.status_code in {400, 403}, answer.text
@@ -333,9 +273,9 @@ async def test_filters_and_sorts_by_hidden_fields_are_refused(
 
 
 async def test_write_is_answered_by_what_may_be_seen(
-    root: httpx.AsyncClient, ada: httpx.AsyncClient, new_id: Callable[[], str], things: AsyncCollection[Json]
+    operator: httpx.AsyncClient, ada: httpx.AsyncClient, new_id: Callable[[], str], things: AsyncCollection[Json]
 ) -> None:
-    await made(root, mine := new_id())
+    await made(operator, mine := new_id())
     tag = (await ada.get(f"{THINGS}/{mine}")).headers["etag"]
     answer = await ada.patch(f"{THINGS}/{mine}", json={"n": 2}, headers=MERGE | {"If-Match": tag})
     assert answer.json() == {
@@ -363,22 +303,22 @@ async def test_write_is_answered_by_what_may_be_seen(
     ],
 )
 async def test_edit_of_a_hidden_or_fixed_field_is_refused(
-    root: httpx.AsyncClient, ada: httpx.AsyncClient, new_id: Callable[[], str], edit: Json, reason: str
+    operator: httpx.AsyncClient, ada: httpx.AsyncClient, new_id: Callable[[], str], edit: Json, reason: str
 ) -> None:
-    await made(root, mine := new_id(), made="yesterday")
+    await made(operator, mine := new_id(), made="yesterday")
     answer = await ada.patch(f"{THINGS}/{mine}", json=edit, headers=MERGE)
     assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
     assert CANARY not in answer.text
-    assert (await root.get(f"{THINGS}/{mine}")).json()["version"] == 1
-    metrics = (await root.get("/metrics")).text
+    assert (await operator.get(f"{THINGS}/{mine}")).json()["version"] == 1
+    metrics = (await operator.get("/metrics")).text
     assert f'eventsync_access_refused_total{{reason="{reason}"}}' in metrics
 
 
 async def test_readable_document_that_may_not_be_written_is_forbidden(
-    root: httpx.AsyncClient, ada: httpx.AsyncClient, new_id: Callable[[], str]
+    operator: httpx.AsyncClient, ada: httpx.AsyncClient, new_id: Callable[[], str]
 ) -> None:
-    await made(root, hers := new_id(), owner="bob", public=True)
-    await made(root, closed := new_id(), state="closed")
+    await made(operator, hers := new_id(), owner="bob", public=True)
+    await made(operator, closed := new_id(), state="closed")
     for at in (hers, closed):
         assert (await ada.get(f"{THINGS}/{at}")).status_code == 200
         assert (await ada.patch(f"{THINGS}/{at}", json={"n": 2}, headers=MERGE)).status_code == 403
@@ -389,9 +329,9 @@ async def test_readable_document_that_may_not_be_written_is_forbidden(
 
 
 async def test_document_given_away_is_answered_by_id_and_version_alone(
-    root: httpx.AsyncClient, ada: httpx.AsyncClient, new_id: Callable[[], str]
+    operator: httpx.AsyncClient, ada: httpx.AsyncClient, new_id: Callable[[], str]
 ) -> None:
-    await made(root, mine := new_id())
+    await made(operator, mine := new_id())
     answer = await ada.patch(f"{THINGS}/{mine}", json={"owner": "bob"}, headers=MERGE)
     assert (answer.status_code, answer.json()) == (200, {"id": mine, "version": 2})
     assert "etag" not in answer.headers
@@ -400,9 +340,9 @@ async def test_document_given_away_is_answered_by_id_and_version_alone(
 
 
 async def test_new_document_in_the_place_of_an_unreadable_one_names_nothing(
-    root: httpx.AsyncClient, bob: httpx.AsyncClient, new_id: Callable[[], str]
+    operator: httpx.AsyncClient, bob: httpx.AsyncClient, new_id: Callable[[], str]
 ) -> None:
-    await made(root, hers := new_id())
+    await made(operator, hers := new_id())
     for answer in (
         await bob.put(f"{THINGS}/{hers}", json={"owner": "bob"}),
         await bob.post(THINGS, json={"_id": hers, "owner": "bob"}),
@@ -410,13 +350,13 @@ async def test_new_document_in_the_place_of_an_unreadable_one_names_nothing(
         assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
         assert "existing" not in answer.json()
         assert "location" not in answer.headers
-    assert (await root.get(f"{THINGS}/{hers}")).json()["doc"]["owner"] == "ada"
+    assert (await operator.get(f"{THINGS}/{hers}")).json()["doc"]["owner"] == "ada"
 
 
 async def test_refusals_of_mongodb_name_no_hidden_field(
-    root: httpx.AsyncClient, ada: httpx.AsyncClient, new_id: Callable[[], str]
+    operator: httpx.AsyncClient, ada: httpx.AsyncClient, new_id: Callable[[], str]
 ) -> None:
-    await made(root, hers := new_id(), owner="bob", code=hers)
+    await made(operator, hers := new_id(), owner="bob", code=hers)
     answer = await ada.post(THINGS, json={"owner": "ada", "code": hers})
     assert answer.status_code == 409
     assert "code" in answer.json()["detail"]
@@ -426,28 +366,28 @@ async def test_refusals_of_mongodb_name_no_hidden_field(
 
 
 async def test_transaction_is_refused_as_a_whole_and_names_the_operation(
-    root: httpx.AsyncClient, ada: httpx.AsyncClient, new_id: Callable[[], str]
+    operator: httpx.AsyncClient, ada: httpx.AsyncClient, new_id: Callable[[], str]
 ) -> None:
-    await made(root, mine := new_id())
-    await made(root, public := new_id(), owner="bob", public=True)
+    await made(operator, mine := new_id())
+    await made(operator, public := new_id(), owner="bob", public=True)
     listed = [
         {"method": "PATCH", "collection": "things", "id": mine, "patch": {"n": 2}},
         {"method": "PATCH", "collection": "things", "id": public, "patch": {"n": 2}},
     ]
     answer = await ada.post("/v1/transactions", json={"operations": listed})
     assert (answer.status_code, answer.json()["detail"].partition(":")[0]) == (403, "operation 1")
-    assert (await root.get(f"{THINGS}/{mine}")).json()["version"] == 1
+    assert (await operator.get(f"{THINGS}/{mine}")).json()["version"] == 1
     made_both = await ada.post("/v1/transactions", json={"operations": [listed[0], {**listed[0], "patch": {"m": 1}}]})
     assert [item["version"] for item in made_both.json()["results"]] == [2, 3]
     assert CANARY not in made_both.text
 
 
 async def test_batch_answers_each_operation_by_what_its_author_may_see(
-    root: httpx.AsyncClient, ada: httpx.AsyncClient, new_id: Callable[[], str]
+    operator: httpx.AsyncClient, ada: httpx.AsyncClient, new_id: Callable[[], str]
 ) -> None:
-    await made(root, mine := new_id())
-    await made(root, public := new_id(), owner="bob", public=True)
-    await made(root, hers := new_id(), owner="bob")
+    await made(operator, mine := new_id())
+    await made(operator, public := new_id(), owner="bob", public=True)
+    await made(operator, hers := new_id(), owner="bob")
     listed = [{"method": "PATCH", "id": at, "patch": {"n": 2}} for at in (mine, public, hers)]
     listed.append({"method": "POST", "doc": {"owner": "bob"}})
     answer = await ada.post(f"{THINGS}:batch", json={"operations": listed}, headers={"Prefer": "return=representation"})
@@ -457,9 +397,9 @@ async def test_batch_answers_each_operation_by_what_its_author_may_see(
 
 
 async def test_idempotency_key_of_another_principal_finds_nothing(
-    root: httpx.AsyncClient, ada: httpx.AsyncClient, bob: httpx.AsyncClient, new_id: Callable[[], str]
+    operator: httpx.AsyncClient, ada: httpx.AsyncClient, bob: httpx.AsyncClient, new_id: Callable[[], str]
 ) -> None:
-    await made(root, shared := new_id(), public=True)
+    await made(operator, shared := new_id(), public=True)
     key = {"Idempotency-Key": f"key-{shared}"}
     first = await ada.patch(f"{THINGS}/{shared}", json={"n": 2}, headers=MERGE | key)
     assert first.json()["version"] == 2
@@ -476,11 +416,11 @@ async def test_idempotency_key_of_another_principal_finds_nothing(
 
 
 async def test_past_states_are_shown_where_they_and_the_present_one_may_be_read(
-    root: httpx.AsyncClient, ada: httpx.AsyncClient, bob: httpx.AsyncClient, new_id: Callable[[], str]
+    operator: httpx.AsyncClient, ada: httpx.AsyncClient, bob: httpx.AsyncClient, new_id: Callable[[], str]
 ) -> None:
-    await made(root, mine := new_id(), owner="bob")
-    await root.patch(f"{THINGS}/{mine}", json={"owner": "ada"}, headers=MERGE)
-    await root.patch(f"{THINGS}/{mine}", json={"n": 3}, headers=MERGE)
+    await made(operator, mine := new_id(), owner="bob")
+    await operator.patch(f"{THINGS}/{mine}", json={"owner": "ada"}, headers=MERGE)
+    await operator.patch(f"{THINGS}/{mine}", json={"n": 3}, headers=MERGE)
     answers = {version: await ada.get(f"{THINGS}/{mine}", params={"version": version}) for version in (1, 2, 3)}
     assert [answer.status_code for answer in answers.values()] == [404, 200, 200]
     assert answers[2].json()["doc"] == {"_id": mine, "owner": "ada", "n": 1, "lines": [{"of": "x"}]}
@@ -493,7 +433,7 @@ async def test_past_states_are_shown_where_they_and_the_present_one_may_be_read(
     # It was his, and is not any more.
     assert (await bob.get(f"{THINGS}/{mine}", params={"version": 1})).status_code == 404
     assert (await bob.get(f"{THINGS}/{mine}/diff", params={"from": 1})).status_code == 404
-    whole = await root.get(f"{THINGS}/{mine}", params={"position": later.json()["to"]["position"]})
+    whole = await operator.get(f"{THINGS}/{mine}", params={"position": later.json()["to"]["position"]})
     assert whole.headers["cache-control"] == "private, no-cache"
 
 
@@ -501,10 +441,10 @@ async def test_past_states_are_shown_where_they_and_the_present_one_may_be_read(
 
 
 async def test_state_vector_of_another_principal_is_not_found_nor_moved(
-    root: httpx.AsyncClient, ada: httpx.AsyncClient, bob: httpx.AsyncClient, new_id: Callable[[], str]
+    operator: httpx.AsyncClient, ada: httpx.AsyncClient, bob: httpx.AsyncClient, new_id: Callable[[], str]
 ) -> None:
     name = new_id()
-    position = (await root.get("/readyz")).json()["position"]
+    position = (await operator.get("/readyz")).json()["position"]
     vector = {"vector": {"open": position}}
     mine = await ada.put(f"/v1/state-vectors/{name}", json=vector)
     assert (mine.status_code, mine.json()["client_id"]) == (200, name)
@@ -515,26 +455,26 @@ async def test_state_vector_of_another_principal_is_not_found_nor_moved(
     assert (await bob.delete(f"/v1/state-vectors/{name}")).status_code == 204
     assert (await ada.get(f"/v1/state-vectors/{name}")).status_code == 200
     # An operator sees all of them, and may name each.
-    listed = (await root.get("/v1/state-vectors", params={"limit": 1000})).json()["clients"]
+    listed = (await operator.get("/v1/state-vectors", params={"limit": 1000})).json()["clients"]
     (stored,) = [each["client_id"] for each in listed if each["client_id"].endswith(name)]
     assert stored != name
-    assert (await root.get(f"/v1/state-vectors/{stored}")).json()["vector"] == vector["vector"]
+    assert (await operator.get(f"/v1/state-vectors/{stored}")).json()["vector"] == vector["vector"]
     assert (await ada.get(f"/v1/state-vectors/{stored}")).status_code == 404
 
 
 async def test_state_vector_takes_no_shape_that_may_not_be_read(
-    ada: httpx.AsyncClient, root: httpx.AsyncClient, new_id: Callable[[], str]
+    ada: httpx.AsyncClient, operator: httpx.AsyncClient, new_id: Callable[[], str]
 ) -> None:
-    log = (await root.get("/readyz")).json()["position"].partition(":")[0]
+    log = (await operator.get("/readyz")).json()["position"].partition(":")[0]
     for shape in ("closed", "absent"):
         answer = await ada.put(f"/v1/state-vectors/{new_id()}", json={"vector": {shape: f"{log}:0"}})
         assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
 
 
 async def test_health_shows_details_to_operators_only(
-    nobody: httpx.AsyncClient, ada: httpx.AsyncClient, root: httpx.AsyncClient
+    nobody: httpx.AsyncClient, ada: httpx.AsyncClient, operator: httpx.AsyncClient
 ) -> None:
     for somebody in (nobody, ada):
         answer = await somebody.get("/readyz")
         assert (answer.status_code, answer.json()) == (200, {"status": "ready"})
-    assert (await root.get("/readyz")).json()["position"]
+    assert (await operator.get("/readyz")).json()["position"]
