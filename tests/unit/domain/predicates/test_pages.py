@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from eventsync.domain.predicates import declarations, definitions, parsing
-from eventsync.domain.predicates.declarations import filter_of_tree, read_rules
+from eventsync.domain.predicates.declarations import filter_of_tree
 from eventsync.domain.predicates.predicate import Predicate
 from eventsync.errors import InvalidPredicate
+from eventsync.rules.file import read_tree
+from eventsync.rules.trial import read_cases, tried
 
 _REFERENCE = Path(__file__).parents[4] / "docs" / "reference"
 PREDICATES = (_REFERENCE / "predicates.md").read_text()
@@ -27,7 +29,20 @@ def test_the_example_of_a_predicate_is_one() -> None:
 
 def test_the_examples_of_a_rules_file_have_no_problems() -> None:
     for example in re.findall(r"```toml\n(.*?)```", RULES, re.DOTALL):
-        assert read_rules(tomllib.loads(example)).problems == ()
+        if not example.startswith("# cases"):
+            assert read_tree(tomllib.loads(example)).problems == ()
+
+
+def test_the_example_of_cases_comes_out_as_expected(tmp_path: Path) -> None:
+    rules, cases = (
+        next(example for example in re.findall(r"```toml\n(.*?)```", RULES, re.DOTALL) if example.startswith(start))
+        for start in ("[auth]", "# cases")
+    )
+    (tmp_path / "cases.toml").write_text(cases)
+    (case,) = read_cases(tmp_path / "cases.toml")
+    access = read_tree(tomllib.loads(rules)).access
+    assert access is not None
+    assert tried(access, case).wrong == ""
 
 
 def test_the_page_has_each_operator_and_each_type() -> None:
