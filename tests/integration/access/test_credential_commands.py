@@ -1,0 +1,121 @@
+"""`eventsync keys`, `token` and `revoke`, and the start of a server that listens beyond loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eventsync.access.tokens import Token
+from eventsync.settings import PREFIX, Settings
+from eventsync.stores.stores import Stores
+from support.program import Result, finished
+from support.secured import apply_rules, rules_tree
+from support.waiting import patience
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def run(settings: Settings, tmp_path: Path) -> Run:
+    """Run a command with the test's database."""
+    found = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    found |= {"EVENTSYNC_MONGODB_URI": str(settings.mongodb_uri), "EVENTSYNC_DATABASE": settings.database}
+
+    async def started(*words: str, **changed: str) -> Result:
+        environment = {name: value for name, value in (found | {"COLUMNS": "200"} | changed).items() if value}
+        return await finished(*words, environment=environment, directory=tmp_path, seconds=patience(20))
+
+    return started
+
+
+async def test_a_key_is_printed_once_listed_and_revoked(run: Run, stores: Stores) -> None:
+    made = await run("keys", "create", "importer", "--roles", "operator, ops", "--claims", '{"tenant":7}')
+    assert made.exit_code == 0, made
+    text = made.stdout.strip()
+    id_ = text.split("_")[1]
+    assert text.startswith("esk_")
+    (key,) = await stores.credentials.keys.read()
+    assert (key.id, key.roles, key.claims) == (id_, frozenset({"operator", "ops"}), {"tenant": 7})
+    assert text.split("_", 2)[2] not in str(await stores.log["service_keys"].find().to_list())
+    listed = json.loads((await run("keys", "list", "--json")).stdout)
+    assert [(item["id"], item["name"], item["revoked"]) for item in listed] == [(id_, "importer", None)]
+    assert (await run("keys", "revoke", id_)).exit_code == 0
+    (key,) = await stores.credentials.keys.read()
+    assert key.revoked is not None
+    assert list(await stores.credentials.revocations.read()) == [f"key:{id_}"]
+    missing = await run("revoke", "--key", "0123")
+    assert (missing.exit_code, "no service key '0123'" in missing.stderr) == (1, True)
+    assert id_ in (await run("keys", "list")).stdout
+
+
+async def test_wrong_keys_are_not_created(run: Run, stores: Stores) -> None:
+    for words in (
+        ["x" * 300],
+        ["a\nb"],
+        ["a", "--claims", "[]"],
+        ["a", "--claims", "{"],
+        ["a", "--claims", '{"sub":7}'],
+    ):
+        result = await run("keys", "create", *words)
+        assert result.exit_code == 1, result
+    assert (await run("keys", "create", "a", EVENTSYNC_SERVICE_KEYS="1")).exit_code == 0
+    full = await run("keys", "create", "b", EVENTSYNC_SERVICE_KEYS="1")
+    assert (full.exit_code, "EVENTSYNC_SERVICE_KEYS" in full.stderr) == (1, True)
+    assert len(await stores.credentials.keys.read()) == 1
+
+
+async def test_a_token_is_minted_by_the_applied_rules(run: Run, stores: Stores, tmp_path: Path) -> None:
+    refused = await run("token", "--sub", "ada")
+    assert (refused.exit_code, "no [auth] has been applied" in refused.stderr) == (2, True)
+    await apply_rules(stores, rules_tree(tmp_path))
+    made = await run("token", "--sub", "ada", "--claims", '{"groups":["blue"]}', "--expires-in", "60")
+    assert made.exit_code == 0, made
+    token = Token.parse(made.stdout.strip())
+    assert (token.claims["sub"], token.claims["groups"]) == ("ada", ["blue"])
+    principal = token.principal((await rules_of(stores)).auth.issuers[0], now=time.time(), max_lifetime=60)
+    assert principal.sub == "ada"
+    for words in (["--claims", '{"exp":1}'], ["--claims", "7"], ["--issuer", "another"], ["--expires-in", "1e9"]):
+        assert (await run("token", "--sub", "ada", *words)).exit_code in {1, 2}
+    (tmp_path / "secret").chmod(0o644)
+    opened = await run("token", "--sub", "ada")
+    assert (opened.exit_code, "chmod 600" in opened.stderr) == (2, True)
+
+
+async def test_a_token_is_refused_where_there_is_no_shared_secret(run: Run, stores: Stores, tmp_path: Path) -> None:
+    tree = rules_tree(tmp_path)
+    provider = {"iss": "provider", "jwks": "http://127.0.0.1:9/jwks", "aud": "shop", "algorithms": ["ES256"]}
+    await apply_rules(stores, tree | {"auth": {"issuers": [provider]}})
+    refused = await run("token", "--sub", "ada")
+    assert (refused.exit_code, "no shared secret" in refused.stderr) == (2, True)
+
+
+async def rules_of(stores: Stores) -> Any:
+    rules = (await stores.definitions.read()).rules
+    assert rules is not None
+    return rules.compiled()
+
+
+async def test_revocations_name_a_subject_a_token_or_a_jti(run: Run, stores: Stores, tmp_path: Path) -> None:
+    await apply_rules(stores, rules_tree(tmp_path))
+    text = (await run("token", "--sub", "ada")).stdout.strip()
+    for words in (["--sub", "ada"], ["--token", text], ["--token", "t-1"]):
+        result = await run("revoke", *words)
+        assert result.exit_code == 0, result
+        assert text not in result.stdout
+    assert set(await stores.credentials.revocations.read()) == {"sub:ada", Token.parse(text).id, "jti:t-1"}
+    for words in ([], ["--sub", "a", "--key", "b"], ["--token", "x" * 300]):
+        assert (await run("revoke", *words)).exit_code == 1
+    assert (await run("revoke", "--sub", "eve", EVENTSYNC_MAX_REVOCATIONS="3")).exit_code == 1
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+async def test_a_server_without_rules_does_not_start_beyond_loopback(run: Run, host: str) -> None:
+    refused = await run("serve", "--host", host, "--port", "0")
+    assert refused.exit_code == 2
+    assert "EVENTSYNC_ALLOW_UNAUTHENTICATED=true" in refused.stderr

@@ -1,0 +1,67 @@
+"""Random credentials and ticket requests: they are refused by their codes, and never fail the server."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eventsync.settings import Settings
+from eventsync.stores.stores import Stores
+from support.secured import Secured, secured
+
+COUNT = 300
+
+
+def anything(chance: random.Random, depth: int = 0) -> Any:
+    """Return a value of JSON, most of them nearly a request for a ticket."""
+    kinds: list[Any] = ["docs", "docs/1", "", "?", "mine?owner=1", "d\0", "x" * 300, 7, None, True, 1e300, [], {}]
+    if depth < 3:
+        kinds += [[anything(chance, depth + 1) for _ in range(chance.randint(0, 4))] for _ in range(4)]
+        kinds += [{chance.choice(["shapes", "shape", "x", ""]): anything(chance, depth + 1)} for _ in range(6)]
+    return chance.choice(kinds)
+
+
+async def test_random_ticket_requests_are_answered_by_the_codes_of_bad_requests(
+    settings: Settings, stores: Stores, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    chance = random.Random(19)
+    settings = settings.model_copy(update={"collections": ("docs",), "principal_tickets": 1_000_000})
+    async with secured(settings, stores, monkeypatch, tmp_path) as system:
+        await random_tickets(system, chance)
+        await random_credentials(system, chance)
+
+
+async def random_tickets(system: Secured, chance: random.Random) -> None:
+    async with system.client(system.token()) as client:
+        statuses = set()
+        for _ in range(COUNT):
+            good = {"shapes": ["docs", "docs/1"][: chance.randint(1, 2)]}
+            body = json.dumps(good if chance.random() < 0.3 else anything(chance)).encode()
+            if chance.random() < 0.2:
+                place = chance.randrange(len(body) + 1)
+                body = body[:place] + bytes([chance.randrange(256)]) + body[place:]
+            answer = await client.post("/v1/tickets", content=body, headers={"content-type": "application/json"})
+            assert answer.status_code in {201, 400}, (body, answer.text)
+            statuses.add(answer.status_code)
+        assert statuses == {201, 400}
+        as_json = {"content-type": "application/json"}
+        assert (await client.post("/v1/tickets", content=b" " * 100_000, headers=as_json)).status_code == 413
+        assert (await client.post("/v1/tickets", content=b"{}")).status_code == 415
+
+
+async def random_credentials(system: Secured, chance: random.Random) -> None:
+    async with system.client() as client:
+        good = system.token()
+        for _ in range(COUNT):
+            text = list(chance.choice([good, "esk_0123_x", "est_abc", good.rsplit(".", 1)[0], ""]))
+            for _ in range(chance.randint(1, 5)):
+                text.insert(chance.randrange(len(text) + 1), chr(chance.randrange(0x21, 0x7F)))
+            headers = {"Authorization": f"Bearer {''.join(text)}"}
+            answer = await client.get("/v1/collections", headers=headers)
+            assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
+            ticket = await client.get("/v1/sync/sse", params={"shape": "docs", "ticket": "".join(text)})
+            assert (ticket.status_code, ticket.json()["code"]) == (401, "unauthenticated")
