@@ -23,6 +23,7 @@ from eventsync.server.uvicorn_server import Server
 from eventsync.settings import Settings
 from eventsync.stores.log.definitions import Declaration
 from eventsync.stores.stores import Stores
+from eventsync.sync.service import SyncService
 from support.identity import MovedClock, secret_file, token
 from support.peers.python import connect
 from support.systems import running_worker, tracked
@@ -64,6 +65,12 @@ class Secured:
     def url(self, number: int = 0) -> str:
         return self.servers[number].url
 
+    def sync(self, number: int = 0) -> SyncService:
+        """Return what a server serves clients from."""
+        app: Any = self.servers[number].config.app
+        service: SyncService = app.state.sync
+        return service
+
     def token(self, **claims: Any) -> str:
         """Return a token that is good for an hour."""
         return token(now=self.clock.now(), **claims)
@@ -71,9 +78,8 @@ class Secured:
     def advance(self, seconds: float) -> None:
         """Move the clock of all servers, and have their sessions look at it."""
         self.clock.advance(seconds)
-        for server in self.servers:
-            app: Any = server.config.app
-            app.state.sync.sessions.recheck()
+        for number in range(len(self.servers)):
+            self.sync(number).sessions.recheck()
 
     def client(self, credential: str | None = None, number: int = 0, **headers: str) -> httpx.AsyncClient:
         given = headers if credential is None else headers | {"Authorization": f"Bearer {credential}"}

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from eventsync.access.authenticator import DOUBTED_AFTER
 from eventsync.access.tokens import LEEWAY
+from eventsync.mongodb.client import Client, app_name
 from eventsync.settings import Settings
 from eventsync.stores.access.revocations import of_subject
 from eventsync.stores.stores import Stores
@@ -312,3 +315,56 @@ async def test_an_issuer_that_is_taken_away_closes_its_connections(system: Secur
         tree["auth"]["issuers"][0]["aud"] = "another"
         await apply_rules(system.stores, tree)
         assert await client.closed() == (4401, "token_invalid")
+
+
+async def test_a_poll_that_waits_past_the_end_of_its_token_gets_no_events(system: Secured) -> None:
+    async with system.client(system.token()) as client, socket(system, system.token(sub="eve")) as live, within(30):
+        position = (await live.until("live"))["position"]
+        waiting = asyncio.create_task(
+            client.get("/v1/sync/log", params={"shape": "docs", "position": position, "wait": 20})
+        )
+        await system.write("zero")
+        page = (await waiting).json()
+        assert [event["id"] for event in page["events"]] == ["zero"]
+        waiting = asyncio.create_task(
+            client.get("/v1/sync/log", params={"shape": "docs", "position": page["to"], "wait": 20})
+        )
+        await until_waiting(system)
+        system.clock.advance(3600 + LEEWAY)
+        await system.write("one")
+        assert refusal(await waiting) == (401, "token_expired")
+
+
+async def until_waiting(system: Secured) -> None:
+    """Wait until a poll waits for events, beside a WebSocket."""
+    channels = system.sync().window._channels
+    await eventually(lambda: sum(map(len, channels.values())) == 2, 10)
+
+
+@asynccontextmanager
+async def no_reads(client: Client, app: str) -> AsyncIterator[None]:
+    """Every read of the clients with this name fails while the block runs."""
+    point = {"configureFailPoint": "failCommand"}
+    data = {"failCommands": ["aggregate", "getMore", "find"], "errorCode": 11600, "appName": app}
+    await client.admin.command(point | {"mode": "alwaysOn", "data": data})
+    try:
+        yield
+    finally:
+        await client.admin.command(point | {"mode": "off"})
+
+
+async def test_credentials_are_refused_while_mongodb_is_away(
+    system: Secured, settings: Settings, client: Client
+) -> None:
+    authenticator = system.sync().sessions._control.authenticator
+    async with system.client(system.token()) as known:
+        assert (await known.get("/v1/collections")).status_code == 200
+        async with no_reads(client, app_name(settings, "feed")):
+            await eventually(lambda: authenticator._interrupted_at is not None, 20)
+            system.clock.advance(DOUBTED_AFTER + 1)
+            answer = await known.get("/v1/collections")
+            assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+            assert int(answer.headers["retry-after"]) >= 1
+            async with socket(system, system.token()) as refused:
+                assert (await refused.until("error"))["code"] == "unavailable"
+                assert (await refused.closed())[0] == 1013
