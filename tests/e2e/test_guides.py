@@ -70,12 +70,26 @@ async def test_the_commands_of_a_page_succeed(page: str, settings: Settings, tmp
             with suppress(ProcessLookupError):
                 process.kill()
     assert process.returncode == 0, out.decode() + err.decode()
-    assert '"code":' not in out.decode(), out.decode()
+    assert re.findall(r'"code":"(\w+)"', out.decode()) == REFUSED.get(page, []), out.decode()
     for expected in EXPECTED.get(page, ()):
         assert expected in out.decode(), out.decode()
 
 
+REFUSED = {"guides/access.md": ["not_found", "forbidden", "forbidden", "unauthenticated"]}
+"""Page → what its commands are refused, in this order."""
+
 EXPECTED = {
+    "guides/access.md": (
+        '"total":50,"team":"red"}}',
+        '"total":55,"margin":9',
+        '"op":"create","enter":true',
+        '"patch":[]',
+        '"op":"delete","leave":true',
+        "2 of 2 cases",
+        "user: read    allows it",
+        "-orders/2",
+        "revoked: sub:ben",
+    ),
     "start.md": ("event: welcome", '"op":"create"', '"path":"/seats","value":280', "event: live"),
     "guides/partial.md": ('"op":"create","enter":true', '"op":"delete","leave":true', "tracked: cards"),
     "guides/shell.md": ('"version":3', "event: snapshot", '"value":290'),
