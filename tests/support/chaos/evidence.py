@@ -151,6 +151,10 @@ Promise = Literal[
     "client",  # what a client is sent is contiguous, never goes back, and ends at the source
     "scope",  # a client of a declared shape is sent and holds its part of a collection, and nothing else
     "answers",  # the API says what happened, never 500
+    "leak",  # a principal is sent nothing that it may not see
+    "silence",  # nothing is sent by a credential that has ended
+    "permission",  # no write is done that the rules do not allow
+    "allowed",  # what the rules allow is not refused, and arrives
     "progress",  # when the faults are over, everything arrives
 ]
 

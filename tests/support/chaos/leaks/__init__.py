@@ -1,0 +1,1 @@
+"""The leak checker: bytes sent to principals, against what MongoDB finds for them by filters written by hand."""
