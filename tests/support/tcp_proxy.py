@@ -1,4 +1,4 @@
-"""A TCP proxy that can cut its connections, lose answers, and leave connections half open: nothing arrives.
+"""A TCP proxy that can cut its connections, lose or delay answers, and leave connections half open: nothing arrives.
 
 It tells connections to MongoDB apart by the application name in their handshake, so that a worker can be cut off from
 what the other members and the writers still reach.
@@ -22,7 +22,14 @@ _NAME = re.compile(rb"eventsync-[a-z]+")
 _GONE = (OSError, RuntimeError)
 """Errors of a connection that was cut: uvloop raises the second."""
 
+_LATE = 64
+"""Most chunks of one direction that are on their way."""
+
 _NONE = re.compile(r"(?!)")
+
+
+_Late = asyncio.Queue[tuple[float, bytes]]
+"""Chunks on their way, and when each arrives."""
 
 
 class _Link:
@@ -62,6 +69,7 @@ class TcpProxy:
         self._serving: set[asyncio.Task[None]] = set()
         self._held = self._losing = _NONE
         self._left = 0
+        self._delay = 0.0
 
     @property
     def url(self) -> str:
@@ -70,6 +78,10 @@ class TcpProxy:
     def lose(self, names: str, count: int) -> None:
         """Cut connections whose name matches, in the place of their next `count` answers to a write."""
         self._losing, self._left = re.compile(names), count
+
+    def delay(self, seconds: float) -> None:
+        """Let all data arrive so much later, in each direction, as from a server far away."""
+        self._delay = seconds
 
     def cut(self, names: str = ".*") -> int:
         """Cut all connections whose name matches: both ends see a reset. Return the number of them."""
@@ -128,8 +140,30 @@ class TcpProxy:
                 group.create_task(self._pipe(link, there, link.ends[0]))
 
     async def _pipe(self, link: _Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        late: _Late = asyncio.Queue(_LATE)
+        reading = asyncio.create_task(self._read(reader, late), name="proxied reads")
+        try:
+            await self._deliver(link, late, writer)
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+    async def _read(self, reader: asyncio.StreamReader, late: _Late) -> None:
+        """Read ahead, so that a delay does not bound the rate. No bytes are the end."""
+        chunk = b"..."
+        while chunk:
+            with suppress(*_GONE):
+                chunk = b""
+                chunk = await reader.read(_CHUNK)
+            await late.put((asyncio.get_running_loop().time() + self._delay, chunk))
+
+    async def _deliver(self, link: _Link, late: _Late, writer: asyncio.StreamWriter) -> None:
+        loop = asyncio.get_running_loop()
         with suppress(*_GONE):
-            while chunk := await reader.read(_CHUNK):
+            while (found := await late.get())[1]:
+                due, chunk = found
+                if (wait := due - loop.time()) > 0:
+                    await asyncio.sleep(wait)
                 await link.flowing.wait()
                 if self._is_lost(link, chunk, answers=writer is link.ends[0]):
                     link.cut()

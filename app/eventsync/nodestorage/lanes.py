@@ -18,7 +18,7 @@ from eventsync.nodestorage.author import Author
 from eventsync.nodestorage.deciding import Decision
 from eventsync.nodestorage.policy import WritePolicy
 from eventsync.nodestorage.result import WriteResult
-from eventsync.nodestorage.retry import lost_too_often, pause_after, waited_too_long
+from eventsync.nodestorage.retry import lost_too_often, not_begun, pause_after, waited_too_long
 
 
 class QueuedWrite:
@@ -49,9 +49,10 @@ class QueuedWrite:
         else:
             self.done.set_result(outcome)
 
-    def expire(self, within: float) -> None:
-        """Give up a write that is not in a group yet."""
-        self.settle(waited_too_long(f"{self.decision.intent.collection}/{self.key}", within))
+    def expire(self, within: float, *, is_behind: bool) -> None:
+        """Give up a write that is not in a group yet. `is_behind`: others of its document are."""
+        document = f"{self.decision.intent.collection}/{self.key}"
+        self.settle(waited_too_long(document, within) if is_behind else not_begun(document, within))
 
 
 class Retry(NamedTuple):
@@ -96,11 +97,11 @@ class Lane:
         self._expiry = None
         deadline = self._policy.deadline
         now = time.monotonic()
-        waiting = [queued for queue in (self._ready, *self._behind.values()) for queued in queue]
-        for queued in waiting:
+        behind = [queued for queue in self._behind.values() for queued in queue]
+        for queued in (*self._ready, *behind):
             if now - queued.began >= deadline:
-                queued.expire(deadline)
-        began = min((queued.began for queued in waiting if not queued.done.done()), default=None)
+                queued.expire(deadline, is_behind=queued.key in self._behind)
+        began = min((queued.began for queued in (*self._ready, *behind) if not queued.done.done()), default=None)
         if began is not None:
             self._expiry = asyncio.get_running_loop().call_later(began + deadline - now, self._expire)
 

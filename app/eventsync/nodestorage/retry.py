@@ -10,7 +10,7 @@ from pymongo.errors import PyMongoError
 from tenacity import AsyncRetrying, RetryError, retry_if_exception, stop_after_attempt, stop_before_delay
 from tenacity.wait import wait_random_exponential
 
-from eventsync.errors import Conflict
+from eventsync.errors import Conflict, Unavailable
 from eventsync.mongodb.errors import unavailable
 from eventsync.nodestorage.policy import WritePolicy
 
@@ -44,6 +44,12 @@ def lost_too_often(tries: int) -> Conflict:
 def waited_too_long(document: str, within: float) -> Conflict:
     """Return the error for a write that did not get its turn within so many seconds."""
     return Conflict(f"other writers of {document} took longer than {within:g} s; try again later")
+
+
+def not_begun(document: str, within: float) -> Unavailable:
+    """Return the error for a write that no group took within so many seconds, although no other held its document."""
+    message = f"{document} could not be written within {within:g} s, and nothing was written; try again later"
+    return Unavailable.busy(message, 1.0, 5.0)
 
 
 async def retried(attempt: Callable[[], Awaitable[T]], policy: WritePolicy) -> T:

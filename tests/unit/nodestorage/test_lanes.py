@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from eventsync.domain.ids import IdText
-from eventsync.errors import Conflict
+from eventsync.errors import Conflict, Unavailable
 from eventsync.nodestorage import Author, WritePolicy, WriteResult
 from eventsync.nodestorage.deciding import Decision
 from eventsync.nodestorage.intent import Intent
@@ -135,6 +135,10 @@ async def test_waiting_is_bounded_and_a_write_that_waited_too_long_is_never_made
     await attempt.begun.wait()
     with pytest.raises(Conflict, match=r"other writers of c/a took longer than 0\.01 s"):
         await write(lane, "a")
+    # No other writer is in its way, but those that are slow.
+    with pytest.raises(Unavailable, match=r"c/b could not be written within 0\.01 s, and nothing was written") as late:
+        await write(lane, "b")
+    assert late.value.retry_after >= 1
     attempt.gate.set()
     await first
     assert attempt.groups == [["a"]]

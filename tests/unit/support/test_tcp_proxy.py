@@ -53,6 +53,19 @@ async def answers(pair: Pair) -> bool:
     return await asyncio.wait_for(pair[0].read(4), patience(5)) == b"ping"
 
 
+async def test_delayed_data_arrives_later_in_order_and_at_full_rate(proxy: TcpProxy) -> None:
+    loop = asyncio.get_running_loop()
+    async with connected(proxy, b"hello") as (reader, writer):
+        proxy.delay(0.05)
+        began = loop.time()
+        for number in range(40):
+            writer.write(b"%03d" % number)
+            await asyncio.sleep(0)
+        assert await reader.readexactly(120) == b"".join(b"%03d" % number for number in range(40))
+        # Each way once, not for each chunk.
+        assert 0.1 <= loop.time() - began < patience(2)
+
+
 async def test_only_the_named_connections_are_cut(proxy: TcpProxy) -> None:
     async with connected(proxy, b"..eventsync-worker..") as worker, connected(proxy, b"..Internal..") as peer:
         assert proxy.cut("eventsync-worker") == 1
