@@ -79,7 +79,8 @@ class Secured:
         """Move the clock of all servers, and have their sessions look at it."""
         self.clock.advance(seconds)
         for number in range(len(self.servers)):
-            self.sync(number).sessions.recheck()
+            for session in self.sync(number).sessions._sessions:
+                session.recheck()
 
     def client(self, credential: str | None = None, number: int = 0, **headers: str) -> httpx.AsyncClient:
         given = headers if credential is None else headers | {"Authorization": f"Bearer {credential}"}

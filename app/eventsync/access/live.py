@@ -1,22 +1,43 @@
-"""The access of a live connection, which may end and be renewed while the connection lasts."""
+"""The accesses of live connections, which may change, end and be renewed while the connections last."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Final
 
 from eventsync.access.access import Access
 from eventsync.access.control import AccessControl
 from eventsync.access.tokens import LEEWAY
+from eventsync.concurrency.pacer import Pacer
 from eventsync.errors import Unauthenticated
+
+_AT_ONCE: Final = 8
+"""Connections that are woken in one iteration of the event loop. Each then binds its subscriptions again."""
 
 
 class LiveAccess:
     """An access, and the rules that it obeys. After its end it may be renewed for `grace` seconds."""
 
-    __slots__ = ("_control", "_grace", "access")
+    __slots__ = ("_checked", "_control", "_grace", "access", "is_queued", "suspend", "wake")
 
     def __init__(self, control: AccessControl, access: Access, grace: float) -> None:
         self.access = access
+        self.suspend: Callable[[], object] = _nothing
+        """Called at once when the access has changed: end all writes that do not ask `obey` before."""
+        self.wake: Callable[[], object] = _nothing
+        """Called some time after `suspend`, to have a connection that waits call `obey`."""
+        self.is_queued = False
         self._control = control
         self._grace = grace
+        self._checked = -1
+        """Number of changes that this access obeys."""
+
+    @property
+    def is_outdated(self) -> bool:
+        """True if something has changed that `obey` has not followed yet."""
+        return self._checked != self._control.changes
 
     @property
     def ends_in(self) -> float | None:
@@ -49,13 +70,70 @@ class LiveAccess:
         access = await self._control.authenticate(token)
         if access.principal.sub != self.access.principal.sub:
             raise Unauthenticated("subject_changed")
-        self.access = access
+        # What has changed while the credential was verified is followed by the next `obey`.
+        self.access, self._checked = access, -1
 
-    def recheck(self) -> None:
-        """Follow the rules and revocations. Raises `Unauthenticated` and `Unavailable` if the connection has to end."""
+    def obey(self) -> bool:
+        """Follow the rules and revocations, and return True if data may be sent now. Call it before each message.
+
+        Raises `Unauthenticated` and `Unavailable` if the connection has to end.
+        """
+        if self.is_outdated:
+            changes = self._control.changes
+            try:
+                self.access = self._control.renewed(self.access)
+            except Unauthenticated as error:
+                # The end of a credential has a time of grace. It stays outdated: the clock may be set back.
+                if error.reason != "token_expired":
+                    raise
+                return False
+            self._checked = changes
+        return not self.is_silent
+
+    def follow_change(self) -> bool:
+        """Return True if a change does not concern this access. Else call `suspend`."""
+        if self._control.is_current(self.access):
+            self._checked = self._control.changes
+            return True
+        self.suspend()
+        return False
+
+
+def _nothing() -> None:
+    """Do nothing: the connection asks `obey` before all that it writes, and waits for nothing."""
+
+
+class LiveAccesses:
+    """The live accesses of a server process.
+
+    At a change, each connection that it concerns is suspended at once, and all of them are woken over some iterations
+    of the event loop: the rules of ten thousand principals take a second to evaluate.
+    """
+
+    def __init__(self, control: AccessControl) -> None:
+        self._control = control
+        self._live: set[LiveAccess] = set()
+        self._pacer = Pacer(_AT_ONCE)
+        control.on_change.append(self._follow_change)
+
+    @contextmanager
+    def open(self, access: Access, *, grace: float = 0.0) -> Iterator[LiveAccess]:
+        """Provide the live access of a connection, or of a request that waits, for the block."""
+        live = LiveAccess(self._control, access, grace)
+        self._live.add(live)
         try:
-            self.access = self._control.renewed(self.access)
-        except Unauthenticated as error:
-            # The end of a credential has a time of grace.
-            if error.reason != "token_expired":
-                raise
+            yield live
+        finally:
+            self._live.discard(live)
+            live.suspend = live.wake = _nothing
+
+    def _follow_change(self) -> None:
+        for live in self._live:
+            if not live.follow_change() and not live.is_queued:
+                live.is_queued = True
+                self._pacer.pass_through(partial(_wake, live))
+
+
+def _wake(live: LiveAccess) -> None:
+    live.is_queued = False
+    live.wake()

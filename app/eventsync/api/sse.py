@@ -43,7 +43,7 @@ from eventsync.server.response_stream import ClientDisconnected, ResponseStream
 from eventsync.server.retry import RETRY, in_band, retry_line
 from eventsync.settings import Settings
 from eventsync.sync.live.fan_out import DirectWriter, Publication
-from eventsync.sync.sessions.session import Session
+from eventsync.sync.sessions.session import Connection, Session
 from eventsync.sync.sessions.subscription import OutboundMessage
 
 logger = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ async def _serve(scope: Scope, services: Services, query: _Query, access: Access
     # With several shapes the event ids, and thus the bytes, differ from client to client.
     direct = direct_writer(scope) if len(shapes) == 1 else None
     async with services.sync.sessions.open(
-        shapes, vector, client_id, access=access, transport="sse", direct_writer=direct
+        shapes, vector, client_id, access=access, transport="sse", connection=Connection(direct, stream.until_writable)
     ) as session:
         # Tracking may have changed in the meantime, and a client can't add a shape to an open stream.
         _require(services, shapes, session.access)
@@ -203,7 +203,6 @@ async def _write_message(
 ) -> None:
     size = sum(map(len, message.pieces))
     if size > _LARGE and write is not None:
-        await stream.write(b"")  # returns when the connection can take more
         begin, end = _event(message.kind, b"", id_text)[:-2], b"\n\n"
         # One chunk of several pieces, without a copy: a document's JSON may have 90 MiB.
         length = len(begin) + size + len(end)

@@ -27,7 +27,7 @@ from eventsync.server.response_stream import ClientDisconnected
 from eventsync.server.token_bucket import TokenBucket
 from eventsync.server.websocket_frames import close_reason, text_frame, text_head
 from eventsync.sync.live.fan_out import DirectWriter, Publication
-from eventsync.sync.sessions.session import Session
+from eventsync.sync.sessions.session import Connection, Session
 from eventsync.sync.sessions.subscription import OutboundMessage
 
 logger = logging.getLogger(__name__)
@@ -36,9 +36,6 @@ PATH = "/v1/sync"
 
 _TEXT_WEIGHT = 4
 """Work of a character of a message, in bytes of a document."""
-
-_LARGE = 1024 * 1024
-"""Bytes of a message that waits until the connection can take it, so that it is not copied."""
 
 _BURST = 10.0
 """Seconds over which the rate of a client's messages is averaged."""
@@ -117,7 +114,7 @@ class _Connection:
                 hello.client_id,
                 access=access,
                 transport="websocket",
-                direct_writer=direct_writer(self._websocket.scope),
+                connection=Connection(direct_writer(self._websocket.scope), self._until_writable),
             ) as session:
                 await self._serve(session)
 
@@ -185,16 +182,13 @@ class _Connection:
         async with aclosing(session.messages()) as messages:
             async for message in messages:
                 size = sum(map(len, message.pieces))
-                if size > _LARGE:
-                    await self._until_writable()
                 # ASGI copies a message five times, which would be half of the cost of a large one.
                 if write is None or not write(text_head(size), *message.pieces):
                     await self._send({"type": "websocket.send", "text": message.data.decode()})
 
     async def _until_writable(self) -> None:
         try:
-            async with asyncio.timeout(self._settings.send_timeout):
-                await until_writable(self._websocket.scope)
+            await until_writable(self._websocket.scope, self._settings.send_timeout)
         except TimeoutError as error:
             raise SlowClient(f"a message was not accepted within {self._settings.send_timeout:g} s") from error
 

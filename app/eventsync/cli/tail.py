@@ -125,7 +125,7 @@ async def _joined(service: SyncService, shape: Shape, timeout: float) -> Shape:
                     subscribers.event.clear()
         except TimeoutError as error:
             raise Unavailable(f"the event log can't be read: {service.feed.state.detail}") from error
-    await service.source.wait_until_servable(shape)
+    await service.source.wait_until_servable(shape, lambda: UNRESTRICTED)
     return service.source.bind(shape, UNRESTRICTED)
 
 

@@ -5,6 +5,7 @@ The scope of each connection carries them. Under another server they are absent,
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final, Protocol
 
 from starlette.types import Scope
@@ -40,7 +41,20 @@ def socket_writer(scope: Scope) -> SocketWriter | None:
     return found
 
 
-async def until_writable(scope: Scope) -> None:
-    """Wait until the WebSocket of `scope` can take more, or is lost. Under another server, return at once."""
-    if (found := scope.get("extensions", {}).get(WRITABLE)) is not None:
-        await found()
+class Writable(Protocol):
+    """An event that is set while a connection can take more, and when it is lost."""
+
+    def is_set(self) -> bool: ...
+
+    async def wait(self) -> object: ...
+
+
+async def until_writable(scope: Scope, seconds: float) -> None:
+    """Wait until the connection of `scope` can take more, or is lost. Under another server, return at once.
+
+    Raises `TimeoutError` after `seconds`.
+    """
+    found: Writable | None = scope.get("extensions", {}).get(WRITABLE)
+    if found is not None and not found.is_set():
+        async with asyncio.timeout(seconds):
+            await found.wait()

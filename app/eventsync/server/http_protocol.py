@@ -11,11 +11,12 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, cast
 
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from eventsync.server import refusals
 from eventsync.server.bounded_input import BoundedInput
-from eventsync.server.extensions import EVICT, WRITE
+from eventsync.server.extensions import EVICT, WRITABLE, WRITE
 from eventsync.server.limits import Config
 from eventsync.server.lingering import ENDED, UnclosedTransport, linger
 from eventsync.server.problems import Close
@@ -23,6 +24,21 @@ from eventsync.server.websocket_protocol import WebSocketProtocol
 
 _LATE_HEAD: Final = 2.0
 """Seconds that a connection over the limit gets to send its first head, so that the refusal fits its protocol."""
+
+
+class _Writable:
+    """True while a connection can take more."""
+
+    __slots__ = ("_flow",)
+
+    def __init__(self, flow: FlowControl) -> None:
+        self._flow = flow
+
+    def is_set(self) -> bool:
+        return not self._flow.write_paused
+
+    async def wait(self) -> None:
+        await self._flow.drain()
 
 
 class HttpProtocol(BoundedInput):
@@ -127,7 +143,11 @@ class HttpProtocol(BoundedInput):
         self._requests += 1
         # The writer knows its request by number: a reference to the scope that holds it would keep both, and all that
         # they refer to, for the garbage collector.
-        extensions: dict[str, Any] = {EVICT: self._evict, WRITE: partial(self._write, self._requests)}
+        extensions: dict[str, Any] = {
+            EVICT: self._evict,
+            WRITE: partial(self._write, self._requests),
+            WRITABLE: _Writable(self.flow),
+        }
         self.scope["extensions"] = extensions
 
     def on_headers_complete(self) -> None:

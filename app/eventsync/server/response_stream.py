@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from eventsync.domain.replay import Damaged
 from eventsync.errors import Unavailable
-from eventsync.server.extensions import evict
+from eventsync.server.extensions import evict, until_writable
 from eventsync.server.problems import Close
 
 logger = logging.getLogger(__name__)
@@ -52,6 +52,13 @@ class ResponseStream:
     async def write(self, body: bytes) -> None:
         """Send a piece of the body. Return when the connection can take more."""
         await self._put({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def until_writable(self) -> None:
+        """Return when the connection takes a piece at once. Raises `ClientDisconnected`."""
+        try:
+            await until_writable(self._scope, self._timeout)
+        except TimeoutError as error:
+            raise self._evicted() from error
 
     async def end(self) -> None:
         """Complete the response."""
@@ -105,8 +112,11 @@ class ResponseStream:
             async with asyncio.timeout(self._timeout):
                 await self._send(message)
         except TimeoutError as error:
-            logger.info("a slow client is evicted: it read nothing within %g s", self._timeout)
-            self.cut()
-            raise ClientDisconnected from error
+            raise self._evicted() from error
         except OSError as error:
             raise ClientDisconnected from error
+
+    def _evicted(self) -> ClientDisconnected:
+        logger.info("a slow client is evicted: it read nothing within %g s", self._timeout)
+        self.cut()
+        return ClientDisconnected()

@@ -201,7 +201,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         extensions = cast("dict[str, Any]", self.scope["extensions"])
         extensions[EVICT] = self._evict
         extensions[WRITE] = self._write
-        extensions[WRITABLE] = self.writable.wait
+        extensions[WRITABLE] = self.writable
         await super().run_asgi()
 
     def _write(self, *frame: bytes) -> bool:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 from eventsync.access.access import Access
 from eventsync.access.control import AccessControl
+from eventsync.access.live import LiveAccesses
 from eventsync.domain.shapes import Shape
 from eventsync.mongodb.primary import primary_process
 from eventsync.settings import Settings
@@ -72,7 +73,7 @@ class SyncService:
         )
         lag = ClientLag(self.source, stores.events)
         self.vectors = StateVectorManager(stores.vectors, self._writer, self.source, self.feed, lag)
-        self.sessions = Sessions(self.source, self.vectors, settings, obeyed)
+        self.sessions = Sessions(self.source, self.vectors, settings, LiveAccesses(obeyed))
         self.pages = LogPages(self.source, stores, cache_bytes=settings.past_cache_bytes)
 
     async def run(self, stop: asyncio.Event) -> None:

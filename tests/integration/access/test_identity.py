@@ -356,7 +356,7 @@ async def no_reads(client: Client, app: str) -> AsyncIterator[None]:
 async def test_credentials_are_refused_while_mongodb_is_away(
     system: Secured, settings: Settings, client: Client
 ) -> None:
-    authenticator = system.sync().sessions._control.authenticator
+    authenticator = system.sync().sessions._accesses._control.authenticator
     async with system.client(system.token()) as known:
         assert (await known.get("/v1/collections")).status_code == 200
         async with no_reads(client, app_name(settings, "feed")):

@@ -9,6 +9,7 @@ from eventsync.access.access import Access
 from eventsync.concurrency.admission import Admission
 from eventsync.domain.positions import LogId, Position, Seq, scoped
 from eventsync.domain.shapes import Shape
+from eventsync.errors import EventsyncError, Unavailable
 from eventsync.settings import Settings
 from eventsync.stores.log.definitions import Definitions
 from eventsync.stores.log.tracking import Tracking
@@ -91,8 +92,11 @@ class Source:
         """Return the shape that a client has asked for as its principal sees it. Raises as `Binder.bind`."""
         return self.binder.bind(shape, access)
 
-    async def wait_until_servable(self, shape: Shape) -> None:
-        """Wait while a new log, or the shape's collection or definition, is about to become active; not for ever."""
+    async def wait_until_servable(self, shape: Shape, access: Callable[[], Access]) -> None:
+        """Wait while a new log, or the shape's collection or definition, is about to become active; not for ever.
+
+        Also while that is so of the rules of `access`, which returns what the client may see at present.
+        """
 
         def servable() -> bool:
             if self.window.suspended is not None:
@@ -100,13 +104,15 @@ class Source:
             return shape.declared is not None or not self.tracking.is_pending(shape.collection)
 
         await self.tracking.until(servable, self.timeout)
-        names = [] if shape.route is None else [name for name, _ in shape.route.activations]
-        if shape.declared is not None:
-            names.append(shape.name)
-        if names:
-            await self.definitions.until(
-                lambda: not any(self.definitions.is_pending(name) for name in names), self.timeout
-            )
+        await self.definitions.until(lambda: self._is_bindable(shape, access()), self.timeout)
+
+    def _is_bindable(self, shape: Shape, access: Access) -> bool:
+        """Return True if there is nothing to wait for. Binding the shape may still be refused."""
+        try:
+            self.bind(shape, access)
+        except EventsyncError as error:
+            return not isinstance(error, Unavailable)
+        return True
 
     def log(self) -> LogId:
         """Return the current log. Raises `Unavailable` before the first worker has run, and while the log is lost."""

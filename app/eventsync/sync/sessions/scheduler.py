@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 from eventsync.domain.positions import Position, StateVector
@@ -38,10 +38,22 @@ class ScheduledSubscription:
 class SubscriptionScheduler:
     """The subscriptions of a session, by shape."""
 
-    def __init__(self, wake: Callable[[], None], on_error: Callable[[Shape, EventsyncError], None]) -> None:
-        """Call `wake` when `round` has something new to yield, and `on_error` when a shape's subscription has ended."""
+    def __init__(
+        self,
+        wake: Callable[[], None],
+        on_error: Callable[[Shape, EventsyncError], None],
+        may_send: Callable[[], bool] = lambda: True,
+        until_writable: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """Call `wake` when `round` has something new to yield, and `on_error` when a shape's subscription has ended.
+
+        `may_send` returns True if the client may be sent data now; `until_writable` waits until its connection accepts
+        a message. Both are called before a message is made: one that is made has to be sent at once.
+        """
         self._wake = wake
         self._on_error = on_error
+        self._may_send = may_send
+        self._until_writable = until_writable
         self._by_shape: dict[Shape, ScheduledSubscription] = {}
         self._fetching: ScheduledSubscription | None = None
         self._fetches = 0
@@ -68,14 +80,28 @@ class SubscriptionScheduler:
 
     def remove(self, shape: Shape) -> None:
         """End a shape's subscription. The next `round` frees its resources."""
-        self._removed.append(self._by_shape.pop(shape))
+        self._discard(self._by_shape.pop(shape))
+
+    def _discard(self, item: ScheduledSubscription) -> None:
+        if item.fetch is not None:
+            # At once: it must not bind the shape again, for which there may be another subscription by then.
+            item.fetch.cancel()
+        self._removed.append(item)
         self._wake()
+
+    def _begin_again(self, item: ScheduledSubscription, position: Position | None) -> None:
+        """Replace a subscription by one that is bound anew and continues at the client's position."""
+        subscription = item.subscription.at(position)
+        self._by_shape[subscription.shape] = ScheduledSubscription(
+            subscription, subscription.messages(), last_fetch=item.last_fetch
+        )
+        self._discard(item)
 
     def attach(self, writer: DirectWriter) -> None:
         """Attach all subscriptions that are up to date. `round` may be called again only after `detach`."""
         for item in self._by_shape.values():
             # A subscription is live behind what is being fetched for it, which has to be sent first.
-            if item.fetch is None:
+            if item.fetch is None and item.subscription.is_allowed():
                 item.subscription.attach(writer)
 
     def detach(self) -> float:
@@ -86,22 +112,24 @@ class SubscriptionScheduler:
         """Yield the next message of each subscription that has one. Raises `Unavailable`, which ends the session."""
         await self._free()
         for shape, item in list(self._by_shape.items()):
+            if self._until_writable is not None:
+                await self._until_writable()
+            if not self._may_send():
+                return
             # While a message was sent, the client may have unsubscribed, and subscribed again.
             if self._by_shape.get(shape) is item and (message := await self._message(item)) is not None:
                 yield message
         self._fetch_next()
 
     async def _message(self, item: ScheduledSubscription) -> OutboundMessage | None:
-        message = None
+        message, position = None, item.position
         try:
-            if item.fetch is not None:
-                if not item.fetch.done():
-                    return None
-                fetch, item.fetch, self._fetching = item.fetch, None, None
-                message = fetch.result()
-            if message is None and item.subscription.in_window:
-                # Also after a fetch without a result: events may have come since, and their wake-up is over.
-                message = await anext(item.messages)
+            # Before a fetch is used, and before the window is read: neither shows what has been taken away.
+            if item.subscription.is_allowed():
+                message = await self._next_message(item)
+                # Planning may have waited for MongoDB.
+                if message is None or (self._may_send() and item.subscription.is_allowed()):
+                    return message
         except EventsyncError as error:
             # A temporary error is one of the server, not of the shape: the client comes back with its whole vector.
             if error.retryable:
@@ -109,6 +137,20 @@ class SubscriptionScheduler:
             self.remove(item.subscription.shape)
             self._on_error(item.subscription.shape, error)
             return None
+        # A message that was made is dropped: the client does not have what is in it.
+        self._begin_again(item, position)
+        return None
+
+    async def _next_message(self, item: ScheduledSubscription) -> OutboundMessage | None:
+        message = None
+        if item.fetch is not None:
+            if not item.fetch.done():
+                return None
+            fetch, item.fetch, self._fetching = item.fetch, None, None
+            message = fetch.result()
+        if message is None and item.subscription.in_window:
+            # Also after a fetch without a result: events may have come since, and their wake-up is over.
+            message = await anext(item.messages)
         return message
 
     def _fetch_next(self) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Final
@@ -68,6 +68,16 @@ class Identity:
         return self.scope + self.id
 
 
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """How a session's connection is written to, beside by the messages that it takes."""
+
+    direct_writer: DirectWriter | None = None
+    """Writes publications while `Session.messages` is idle; None if the connection has no such writer."""
+    until_writable: Callable[[], Awaitable[None]] | None = None
+    """Waits until the connection accepts a message at once; None if it always does."""
+
+
 class Session:
     """Created by `Sessions.open`, which also ends it."""
 
@@ -81,12 +91,9 @@ class Session:
         on_ack: Callable[[StateVector], None],
         heartbeat: float,
         max_shapes: int,
-        direct_writer: DirectWriter | None = None,
+        connection: Connection,
     ) -> None:
-        """Call `on_ack`, which must not block, with each vector that the client acknowledges.
-
-        `direct_writer` writes publications while `messages` is idle; None if the connection has no such writer.
-        """
+        """Call `on_ack`, which must not block, with each vector that the client acknowledges."""
         self.id = uuid.uuid4().hex
         self.client = client
         self._live_access = live_access
@@ -97,13 +104,16 @@ class Session:
         self._on_ack = on_ack
         self._heartbeat = heartbeat
         self._max_shapes = max_shapes
-        self._scheduler = SubscriptionScheduler(subscribers.event.set, self._on_error)
-        self._direct_writer = direct_writer
+        self._scheduler = SubscriptionScheduler(
+            subscribers.event.set, self._on_error, self._may_send, connection.until_writable
+        )
+        self._direct_writer = connection.direct_writer
         self._last_sent = 0.0
         """Monotonic time of the last message."""
         self._replies: list[OutboundMessage] = []
         self._room: asyncio.Event | None = None
         """Set when the queue of replies has room again; None while it has room."""
+        live_access.suspend, live_access.wake = self._detach, self.recheck
 
     @property
     def access(self) -> Access:
@@ -126,6 +136,7 @@ class Session:
 
         Raises as `Source.bind`, `RateLimited` for too many shapes, and `Malformed` for one that is subscribed already.
         """
+        self._may_send()
         bound = self._source.bind(shape, self.access)
         if shape in self._scheduler:
             raise Malformed(f"{shape} is subscribed already on this connection")
@@ -178,15 +189,26 @@ class Session:
                 raise  # the client may try again until the old one has ended
             self.fail(error)
         else:
+            # What the client may see can be something else by now.
+            self._detach()
             await self.reply(OutboundMessage("authenticated", protocol.authenticated(self._live_access.ends_in)))
 
     def recheck(self) -> None:
         """Obey what has changed: rules, revocations, the clock. A session that is not allowed any more ends."""
+        self._may_send()
+        self._subscribers.event.set()
+
+    def _may_send(self) -> bool:
+        """Return True if the client may be sent data now, by all that this server knows."""
         try:
-            self._live_access.recheck()
+            return self._live_access.obey() and not self.closing
         except (Unauthenticated, Unavailable) as error:
             self.fail(error)
-        self._subscribers.event.set()
+            return False
+
+    def _detach(self) -> None:
+        """End direct writes, until `messages` waits for the next time."""
+        self._last_sent = max(self._last_sent, self._scheduler.detach())
 
     async def reply(self, message: OutboundMessage) -> None:
         """Queue a message that is sent before those of the subscriptions. Waits while the queue is full."""
@@ -253,7 +275,8 @@ class Session:
         time before the client's credential does. Raises `Unauthenticated` after its time of grace.
         """
         seconds = self._last_sent + self._heartbeat - time.monotonic()
-        attaching = self._direct_writer is not None
+        # What has changed is obeyed before the next message, and a direct write asks nothing.
+        attaching = self._direct_writer is not None and not self._live_access.is_outdated
         if (silent_in := self._live_access.silent_in()) is not None:
             if self._live_access.is_silent:
                 return await self._subscribers.event.wait(silent_in)
@@ -264,7 +287,7 @@ class Session:
         try:
             return await self._subscribers.event.wait(seconds)
         finally:
-            self._last_sent = max(self._last_sent, self._scheduler.detach())
+            self._detach()
 
     async def _round(self) -> AsyncGenerator[OutboundMessage]:
         """Waiting replies, then one message of each subscription that has one."""
@@ -272,13 +295,11 @@ class Session:
         while self._replies:
             yield self._replies.pop(0)
             self._make_room()
-        if self._live_access.is_silent:
+        if not self._may_send():
             return
         async with aclosing(self._scheduler.round()) as messages_:
             async for message in messages_:
                 yield message
-                if self.closing or self._live_access.is_silent:
-                    return
 
     def _make_room(self) -> None:
         if self._room is not None:

@@ -10,8 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from eventsync.access.access import Access
-from eventsync.access.control import AccessControl
-from eventsync.access.live import LiveAccess
+from eventsync.access.live import LiveAccesses
 from eventsync.concurrency.pacer import Pacer
 from eventsync.concurrency.waiting import set_within
 from eventsync.domain.positions import StateVector
@@ -22,8 +21,7 @@ from eventsync.settings import Settings
 from eventsync.sync.catch_up.source import Source
 from eventsync.sync.clients.lag import ServerLag, server_lag
 from eventsync.sync.clients.state_vectors import StateVectorManager
-from eventsync.sync.live.fan_out import DirectWriter
-from eventsync.sync.sessions.session import Identity, Session
+from eventsync.sync.sessions.session import Connection, Identity, Session
 
 logger = logging.getLogger(__name__)
 
@@ -31,15 +29,18 @@ _REPORT: Final = 3600.0
 """Maximum seconds between two records that a client is connected."""
 
 
+_BUFFERED: Final = Connection()
+"""A connection that accepts all messages."""
+
+
 class Sessions:
     """Opens a bounded number of sessions, and drains them."""
 
-    def __init__(self, source: Source, vectors: StateVectorManager, settings: Settings, control: AccessControl) -> None:
+    def __init__(self, source: Source, vectors: StateVectorManager, settings: Settings, accesses: LiveAccesses) -> None:
         self._source = source
         self._vectors = vectors
         self._settings = settings
-        self._control = control
-        control.on_change.append(self.recheck)
+        self._accesses = accesses
         self._pacer = Pacer()
         self._sessions: set[Session] = set()
         self._empty = asyncio.Event()
@@ -59,7 +60,7 @@ class Sessions:
         *,
         access: Access,
         transport: str,
-        direct_writer: DirectWriter | None = None,
+        connection: Connection = _BUFFERED,
     ) -> AsyncIterator[Session]:
         """Open a session for the duration of the block. Without a `vector`, the client's stored one is used.
 
@@ -78,16 +79,19 @@ class Sessions:
         client = await self._identity(client_id, transport, access.scope)
         vector = client.stored if vector is None else vector
         grace = self._settings.auth_grace if transport == "websocket" else 0.0
-        with self._source.window.subscribers() as subscribers:
+        with (
+            self._source.window.subscribers() as subscribers,
+            self._accesses.open(access, grace=grace) as live_access,
+        ):
             session = Session(
                 self._source,
                 subscribers,
-                live_access=LiveAccess(self._control, access, grace),
+                live_access=live_access,
                 client=client,
                 on_ack=lambda acknowledged: self._vectors.acknowledge(client.stored_id, acknowledged, client.transport),
                 heartbeat=self._settings.heartbeat,
                 max_shapes=self._settings.max_shapes,
-                direct_writer=direct_writer,
+                connection=connection,
             )
             self._sessions.add(session)
             self._empty.clear()
@@ -95,8 +99,6 @@ class Sessions:
                 # Closed rather than refused, so that the client gets a goodbye, which says when to come back.
                 if self._draining:
                     session.close()
-                # While the session was being opened, it was not in the set that is checked.
-                session.recheck()
                 session.begin(shapes, vector)
                 yield session
             finally:
@@ -113,11 +115,6 @@ class Sessions:
         remembered = await self._vectors.remembers(stored_id, known=True if stored else None)
         self._vectors.seen(stored_id, transport)
         return Identity(client_id, transport, stored, remembered=remembered, scope=scope)
-
-    def recheck(self) -> None:
-        """Have every session obey what has changed."""
-        for session in list(self._sessions):
-            session.recheck()
 
     async def drain(self) -> None:
         """Close every session; new ones are closed at once. Returns when all have ended, or at the drain timeout."""

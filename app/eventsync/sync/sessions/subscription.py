@@ -76,6 +76,12 @@ class Subscription:
         """True between `attach` and `detach`, also where a failed write has detached the subscriber already."""
         self._position = position
         self._access = access
+        self._bound_by = access()
+        """The access by which the shape is bound."""
+        self._has_begun = position is not None
+        """True if the client may hold something of the shape."""
+        self._is_other = False
+        """True if the client may see something else of the shape than what it holds."""
         self._announced = START
         """Seq that the client knows it has reached. Its position may be later, with no event in between."""
         self._avoid = avoid
@@ -99,6 +105,30 @@ class Subscription:
             and position.log == window.log_of(self.shape)
             and window.covers(position.seq, self.shape)
         )
+
+    def is_allowed(self) -> bool:
+        """Return True if what is read for the client is what it may see at present.
+
+        Raises as `Source.bind`, but not `Unavailable`: a subscription that has to wait for its rules is not allowed.
+        """
+        access = self._access()
+        if access is self._bound_by:
+            return True
+        try:
+            shape = self._source.bind(self.shape, access)
+        except Unavailable:
+            return False
+        if not shape.is_followed_as(self.shape):
+            return False
+        self._bound_by = access
+        return True
+
+    def at(self, position: Position | None) -> Subscription:
+        """Return a subscription in place of this one, which binds the shape before it reads anything."""
+        self._subscribers.remove(self.shape)
+        subscription = Subscription(self._source, self._subscribers, self.shape, position, self._access)
+        subscription._has_begun, subscription._is_other = self._has_begun, self._is_other
+        return subscription
 
     def attach(self, writer: DirectWriter) -> None:
         """Attach the subscriber, if the client has, and knows that it has, every event of the shape."""
@@ -137,6 +167,8 @@ class Subscription:
             plan = await self._plan()
             if plan.reset is not None:
                 yield self._reset(plan.reset)
+                # Only now does the client have it: a message that is dropped is the last one.
+                self._has_begun = self._is_other = False
             reset = None
             try:
                 async with aclosing(self._answer(plan.answer)) as answer:
@@ -159,16 +191,22 @@ class Subscription:
 
     async def _plan(self) -> Plan:
         self.live = False
-        await self._source.wait_until_servable(self.shape)
+        await self._source.wait_until_servable(self.shape, self._access)
         self._rebind()
+        if self._is_other and self._has_begun:
+            return Plan(Answer.SNAPSHOT, 0.0, ResetReason.SCOPE_CHANGED)
+        self._is_other = False
         if self._position is None:
             return Plan(Answer.SNAPSHOT, 0.0)
         return await self._source.planner.plan(self.shape, self._position, self._avoid)
 
     def _rebind(self) -> None:
-        """Follow a declared shape by its present definition. Raises as `Source.bind`."""
-        shape = self._source.bind(self.shape, self._access())
+        """Bind the shape by the present definitions, and by what the client may see. Raises as `Source.bind`."""
+        access = self._access()
+        shape = self._source.bind(self.shape, access)
+        self._bound_by = access
         if not shape.is_followed_as(self.shape):
+            self._is_other = self._is_other or shape.topic != self.shape.topic
             self._subscribers.remove(self.shape)
             self.shape, self._subscriber = shape, self._subscribers.add(shape)
 
@@ -203,6 +241,7 @@ class Subscription:
         # A snapshot at the client's own position would not advance it, and the same plan would be made again for ever.
         after = Seq(self._position.seq + 1) if self._position else self._damaged_up_to
         pieces: Sequence[bytes] = ()
+        self._has_begun = True
         limit = self._source.limit.bytes
         bootstrap = self._source.bootstraps.open(self.shape, after=after, live=self._ignore_stored, run_bytes=limit)
         async with bootstrap as snapshot, aclosing(parts_of(snapshot.rows, limit)) as parts:

@@ -37,6 +37,9 @@ class Scripted:
         self.asked = 0
         self._coming: asyncio.Queue[int | Exception] = asyncio.Queue()
 
+    def is_allowed(self) -> bool:
+        return True
+
     def coming(self, *numbers: int | Exception) -> None:
         for number in numbers:
             self._coming.put_nowait(number)

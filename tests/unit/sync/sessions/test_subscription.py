@@ -41,7 +41,7 @@ class Windowed:
     def bind(self, shape: Shape, _: Access) -> Shape:
         return shape
 
-    async def wait_until_servable(self, shape: Shape) -> None:
+    async def wait_until_servable(self, *_: Any) -> None:
         """Return at once: the log and the tracking stay."""
 
     async def frame(self, shape: Shape, cursor: Seq) -> Frame:
