@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from eventsync.domain.predicates.definitions import Definition, define
 from eventsync.errors import ConfigurationError
 from eventsync.mongodb.query_plans import QueryPlan, UsedIndex
 from eventsync.rules import costs, file
+from eventsync.rules.review import warnings
 from eventsync.settings import Settings
 from eventsync.stores.log.definitions import Applied
 
@@ -142,3 +144,34 @@ def test_an_apply_is_told_in_one_line() -> None:
     )
     assert file.applied_text(Applied(4, (), (), ("a",), ())) == "rules 4: removed: a"
     assert file.applied_text(Applied(0, (), (), (), ())) == "rules 0: 0 unchanged"
+
+
+@pytest.mark.parametrize(
+    ("text", "warning"),
+    [
+        ("", "[auth] without any rule in [collections]: nobody may read or write anything"),
+        ("[roles]\nstaff = true", "roles.staff: no rule is for this role"),
+        (
+            "[collections.c.clerk]\nread = true",
+            "clerk has rules and is none of [roles]: only a service key can have it",
+        ),
+        (
+            "[collections.c.a]\nread = { x = 1 }\nhide = ['y']\n[collections.c.b]\nread = { z = 1 }\nhide = ['w']",
+            "collections.c: a and b hide differently; a principal with both roles sees what neither of them hides",
+        ),
+        ("[collections.c.a]\nupdate = true", "collections.c: a may change documents, and nobody may read any of them"),
+    ],
+)
+def test_a_review_names_what_is_probably_not_meant(text: str, warning: str) -> None:
+    found = file.read_tree(tomllib.loads(f"[auth]\n{text}"))
+    assert found.problems == ()
+    assert found.access is not None
+    assert warning in list(warnings(found.access))
+
+
+def test_a_review_finds_nothing_in_rules_that_are_meant() -> None:
+    roles = "[auth]\n[roles]\noperator = true\nuser = true\n"
+    rules = '[collections.c.user]\nread = true\n[collections."*".operator]\nread = true'
+    found = file.read_tree(tomllib.loads(roles + rules))
+    assert found.access is not None
+    assert list(warnings(found.access)) == []

@@ -21,9 +21,8 @@ from eventsync.errors import ConfigurationError, Malformed, NotFound
 from eventsync.mongodb.client import connect
 from eventsync.process import event_loop
 from eventsync.rules.comparison import MAX_EVENTS, Replay, replayed
-from eventsync.rules.explanation import explained
 from eventsync.rules.file import RulesFile, path_of, read_file, require_valid
-from eventsync.rules.trial import Verdict, read_cases, tried
+from eventsync.rules.trial import Verdict, explained, read_cases, tried
 from eventsync.settings import Settings, load_settings
 from eventsync.stores.stores import Stores
 

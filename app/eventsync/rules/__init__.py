@@ -1,3 +1,3 @@
 """The rules file, beside a database: reading and following it, and trying its rules on documents and events."""
 
-__all__ = ["comparison", "costs", "explanation", "file", "follower", "review", "trial"]
+__all__ = ["comparison", "costs", "file", "follower", "review", "trial"]

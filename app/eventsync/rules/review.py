@@ -26,6 +26,16 @@ def warnings(rules: AccessRules) -> Iterator[str]:
         yield f"{role} has rules and is none of [roles]: only a service key can have it"
     for collection, table in sorted(rules.tables.items()):
         yield from _redactions(collection, [each for each in table.values() if each.read is not False])
+        yield from _unreadable(collection, table, rules.tables.get(EVERY, {}))
+
+
+def _unreadable(collection: str, table: Mapping[str, RoleRules], every: Mapping[str, RoleRules]) -> Iterator[str]:
+    """Yield the roles that may change documents, in a collection of which nobody may read any."""
+    if any(each.read is not False for each in (*table.values(), *every.values())):
+        return
+    for role, rules in table.items():
+        if rules.tree.get("update") or rules.tree.get("delete"):
+            yield f"collections.{collection}: {role} may change documents, and nobody may read any of them"
 
 
 def _redactions(collection: str, table: Sequence[RoleRules]) -> Iterator[str]:

@@ -38,7 +38,7 @@ Claims = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class RulePart:
     """The route of a definition for the values of a principal's claims."""
 
     definition: Definition
@@ -69,12 +69,12 @@ class ReadGrant:
 
     collection: str
     everything: bool
-    parts: tuple[Part, ...]
+    parts: tuple[RulePart, ...]
     redaction: Redaction | None
     digest: bytes
 
     @classmethod
-    def of(cls, collection: str, parts: Iterable[Part] | None, redaction: Redaction | None = None) -> ReadGrant:
+    def of(cls, collection: str, parts: Iterable[RulePart] | None, redaction: Redaction | None = None) -> ReadGrant:
         """Return the grant of these parts; of everything if they are None."""
         listed = () if parts is None else tuple({(part.name, part.keys): part for part in parts}.values())
         digest = blake2b(f"{collection} {parts is None}".encode("utf-8", "surrogatepass"), digest_size=16)
@@ -113,12 +113,12 @@ class RoutedRule:
 
     templates: tuple[tuple[Definition, Mapping[str, str]], ...]
 
-    def parts(self, claims: Claims) -> tuple[Part, ...]:
+    def parts(self, claims: Claims) -> tuple[RulePart, ...]:
         """Return what the rule allows with these claims, which may be nothing. Raises `UnusableClaim`."""
         found = (self._part(definition, names, claims) for definition, names in self.templates)
         return tuple(part for part in found if part is not None)
 
-    def _part(self, definition: Definition, names: Mapping[str, str], claims: Claims) -> Part | None:
+    def _part(self, definition: Definition, names: Mapping[str, str], claims: Claims) -> RulePart | None:
         values = {
             name: list_of(claims, path) if name in definition.lists else scalar_of(claims, path)
             for name, path in names.items()
@@ -127,7 +127,7 @@ class RoutedRule:
         if any(values[name] == [] for name in definition.lists):
             return None
         try:
-            return Part(definition, values, definition.keys_of(values))
+            return RulePart(definition, values, definition.keys_of(values))
         except InvalidPredicate as error:
             raise UnusableClaim(", ".join(sorted(set(names.values()))), error.reason) from error
 

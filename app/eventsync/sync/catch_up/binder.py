@@ -9,7 +9,7 @@ from typing import Any
 from eventsync.access.access import Access
 from eventsync.access.audit import NOT_GRANTED
 from eventsync.domain.access.claims import UnusableClaim, list_of, scalar_of
-from eventsync.domain.access.grants import Part, ReadGrant
+from eventsync.domain.access.grants import ReadGrant, RulePart
 from eventsync.domain.access.redaction import Redaction
 from eventsync.domain.positions import Seq
 from eventsync.domain.predicates.definitions import Definition, Route
@@ -78,7 +78,7 @@ class Binder:
         view = View.of(str(shape), shape.collection, conditions, grant.redaction, since=since, activations=activations)
         return Shape(shape.name, shape.id, shape.declared, view)
 
-    def _active(self, parts: Iterable[Part]) -> Iterable[tuple[str, ActiveDefinition]]:
+    def _active(self, parts: Iterable[RulePart]) -> Iterable[tuple[str, ActiveDefinition]]:
         """Yield the definition of each part, with its activation. Raises `Unavailable` if one is not active."""
         for part in parts:
             try:
@@ -128,7 +128,7 @@ def _check_parameters(shape: Shape, redaction: Redaction | None) -> None:
             raise Forbidden(f"{shape} has a parameter at a path that is hidden from you", reason="hidden")
 
 
-def _inactive(part: Part) -> Unavailable:
+def _inactive(part: RulePart) -> Unavailable:
     return Unavailable(
         f"the read rules of {part.definition.collection} are about to become active: is a worker running?"
     )
