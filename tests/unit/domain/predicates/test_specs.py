@@ -74,3 +74,24 @@ def test_a_spec_of_another_version_is_refused(spec: str) -> None:
 def test_an_operator_of_another_version_is_refused() -> None:
     with pytest.raises(InvalidPredicate):
         read_spec("my_orders", '{"collection": "orders", "where": {"a": {"$near": 1}}, "parameters": {}}')
+
+
+def test_a_spec_keeps_the_claims_that_parameters_take_their_values_from() -> None:
+    table = {"type": "text", "from": "claims.https://example.com/team"}
+    tree = {"collection": "orders", "where": {"a": "$a", "b": "$b"}, "parameters": {"a": table, "b": {"type": "int"}}}
+    declarations = read_rules({"shapes": {"mine": tree}})
+    assert declarations.problems == ()
+    definition = declarations.definitions["mine"]
+    again = read_spec("mine", spec_of(definition))
+    assert again.claims == definition.claims == {"a": "https://example.com/team"}
+    assert (again.types, again.digest) == (definition.types, definition.digest)
+    plain = read_rules({"shapes": {"mine": tree | {"parameters": {"a": {"type": "text"}, "b": {"type": "int"}}}}})
+    assert plain.definitions["mine"].digest == definition.digest, "a claim decides no keys"
+
+
+@pytest.mark.parametrize("text", ["sub", "claims.", "$claims.sub", "claims." + "a" * 256, 5, None, ["claims.sub"]])
+def test_a_parameter_from_something_else_than_a_claim_is_a_problem(text: object) -> None:
+    parameters = {"a": {"type": "text", "from": text}}
+    tree = {"shapes": {"mine": {"collection": "orders", "where": {"a": "$a"}, "parameters": parameters}}}
+    (problem,) = read_rules(tree).problems
+    assert problem.message == 'shapes.mine.parameters.a.from: names a claim: from = "claims.sub"'
