@@ -272,7 +272,7 @@ class Fields(BaseSettings):
     write_groups: int = Field(
         2,
         ge=1,
-        description="Maximum number of groups of writes of one collection under way at a time. A write that arrives meanwhile goes with the next group.",
+        description="Maximum number of groups of writes of one collection under way at a time. A write that arrives meanwhile goes with the next group. With MongoDB 20 ms away and 128 writers, 2 take 1.5 times the writes of 1, and 4 hardly more than 2.",
     )
     write_group_operations: int = Field(
         64, ge=1, le=1000, description="Maximum number of writes in one group. With 1, each goes alone."
