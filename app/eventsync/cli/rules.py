@@ -280,7 +280,7 @@ def show(mongodb_uri: MongodbUri = None, database: Database = None, as_json: Jso
         OUT.print(f"\nrules {stored.number}: what is not allowed here is not allowed", markup=False)
         print_table(["collection", "role", "rule", ""], list(_rule_rows(stored.spec)))
     else:
-        OUT.print("no [auth] is applied: everything is allowed", markup=False)
+        _note("no [auth] is applied: everything is allowed")
 
 
 def from_spec(spec: str) -> dict[str, Any]:
