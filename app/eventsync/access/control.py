@@ -149,14 +149,6 @@ class AccessControl:
         self.authenticator.check(access.authenticated)
         return access if access.number == self._number else self._access(access.authenticated)
 
-    def require_current(self, access: Access) -> None:
-        """Check an access again, after a wait or in the middle of a long answer.
-
-        Raises `Unauthenticated` if its credential is not good any more, and `Unavailable` if the rules have changed.
-        """
-        if self.renewed(access) is not access:
-            raise Unavailable("the rules have changed meanwhile: ask again")
-
     def is_current(self, access: Access) -> bool:
         """Return True if an access is by the rules in force, and its credential is still good."""
         if access.number != self._number and not access.is_open:

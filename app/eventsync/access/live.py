@@ -90,6 +90,11 @@ class LiveAccess:
             self._checked = changes
         return not self.is_silent
 
+    def require_data(self) -> None:
+        """Follow the rules and revocations. Raises `Unauthenticated` if no data may be sent now, and `Unavailable`."""
+        if not self.obey():
+            raise Unauthenticated("token_expired")
+
     def follow_change(self) -> bool:
         """Return True if a change does not concern this access. Else call `suspend`."""
         if self._control.is_current(self.access):
@@ -126,6 +131,10 @@ class LiveAccesses:
         finally:
             self._live.discard(live)
             live.suspend = live.wake = _nothing
+
+    def renewed(self, access: Access) -> Access:
+        """Return the access of the same principal under the rules in force. Raises as `AccessControl.renewed`."""
+        return self._control.renewed(access)
 
     def _follow_change(self) -> None:
         for live in self._live:

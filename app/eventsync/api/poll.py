@@ -19,7 +19,7 @@ from eventsync.concurrency.held_bytes import need
 from eventsync.domain.positions import Position
 from eventsync.domain.replay import Damaged
 from eventsync.domain.shapes import Shape
-from eventsync.errors import Malformed, Unauthenticated, Unavailable
+from eventsync.errors import Malformed
 from eventsync.server.deadline import deadline_of
 from eventsync.server.response_stream import ResponseStream
 from eventsync.server.sized_response import Parts
@@ -45,8 +45,6 @@ async def log_page(request: Request) -> Response:
     wait = _wait(request, services.settings.poll_wait)
     deadline_of(request).extend(wait)
     page = await services.sync.pages.page(shape, position, access_of(request), limit=limit, wait=wait)
-    if wait:
-        services.access.require_current(access_of(request))
     need(sum(map(len, page.parts)))
     if not page.full:
         if conditions.unchanged(request, None):
@@ -93,23 +91,20 @@ class SnapshotStream:
         shape = Shape.parse(request.query_params.get("shape"))
         async with (
             services.sync.snapshot(shape, access_of(request), live=live) as snapshot,
-            aclosing(_allowed(_lines(snapshot), request)) as lines,
+            aclosing(_allowed(_lines(snapshot), snapshot.shape, request)) as lines,
         ):
             stream = ResponseStream(scope, receive, send, timeout=services.settings.send_timeout)
             await stream.send_all(_SNAPSHOT_HEADERS, lines, what="a snapshot")
 
 
-async def _allowed(pieces: AsyncGenerator[bytes], request: Request) -> AsyncGenerator[bytes]:
-    """Yield the pieces of a long answer for as long as its client may have them.
+async def _allowed(pieces: AsyncGenerator[bytes], shape: Shape, request: Request) -> AsyncGenerator[bytes]:
+    """Yield the pieces of a snapshot for as long as its client may have them.
 
     Raises `Unavailable`, which cuts the answer off.
     """
-    control, access = services_of(request).access, access_of(request)
+    sync, access = services_of(request).sync, access_of(request)
     async for piece in pieces:
-        try:
-            control.require_current(access)
-        except Unauthenticated as error:
-            raise Unavailable(f"its client is not allowed to have it any more: {error.reason}") from error
+        access = sync.still_seen(shape, access)
         yield piece
 
 

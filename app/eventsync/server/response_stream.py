@@ -74,8 +74,11 @@ class ResponseStream:
             try:
                 await self.start(headers)
                 await self.write(first)
+                # What is read while the connection is full could be outdated when it leaves.
+                await self.until_writable()
                 async for piece in pieces:
                     await self.write(piece)
+                    await self.until_writable()
                 await self.end()
             except ClientDisconnected:
                 return

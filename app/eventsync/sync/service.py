@@ -10,6 +10,7 @@ from eventsync.access.access import Access
 from eventsync.access.control import AccessControl
 from eventsync.access.live import LiveAccesses
 from eventsync.domain.shapes import Shape
+from eventsync.errors import Forbidden, NotTracked, Unauthenticated, Unavailable, UnknownShape
 from eventsync.mongodb.primary import primary_process
 from eventsync.settings import Settings
 from eventsync.stores.log.definitions import Definitions
@@ -73,8 +74,9 @@ class SyncService:
         )
         lag = ClientLag(self.source, stores.events)
         self.vectors = StateVectorManager(stores.vectors, self._writer, self.source, self.feed, lag)
-        self.sessions = Sessions(self.source, self.vectors, settings, LiveAccesses(obeyed))
-        self.pages = LogPages(self.source, stores, cache_bytes=settings.past_cache_bytes)
+        self._accesses = LiveAccesses(obeyed)
+        self.sessions = Sessions(self.source, self.vectors, settings, self._accesses)
+        self.pages = LogPages(self.source, stores, self._accesses, cache_bytes=settings.past_cache_bytes)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Follow the log and store acknowledgements until `stop`; then store those that are left."""
@@ -104,6 +106,18 @@ class SyncService:
         """
         async with self.source.bootstraps.open(self.source.bind(shape, access), live=live) as bootstrap:
             yield bootstrap
+
+    def still_seen(self, shape: Shape, access: Access) -> Access:
+        """Return the present access of a principal that is being sent a bound shape.
+
+        Raises `Unavailable` if it may not have the same any more.
+        """
+        try:
+            renewed = self._accesses.renewed(access)
+            self.source.require_seen(shape, access, renewed)
+        except (Forbidden, NotTracked, Unauthenticated, UnknownShape) as error:
+            raise Unavailable(f"its client may not have it any more: {error.message}") from error
+        return renewed
 
     def is_stale(self) -> bool:
         """Return True if the sequencer has made no progress for `stale_after` seconds."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from eventsync.access.access import Access
+from eventsync.access.live import LiveAccess, LiveAccesses
 from eventsync.concurrency.lru_cache import LRUCache
 from eventsync.concurrency.single_flight import SingleFlight
 from eventsync.domain import protocol
@@ -65,37 +66,48 @@ class LogPages:
     for all transports.
     """
 
-    def __init__(self, source: Source, stores: Stores, *, cache_bytes: int = 0) -> None:
+    def __init__(self, source: Source, stores: Stores, accesses: LiveAccesses, *, cache_bytes: int = 0) -> None:
         """Cache pages of documents' histories in up to `cache_bytes`."""
         self._histories: SingleFlight[DocumentHistory] = SingleFlight()
         self._pages: SingleFlight[Page] = SingleFlight()
         self._cache: LRUCache[_HistoryKey, DocumentHistory] = LRUCache(cache_bytes, _cost)
         self._source = source
         self._stores = stores
+        self._accesses = accesses
         self._draining = asyncio.Event()
 
     async def page(self, shape: Shape, position: Position, access: Access, *, limit: int, wait: float) -> LogPage:
         """Return the events after `position`. If there are none, wait up to `wait` seconds for one.
 
-        Raises `ResetRequired` and `Unavailable`, and as `Source.bind`.
+        The page is by the rules that are in force when it is returned.
+
+        Raises `ResetRequired`, `Unavailable` and `Unauthenticated`, and as `Source.bind`.
         """
-        shape = self._source.bind(shape, access)
-        await self._check(shape, position)
         deadline = time.monotonic() + wait
-        with self._source.window.subscribers() as subscribers:
-            subscribers.add(shape)
+        bound: Shape | None = None
+        with self._accesses.open(access) as reader, self._source.window.subscribers() as subscribers:
+            reader.wake = subscribers.event.set
             while True:
                 # Cleared before the page is read: what is published meanwhile sets it again.
                 subscribers.event.clear()
-                if not self._source.has_all_after(shape, position):
-                    # With another scope, `_check` raises: the subscriber's channel is that of the position's scope.
-                    shape = self._source.bind(shape, access)
-                    await self._check(shape, position)
-                page = await self._page(shape, position, limit)
+                if bound is None or reader.is_outdated or not self._source.has_all_after(bound, position):
+                    bound = self._bind(shape, reader)
+                    subscribers.remove(shape)
+                    subscribers.add(bound)
+                    await self._check(bound, position)
+                page = await self._page(bound, position, limit)
+                if reader.is_outdated:
+                    continue
                 if page.events or page.full or self._draining.is_set():
+                    reader.require_data()
                     return page
-                if not await subscribers.event.wait(deadline - time.monotonic()):
+                if not await subscribers.event.wait(deadline - time.monotonic()) and not reader.is_outdated:
                     return page
+
+    def _bind(self, shape: Shape, reader: LiveAccess) -> Shape:
+        """Bind a shape by the present rules. Raises `Unauthenticated`, and as `Source.bind`."""
+        reader.require_data()
+        return self._source.bind(shape, reader.access)
 
     def drain(self) -> None:
         """Answer every waiting poll at once."""
@@ -154,7 +166,9 @@ class LogPages:
         key = _HistoryKey(shape, shape.topic, since, start, after_version, self._source.window.head, limit, max_bytes)
         if (history := self._cache.get(key)) is not None:
             return history
-        return await self._histories.fetch(key, lambda: self._read_history(key, shape))
+        history = await self._histories.fetch(key, lambda: self._read_history(key, shape))
+        self._source.require_seen(shape, access, self._accesses.renewed(access))
+        return history
 
     async def _read_history(self, key: _HistoryKey, shape: Shape) -> DocumentHistory:
         log_id, events = key.start.log, self._stores.events

@@ -92,6 +92,11 @@ class Source:
         """Return the shape that a client has asked for as its principal sees it. Raises as `Binder.bind`."""
         return self.binder.bind(shape, access)
 
+    def require_seen(self, shape: Shape, access: Access, renewed: Access) -> None:
+        """Raise `Unavailable` unless a shape that is bound by one access is the same by the one in place of it."""
+        if renewed is not access and not self.bind(shape, renewed).is_followed_as(shape):
+            raise Unavailable("the rules have changed meanwhile: ask again")
+
     async def wait_until_servable(self, shape: Shape, access: Callable[[], Access]) -> None:
         """Wait while a new log, or the shape's collection or definition, is about to become active; not for ever.
 
