@@ -87,3 +87,31 @@ def test_both_paths_begin_with_the_root_path(given: dict[str, Any], root: str, p
 
 def test_a_server_without_raw_paths_will_do() -> None:
     assert _paths({"type": "http", "path": "/sync/v1"}) == {"root_path": "", "path": "/sync/v1"}
+
+
+@pytest.mark.parametrize(
+    ("server", "allowed", "status"),
+    [
+        (("127.0.0.1", 80), False, 200),
+        (("::1", 80), False, 200),
+        (("/run/host.sock", None), False, 200),
+        (None, False, 200),
+        (("10.0.0.1", 80), False, 503),
+        (("2001:db8::1", 80), False, 503),
+        (("10.0.0.1", 80), True, 200),
+    ],
+)
+async def test_without_rules_connections_from_beyond_loopback_are_refused(
+    server: tuple[str, int | None] | None, allowed: bool, status: int
+) -> None:
+    sync = eventsync.asgi(SETTINGS.model_copy(update={"allow_unauthenticated": allowed}))
+
+    async def reached(scope: Any, receive: Any, send: Any) -> None:
+        await sync(scope | {"server": server}, receive, send)
+
+    transport = httpx.ASGITransport(app=reached)
+    async with sync.lifespan(), httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        sync._services.access.replace(None, 1)  # the registry has no rules
+        answer = await client.get("/healthz")
+        assert answer.status_code == status
+        assert ("EVENTSYNC_ALLOW_UNAUTHENTICATED" in answer.text) is (status == 503)
