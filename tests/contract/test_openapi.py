@@ -15,6 +15,7 @@ from starlette.routing import Route, WebSocketRoute
 
 from eventsync import errors
 from eventsync.api import openapi
+from eventsync.api.endpoint import AccessLevel, Endpoint
 from eventsync.application import create_app
 from eventsync.server import problems
 from eventsync.settings import Settings
@@ -67,6 +68,19 @@ def test_document_is_the_same_in_each_process() -> None:
     assert len(made) == 1
 
 
+def test_documented_credentials_are_those_that_the_routes_take() -> None:
+    levels: dict[tuple[str, str], AccessLevel] = {}
+    for route in create_app(Settings(mongodb_uri="mongodb://unused")).routes:
+        if isinstance(route, Endpoint):
+            levels |= {(route.path, method.lower()): route.access for method in route.methods or ()}
+    for path, method, operation in operations():
+        level = levels[path, method]
+        if (path, method) != ("/v1/sync", "get"):  # the upgrade to a WebSocket, which authenticates by itself
+            assert (operation.get("security") == []) == (level is AccessLevel.PUBLIC), path
+        named = "for operators only" in operation.get("description", "")
+        assert named == (level is AccessLevel.OPERATOR), path
+
+
 def test_routes_and_documented_paths_are_the_same() -> None:
     routes: set[tuple[str, str]] = set()
     for route in create_app(Settings(mongodb_uri="mongodb://unused")).routes:
@@ -93,6 +107,8 @@ def test_references_resolve_and_components_are_used() -> None:
     used = {node["$ref"] for node in nodes(DOCUMENT) if "$ref" in node}
     for reference in used:
         resolve(DOCUMENT, {"$ref": reference})
+    needed = [DOCUMENT["security"], *(operation.get("security", []) for _, _, operation in operations())]
+    used |= {f"#/components/securitySchemes/{name}" for listed in needed for each in listed for name in each}
     kept = {f"#/components/{kind}/{name}" for kind, named in DOCUMENT["components"].items() for name in named}
     # The lines of an NDJSON body have no place for a schema in OpenAPI; the description names this one.
     assert kept - used == {"#/components/schemas/SnapshotHead"}

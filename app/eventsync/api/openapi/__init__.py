@@ -22,6 +22,9 @@ exactly the BSON types that it names.
 **Ids.** 24 lowercase hexadecimal digits are an ObjectId; `int:42` and `uuid:…` name those types; `str:…` forces a
 string; anything else is that string. Percent-encode an id in a path.
 
+**Rules.** Once access rules are applied, a request needs a credential. It sees and changes what the rules allow its
+principal: what it may not read is not there, and hidden fields are left out. No shared cache may keep an answer.
+
 **Errors** are problem documents (RFC 9457) with a stable `code`. A request whose `Host` or `Origin` is not allowed is
 refused with 403 everywhere.\
 """
@@ -34,6 +37,70 @@ _TAGS = [
     {"name": "Operations", "description": "Liveness, readiness and metrics."},
     {"name": "Pages", "description": "Pages for browsers."},
 ]
+
+
+_SECURITY: Json = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": "A token of an issuer in the rules, or a service key (`esk_…`).",
+    },
+    "cookie": {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": "__Host-eventsync",
+        "description": "The cookie of `POST /v1/session`, for requests of the server's own origin.",
+    },
+    "ticket": {
+        "type": "apiKey",
+        "in": "query",
+        "name": "ticket",
+        "description": "A ticket of `POST /v1/tickets`, for event streams.",
+    },
+}
+_PUBLIC = {
+    "/healthz": ["get"],
+    "/readyz": ["get"],
+    "/": ["get"],
+    "/docs": ["get"],
+    "/openapi.json": ["get"],
+    "/assets/{name}": ["get"],
+    "/v1/session": ["delete"],
+}
+"""Operations that need no credential."""
+
+_OPERATORS = {
+    "/metrics": ["get"],
+    "/v1/sync/segments": ["get"],
+    "/v1/sync/segments/{position}": ["get"],
+    "/v1/state-vectors": ["get"],
+}
+"""Operations for principals with the role `operator`."""
+
+_STREAM = "/v1/sync/sse"
+
+
+def _secured(paths: Json) -> Json:
+    """Return the paths with the credentials that each operation takes."""
+    return {
+        path: {
+            method: operation if method in {"parameters", "summary", "description"} else _one(path, method, operation)
+            for method, operation in item.items()
+        }
+        for path, item in paths.items()
+    }
+
+
+def _one(path: str, method: str, operation: Json) -> Json:
+    if method in _PUBLIC.get(path, ()):
+        return operation | {"security": []}
+    if path == _STREAM:
+        return operation | {"security": [{"bearer": []}, {"cookie": []}, {"ticket": []}]}
+    if method in _OPERATORS.get(path, ()):
+        text = operation.get("description", "")
+        return operation | {"description": f"{text} With rules, for operators only.".strip()}
+    return operation
 
 
 def document(server: str = "/") -> Json:
@@ -49,6 +116,12 @@ def document(server: str = "/") -> Json:
         },
         "servers": [{"url": server, "description": "This server"}],
         "tags": _TAGS,
-        "paths": documents.PATHS | syncing.PATHS | credentials.PATHS | operations.PATHS,
-        "components": {"schemas": SCHEMAS | credentials.SCHEMAS, "parameters": PARAMETERS, "headers": HEADERS},
+        "security": [{"bearer": []}, {"cookie": []}],
+        "paths": _secured(documents.PATHS | syncing.PATHS | credentials.PATHS | operations.PATHS),
+        "components": {
+            "schemas": SCHEMAS | credentials.SCHEMAS,
+            "parameters": PARAMETERS,
+            "headers": HEADERS,
+            "securitySchemes": _SECURITY,
+        },
     }

@@ -135,7 +135,10 @@ _OPERATION: dict[str, Json] = {
 _WRITTEN: dict[str, Json] = {
     "id": schema("Id"),
     "version": schema("Version"),
-    "doc": {"anyOf": [schema("Document"), {"type": "null"}], "description": "Null after a delete."},
+    "doc": {
+        "anyOf": [schema("Document"), {"type": "null"}],
+        "description": "Null after a delete; absent if its author may not read the document after the write.",
+    },
     "patch": _described(schema("JsonPatch"), "The change; empty after a create, a delete or a write without effect."),
     "repeated": _described(
         {"const": True}, "Response to a repeat with the same idempotency key; it has neither `doc` nor `patch`."
@@ -303,7 +306,7 @@ _BODIES: Json = {
     "SnapshotHead": _object("shape position", shape=schema("Shape"), position=schema("Position")),
     "Health": _object("status", status={"const": "ok"}),
     "Readiness": _object(
-        "status live sequencer_live leader position lag_events lag_seconds archive connections journal_delay detail",
+        "status",
         status={"enum": ["ready", "degraded", "not_ready"]},
         live={"type": "boolean", "description": "This server follows the log."},
         sequencer_live={"type": "boolean", "description": "A worker leads, and makes progress."},
