@@ -7,7 +7,8 @@ it stands: also under `$ne`, `$nin`, `$not` and `$nor`, and in one of several br
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from eventsync.domain.predicates.parsing import (
@@ -86,6 +87,16 @@ def _scalar(value: Any, path: str) -> Any:
         return checked_value(value, "")
     except InvalidPredicate as error:
         raise UnusableClaim(path, f"can't be compared: {error.reason}") from error
+
+
+def usable(claims: Mapping[str, Any], paths: Iterable[str]) -> dict[str, Any]:
+    """Return those of some claims that a rule can use, by their paths."""
+    found = {}
+    for path in paths:
+        with suppress(UnusableClaim):
+            list_of(claims, path)
+            found[path] = look_up(claims, path)
+    return found
 
 
 def nested(claims: Mapping[str, Any]) -> Mapping[str, Any]:

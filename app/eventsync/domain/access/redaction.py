@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, Final, TypeAlias
 
+from bson.code import Code
 from bson.dbref import DBRef
 
 from eventsync.domain.bson_scan.opaque import OddDocument, Opaque, readable
@@ -38,9 +39,12 @@ _OWN: Final = frozenset({FIELD, _OPAQUE})
 
 _WRAPPERS: Final = frozenset(
     {"$oid", "$date", "$numberInt", "$numberLong", "$numberDouble", "$numberDecimal", "$binary", "$uuid", "$timestamp",
-     "$regularExpression", "$minKey", "$maxKey", "$code", "$scope", "$symbol", "$undefined", _OPAQUE}
+     "$regularExpression", "$minKey", "$maxKey", "$code", "$symbol", "$undefined", _OPAQUE}
 )  # fmt: skip
-"""Names of which the Extended JSON of one value is made."""
+"""The name in an object that is the Extended JSON of one value."""
+
+_WRAPPED: Final = _WRAPPERS | {"base64", "subType", "t", "i", "pattern", "options", "type"}
+"""Names within such an object. Whatever has others is searched for hidden fields."""
 
 _CONTAINERS: Final = frozenset({"03", "04"})
 
@@ -163,8 +167,9 @@ class Paths:
             if inner is _HIDDEN:
                 return []
             return [self.without(item, inner) for item in value] if isinstance(inner, _State) else value
-        if isinstance(value, DBRef):
-            value = value.as_doc()
+        if (inside := _inside(value)) is not None:
+            shown = self._members(inside, state)
+            return value if same(shown, inside) else shown
         if isinstance(value, Mapping):
             if _is_wrapper(value):
                 return None if _is_unreadable(value) else value
@@ -196,8 +201,8 @@ class Paths:
         return found
 
     def _only(self, value: Any, state: Any) -> Any:
-        if isinstance(value, DBRef):
-            value = value.as_doc()
+        if (inside := _inside(value)) is not None:
+            value = inside
         if isinstance(value, list):
             inner = state.after("0")
             # An item without any of these paths may come and go.
@@ -216,9 +221,23 @@ def _widened(rests: set[_Rest]) -> set[_Rest]:
     return found
 
 
-def _is_wrapper(value: Mapping[str, Any]) -> bool:
+def _inside(value: Any) -> Mapping[str, Any] | None:
+    """Return the document that a reference or code is in JSON, or None for all other values."""
+    if isinstance(value, DBRef):
+        return value.as_doc()
+    if isinstance(value, Code) and value.scope is not None:
+        return {"$code": str(value), "$scope": value.scope}
+    return None
+
+
+def _is_wrapper(value: Any) -> bool:
     """Return True for the Extended JSON of one value. A plain object that looks like one is taken for one."""
-    return 0 < len(value) <= 2 and value.keys() <= _WRAPPERS
+    if len(value) != 1 or not value.keys() <= _WRAPPERS:
+        return False
+    (inner,) = value.values()
+    if not isinstance(inner, Mapping):
+        return not isinstance(inner, list)
+    return inner.keys() <= _WRAPPED and not any(isinstance(item, Mapping | list) for item in inner.values())
 
 
 def _is_unreadable(value: Mapping[str, Any]) -> bool:
@@ -345,7 +364,11 @@ class Redaction:
 
 
 def _is_container(value: Any) -> bool:
-    return isinstance(value, Mapping | list | DBRef) or (type(value) is Opaque and value.kind in {OBJECT, ARRAY})
+    return (
+        isinstance(value, Mapping | list)
+        or _inside(value) is not None
+        or (type(value) is Opaque and value.kind in {OBJECT, ARRAY})
+    )
 
 
 def _is_left_out(path: tuple[str, ...], fields: frozenset[str] | None) -> bool:

@@ -29,7 +29,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from eventsync.domain.access.auth import AuthSettings, read_auth
-from eventsync.domain.access.claims import UnusableClaim, bound, nested, sampled
+from eventsync.domain.access.claims import UnusableClaim, bound, claims_in, nested, sampled, usable
 from eventsync.domain.access.grants import Claims, ReadGrant, RoutedRule, routed
 from eventsync.domain.access.guards import Rule, WriteGuard, WriteRules
 from eventsync.domain.access.principal import Principal
@@ -75,12 +75,13 @@ class RoleRules:
 class CollectionRules:
     """The rules of all roles for one collection, those for every collection among them."""
 
-    __slots__ = ("_spec", "collection", "roles")
+    __slots__ = ("_claims", "_spec", "collection", "roles")
 
     def __init__(self, collection: str, roles: Mapping[str, RoleRules]) -> None:
         self.collection = collection
         self.roles = roles
         self._spec: str | None = None
+        self._claims = frozenset(claim for rules in roles.values() for claim in claims_in(rules.tree))
 
     @property
     def spec(self) -> str:
@@ -111,7 +112,9 @@ class CollectionRules:
     def guard(self, roles: Iterable[str], claims: Claims) -> WriteGuard:
         """Return what these roles and claims allow to write."""
         names = tuple(sorted(roles))
-        remake: tuple[Callable[..., WriteGuard], Any] = (_guard, (self.collection, self.spec, names, dict(claims)))
+        # Of the claims, a helper process gets those that the rules name: others may nest deeper than can be sent.
+        sent = usable(claims, self._claims)
+        remake: tuple[Callable[..., WriteGuard], Any] = (_guard, (self.collection, self.spec, names, sent))
         return WriteGuard(self.grant(names, claims), [each.writes for each in self.of(names)], claims, remake)
 
 

@@ -307,3 +307,12 @@ def test_rules_are_made_again_from_their_text() -> None:
         assert first is not None
         assert second is not None
         assert first.digest == second.digest
+
+
+def test_a_guard_sends_no_claim_that_its_rules_do_not_name() -> None:
+    deep: Any = []
+    for _ in range(5_000):
+        deep = [deep]
+    guard = RULES.guard(Principal("ada", {"sub": "ada", "other": deep, "shops": deep}), "orders")
+    again = pickle.loads(pickle.dumps(guard))  # noqa: S301 - our own
+    assert again.edit(order(), setting(status="paid")) == order(status="paid")
