@@ -288,3 +288,19 @@ async def test_dev_tries_again_when_mongodb_is_back(settings: Settings, tmp_path
     async with following(settings.model_copy(update=gone)) as said:
         await said.until("the rules are applied later")
         await said.until("the rules are applied later")
+
+
+async def test_dev_applies_rules_of_access_and_takes_them_away(
+    settings: Settings, stores: Stores, tmp_path: Path
+) -> None:
+    file = tmp_path / "rules.toml"
+    file.write_text('[auth]\n[roles]\nuser = true\n[collections.orders.user]\nread = { owner = "$claims.sub" }\n')
+    async with following(settings.model_copy(update={"rules_file": file})) as said:
+        await said.until("rules 1: [auth] and its rules: new")
+        await said.until("orders has rules and is not tracked")
+        registry = await stores.definitions.read()
+        assert registry.rules is not None
+        assert [shape.name for shape in registry.shapes] == [*registry.rules.compiled().definitions]
+        file.write_text(RULES)
+        await said.until("[auth] and its rules: removed")
+    assert (await stores.definitions.read()).rules is None

@@ -60,11 +60,15 @@ async def unknown_fields(stores: Stores, rules: AccessRules) -> list[str]:
     for collection, table in sorted(rules.tables.items()):
         if collection == EVERY or not any(_paths(table.values())):
             continue
-        documents = await stores.data[collection].find().sort("_id", -1).limit(SAMPLE).to_list()
-        for path in sorted(_paths(table.values())):
-            lookup = Paths([tuple(path.split("."))])
-            if documents and not any(lookup.only(document) for document in documents):
-                found.append(f"collections.{collection}: no document of {len(documents)} has {path}")
+        missing, count = {path: Paths([tuple(path.split("."))]) for path in _paths(table.values())}, 0
+        # One at a time: a document may have 16 MiB.
+        async for document in stores.data[collection].find(batch_size=2).sort("_id", -1).limit(SAMPLE):
+            count += 1
+            missing = {path: lookup for path, lookup in missing.items() if not lookup.only(document)}
+            if not missing:
+                break
+        if count:
+            found += [f"collections.{collection}: no document of {count} has {path}" for path in sorted(missing)]
     return found
 
 
