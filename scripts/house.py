@@ -50,10 +50,10 @@ LIMITS: Final = {
     "unplain phrases": 0,
     "small files with one importer": 20,
     "class names used twice": 0,
-    "lines: all": 124_000,
+    "lines: all": 133_000,
     "lines: docs/benchmarks": 730,
     "lines: locks": 2_200,
-    "lines: scripts/bench": 4_180,
+    "lines: scripts/bench": 4_220,
     "lines: tests/support": 10_100,
     "subjects of the last 50 commits over 72 characters": 0,
 }

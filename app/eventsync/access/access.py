@@ -5,13 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from eventsync.access.authenticator import Authenticated
-from eventsync.domain.access.grants import ReadGrant
+from eventsync.domain.access.grants import EVERYTHING, ReadGrant
 from eventsync.domain.access.guards import WriteGuard
 from eventsync.domain.access.principal import ANONYMOUS, OPERATOR, Principal, scope_of
 from eventsync.domain.access.rules import AccessRules
-
-EVERYTHING: Final = ReadGrant.of("", None, None)
-"""The grant of every collection while no `[auth]` has been applied."""
 
 _KEPT: Final = 64
 """Collections whose grants and guards are kept. Clients may name any number of them."""
@@ -76,5 +73,6 @@ UNRESTRICTED: Final = Access(Authenticated(ANONYMOUS), None, 0)
 
 
 def _make_room(kept: dict[str, ReadGrant | None] | dict[str, WriteGuard]) -> None:
+    # Clearing all is enough: hardly any principal uses as many, and each is compiled again in microseconds.
     if len(kept) >= _KEPT:
         kept.clear()

@@ -47,6 +47,7 @@ class Refusals:
         reason = str(getattr(error, "reason", "") or POLICY)
         self.counts[reason] += 1
         subject = "" if principal is None else principal.sub
+        # A client that is refused in a loop must not fill the log.
         if (often := self._throttle.passes((subject, reason, request))) is None:
             return
         fields = {
@@ -55,5 +56,6 @@ class Refusals:
             "reason": reason,
             "request": request,
         }
+        # JSON escapes line breaks, so that no subject can forge a line.
         said = " ".join(f"{name}={json.dumps(shortened(text, _LONGEST))}" for name, text in fields.items() if text)
         logger.info("refused: %s%s", said, often)

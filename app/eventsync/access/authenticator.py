@@ -184,6 +184,7 @@ class Authenticator:
             raise Unauthenticated("token_expired")
         if self.is_revoked(principal):
             raise Unauthenticated("token_revoked")
+        # Tokens of an issuer that was taken out of the rules end at once. Service keys have none.
         if not principal.credential.startswith(of_key("")) and found.issuer not in self._sources:
             raise invalid("its issuer is none of those in the rules")
 
@@ -193,6 +194,7 @@ class Authenticator:
             return False
         if principal.credential in self._revoked:
             return True
+        # Tokens issued later are good: the subject has signed in again since.
         at = self._revoked.get(of_subject(principal.sub))
         return at is not None and (principal.issued is None or principal.issued <= at)
 
@@ -211,6 +213,7 @@ class Authenticator:
                 await known.source.check()
             if known.generation == known.source.generation:
                 return known
+            # The keys of an issuer have changed, so every kept outcome may be another now.
             self._verified = self._empty_cache()
         token = Token.parse(text)
         issuer = self._auth.issuer(token.claims.get("iss"))
@@ -239,6 +242,7 @@ class Authenticator:
             raise Unauthenticated("token_revoked")
         if (known := self._of_keys.get(key.id)) is None:
             known = Authenticated(_principal_of(key))
+            # One that the feed has not brought yet is not kept: its revocation might be missed.
             if key.id in self._keys:
                 self._of_keys[key.id] = known
         return known

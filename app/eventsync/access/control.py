@@ -144,6 +144,7 @@ class AccessControl:
         """
         if (everything := self._without_rules()) is not None:
             return everything
+        # It began before `[auth]` was applied, so there is no credential to check.
         if access.is_open:
             raise Unauthenticated("token_missing")
         self.authenticator.check(access.authenticated)

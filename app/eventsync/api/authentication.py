@@ -64,6 +64,7 @@ async def is_operator(connection: HTTPConnection) -> bool:
         credential = credential_of(connection)
         return credential is not None and (await control.authenticate(credential)).is_operator
     except (Unauthenticated, Unavailable):
+        # Probes are answered in any case, so a wrong credential counts as none.
         return False
 
 
@@ -73,6 +74,7 @@ def credential_of(connection: HTTPConnection) -> str | None:
     if not lines:
         return _cookie(connection)
     scheme, _, credential = lines[0].strip().partition(" ")
+    # Of two headers, a proxy in front may have checked the other one.
     if len(lines) > 1 or scheme.lower() != "bearer" or not credential.strip():
         raise Unauthenticated("token_invalid", "a credential stands in one header: Authorization: Bearer …")
     return credential.strip()
@@ -87,6 +89,7 @@ def _cookie(connection: HTTPConnection) -> str | None:
         found = [SimpleCookie(line)[name].value for line in lines if name in line]
     except (CookieError, KeyError):
         return None
+    # Two cookies of one name come from two paths or domains, and nothing says which one is ours.
     return found[0] if len(found) == 1 else None
 
 

@@ -57,6 +57,7 @@ class Permissions:
 
     def require(self, collection: str) -> None:
         """Raise `NotTracked` for a collection that is not tracked, or of which the principal may read nothing."""
+        # Access first: a principal must not learn which collections are tracked besides its own.
         if not self._access.is_open and self._access.grant(collection) is None:
             raise NotGranted(not_tracked(collection).message)
         self._tracking.require(collection)
@@ -78,6 +79,7 @@ class Permissions:
         return Author.new(by, guards) if op_id is None else Author(by, op_id, guards)
 
     def _guards(self, collections: Iterable[str]) -> Mapping[str, Guard]:
+        # A transaction may change several collections, each by rules of its own.
         found = {name: self._access.guard(name) for name in collections}
         return {name: guard for name, guard in found.items() if guard is not None}
 

@@ -221,7 +221,7 @@ async def test_all_clients_hold_what_mongodb_finds_for_them(
 
 @pytest.mark.parametrize("order", [("websocket", "sse", "http"), ("http", "websocket", "sse"), ("sse", "http", "sse")])
 async def test_owner_changes_while_away_are_told_on_return(stores: Stores, url: str, order: tuple[str, ...]) -> None:
-    """A client that comes back over another transport goes on at its position."""
+    """A client that comes back over another transport continues at its position."""
     docs, ada = stores.data["docs"], token_of("ada")
     await docs.insert_many([{"_id": n, "owner": ("ada", "bob")[n % 2], "secret": CANARY} for n in range(6)])
     await caught_up(stores)

@@ -116,7 +116,7 @@ async def test_tokens_of_other_issuers_are_refused(server: Server) -> None:
 @pytest.mark.parametrize(
     "text", ["", "x", "Bearer x", "esk_", "esk_k1", "esk__", "esk_k1_", "est_abc", "\ud800", "é.é.é"]
 )
-async def test_what_is_no_credential_is_refused(server: Server, text: str) -> None:
+async def test_text_that_is_no_credential_is_refused(server: Server, text: str) -> None:
     assert await server.reason(text) == "token_invalid"
 
 
@@ -252,7 +252,7 @@ async def test_made_up_tickets_are_refused_and_most_of_them_without_a_read(serve
         await server.auth.authenticate_ticket("est_x")
 
 
-async def test_nobody_is_authenticated_while_mongodb_is_away(server: Server) -> None:
+async def test_credentials_are_refused_while_mongodb_is_away(server: Server) -> None:
     text = token()
     assert await server.reason(text) == "ok"
     server.auth.interrupted()

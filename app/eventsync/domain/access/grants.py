@@ -76,6 +76,7 @@ class ReadGrant:
     @classmethod
     def of(cls, collection: str, parts: Iterable[RulePart] | None, redaction: Redaction | None = None) -> ReadGrant:
         """Return the grant of these parts; of everything if they are None."""
+        # Equal parts of several roles count once, so that their principals share subscribers and snapshots.
         listed = () if parts is None else tuple({(part.name, part.keys): part for part in parts}.values())
         digest = blake2b(f"{collection} {parts is None}".encode("utf-8", "surrogatepass"), digest_size=16)
         for key in sorted(frozenset[bytes]().union(*(part.keys for part in listed))):
@@ -149,6 +150,7 @@ def _routed(
     for branch in branches:
         names: dict[str, str] = {}
         conditions = [each.with_parameter(names) for each in branch]
+        # Branches with the same claims are one definition, which costs an event fewer keys.
         groups.setdefault(frozenset(names.items()), []).append(_joined("$and", conditions))
     templates: list[tuple[Definition, Mapping[str, str]]] = []
     for named, filters in groups.items():

@@ -93,6 +93,7 @@ class WriteGuard:
     def _refuses_create(self, role: WriteRules, after: Document) -> str | None:
         if not self._holds(role.create, after):
             return BY_RULE
+        # Refused and not dropped: its author would believe that the field is stored.
         added = diff({}, after) if role.redaction else []
         return BY_HIDDEN if any(role.redaction.is_touched(operation, None) for operation in added) else None
 
@@ -103,6 +104,7 @@ class WriteGuard:
         """
         grant = self._readable(before)
         seen = grant.show(before)
+        # Not of the whole document: the `test` of a patch would tell a hidden value.
         seen_after = edit(seen)
         change = _Change(before, seen, seen_after, grant.redaction)
         self._require(lambda role: self._refuses_update(role, change), "change")
@@ -157,6 +159,7 @@ class WriteGuard:
         for role in self._roles:
             if (reason := refuses(role)) is None:
                 return
+            # The other reasons come from a role whose rule holds, so they tell the way to an allowed write.
             closest = reason if reason != BY_RULE else closest
         raise _forbidden(closest, what)
 

@@ -141,7 +141,7 @@ class EventStore:
             try:
                 await self._events.create_indexes(indexes)
             except NetworkTimeout:
-                # MongoDB goes on without this connection. A new request would only wait for the same build.
+                # MongoDB continues without this connection. A new request would only wait for the same build.
                 listed = {index["name"] async for index in await self._events.list_indexes()}
                 if not {index.document["name"] for index in indexes} <= listed:
                     raise

@@ -90,7 +90,7 @@ class SubscriptionScheduler:
         self._wake()
 
     def _begin_again(self, item: ScheduledSubscription, position: Position | None) -> None:
-        """Replace a subscription by one that is bound anew and continues at the client's position."""
+        """Replace a subscription by one that is bound again and continues at the client's position."""
         subscription = item.subscription.at(position)
         self._by_shape[subscription.shape] = ScheduledSubscription(
             subscription, subscription.messages(), last_fetch=item.last_fetch

@@ -137,7 +137,7 @@ def test_view_of_what_is_only_redacted_has_all_documents() -> None:
 
 
 @pytest.mark.parametrize("text", ["orders", "nothing", "nothing/42", "in_state?state=open", "no_shape?a=1"])
-def test_what_may_not_be_read_is_refused_as_what_does_not_exist(text: str) -> None:
+def test_unreadable_shape_is_refused_like_one_that_does_not_exist(text: str) -> None:
     shape = Shape.parse(text)
     for who in (access(), access(user=True, by=rules(orders={"user": {"read": False}}))):
         with pytest.raises(Forbidden) as refused:
