@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from eventsync.access.tokens import Token
+from eventsync.errors import Unavailable
 from eventsync.settings import PREFIX, Settings
 from eventsync.stores.stores import Stores
 from support.program import Result, finished
@@ -119,3 +120,14 @@ async def test_a_server_without_rules_does_not_start_beyond_loopback(run: Run, h
     refused = await run("serve", "--host", host, "--port", "0")
     assert refused.exit_code == 2
     assert "EVENTSYNC_ALLOW_UNAUTHENTICATED=true" in refused.stderr
+
+
+async def test_a_key_that_was_edited_by_hand_is_left_out_and_harms_no_other(stores: Stores) -> None:
+    keys = stores.credentials.keys
+    good, _ = await keys.create("good", roles=frozenset(), claims={}, expires=None)
+    bad, _ = await keys.create("bad", roles=frozenset(), claims={}, expires=None)
+    for wrong in ({"claims": 7}, {"claims": "["}, {"expires": "soon"}, {"roles": 7}, {"hash": None}):
+        await stores.log["service_keys"].update_one({"_id": bad.id}, {"$set": wrong})
+        assert [key.id for key in await keys.read()] == [good.id]
+        with pytest.raises(Unavailable):
+            await keys.find(bad.id)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,11 @@ from pymongo import ASCENDING
 from pymongo.asynchronous.database import AsyncDatabase
 
 from eventsync.errors import RateLimited, Unavailable
+from eventsync.logging import Alarms
 from eventsync.mongodb.errors import translated
 from eventsync.mongodb.ttl_index import ensure_expiry
+
+_alarms = Alarms(logging.getLogger(__name__))
 
 PREFIX: Final = "esk_"
 
@@ -95,10 +99,10 @@ class KeyStore:
             return (await self._keys.update_one({"_id": {"$eq": id}}, change)).matched_count > 0
 
     async def read(self) -> Sequence[ServiceKey]:
-        """Return all keys, the oldest first."""
+        """Return all keys, the oldest first. One that was edited by hand is left out, and logged."""
         with translated("the service keys can't be read"):
             rows = await self._keys.find({}, sort=[("created", ASCENDING)], limit=self._max_keys + 1).to_list(None)
-        return [_key(row) for row in rows]
+        return [key for row in rows if (key := _readable(row)) is not None]
 
     async def find(self, id: str) -> ServiceKey | None:  # noqa: A002
         """Return a key, or None."""
@@ -109,6 +113,14 @@ class KeyStore:
 
 def _hash(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
+
+
+def _readable(row: Mapping[str, Any]) -> ServiceKey | None:
+    try:
+        return _key(row)
+    except Unavailable as error:
+        _alarms.log(error.message)
+        return None
 
 
 def _key(row: Mapping[str, Any]) -> ServiceKey:
