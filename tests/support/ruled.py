@@ -15,7 +15,10 @@ import httpx
 from eventsync import application
 from eventsync.access.control import AccessControl
 from eventsync.domain.access.rules import AccessRules, read_access
+from eventsync.mongodb.client import connect
 from eventsync.settings import Settings
+from eventsync.stores.log.definitions import Declaration
+from eventsync.stores.stores import Stores
 from support.identity import secret_file, token
 from support.systems import running_server, running_worker
 from support.waiting import eventually, patience
@@ -74,27 +77,34 @@ class Ruled:
 async def ruled_system(settings: Settings, folder: Path, tree: Mapping[str, Any] = RULES) -> AsyncIterator[Ruled]:
     """Run a worker, and a server under rules."""
     secret = secret_file(folder)
-    rules = read_rules(tree, secret)
     controls: list[AccessControl] = []
 
     class Control(AccessControl):
-        """Obeys the rules of the test where none have been applied."""
+        """Is known to the test."""
 
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options)
             controls.append(self)
 
-        def replace(self, found: AccessRules | None, number: int) -> None:
-            super().replace(rules if found is None else found, number + 1)
-
     with mock.patch.object(application, "AccessControl", Control):
+        await applied(settings, read_rules(tree, secret))
         async with running_worker(settings), running_server(settings) as url:
             ruled = Ruled(url, settings, controls[0], secret)
-            async with ruled.client("root", roles=["ops"]) as operator:
-                await eventually(lambda: _tracked(operator, set(settings.collections)), 20)
+            async with ruled.client("root", roles=["ops"]) as operator, ruled.client("ada") as user:
+                await eventually(lambda: _served(operator, user, set(settings.collections)), 20)
             yield ruled
 
 
-async def _tracked(operator: httpx.AsyncClient, names: set[str]) -> bool:
-    answer = await operator.get("/v1/collections")
-    return names <= {item["name"] for item in answer.json().get("collections", ())}
+async def applied(settings: Settings, rules: AccessRules) -> None:
+    """Put rules in force, as `eventsync rules apply` does."""
+    async with connect(settings, "test") as client:
+        declarations = map(Declaration.of, rules.definitions.values())
+        await Stores.of(client, settings).definitions.apply(declarations, rules.spec)
+
+
+async def _served(operator: httpx.AsyncClient, user: httpx.AsyncClient, names: set[str]) -> bool:
+    """Return True once all collections are tracked, and a user is served what the rules give it of each."""
+    listed = {item["name"] for item in (await operator.get("/v1/collections")).json().get("collections", ())}
+    own = [item["name"] for item in (await user.get("/v1/collections")).json().get("collections", ())]
+    answers = [await user.get("/v1/sync/snapshot", params={"shape": name}) for name in own]
+    return names <= listed and all(answer.status_code == 200 for answer in answers)
