@@ -49,6 +49,7 @@ class _Judge:
             yield from self._seen(item, credential)
             yield from self._silence(item, credential)
             yield from self._refusal(item, credential)
+            yield from self._attack(item, credential)
             if item.act in _WRITES and item.status < 300 and '"repeated":true' not in item.content:
                 yield from self._write(item, credential)
         yield from self._tags()
@@ -138,6 +139,13 @@ class _Judge:
             if item.key and '"repeated":true' in item.content and used[sub, item.key] >= item.began:
                 text = f"{sub} was given the answer to a request of another subject"
                 yield Violation("permission", text, (str(item), item.content[:300]))
+
+    def _attack(self, item: Received, credential: Credential) -> Iterator[Violation]:
+        if item.act == "attack" and item.status < 400:
+            sights = self._sights(credential, item.began - self._grace, item.at)
+            if not any(sight.unlimited for sight in sights):
+                text = f"{credential.sight} did what no user may do ({item.what})"
+                yield Violation("permission", text, (str(item), item.content[-300:]))
 
     # --- writes ---------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,8 @@ CANARY = re.compile(r"canary[0-9a-f]{20}")
 LEEWAY = 10.0
 """Seconds after the end of a credential in which it is still accepted, as is documented."""
 
-Act = Literal["push", "read", "create", "update", "delete", "other"]
+Act = Literal["push", "read", "create", "update", "delete", "attack", "other"]
+"""An attack is a request that no user may make: one that succeeds is a violation."""
 
 
 def canary() -> str:
