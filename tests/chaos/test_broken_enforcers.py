@@ -47,3 +47,7 @@ async def test_a_system_that_is_right_passes(client: Client, settings: Settings,
         found = await worked(run, 300)
     print(Counter((item.act, item.status, item.what) for item in run.ledger.received))
     assert found == [], "\n".join(map(str, found))
+
+
+def seen(found: list[Violation]) -> Counter[str]:
+    return Counter(violation.promise for violation in found)

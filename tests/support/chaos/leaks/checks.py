@@ -161,18 +161,15 @@ class _Judge:
             yield Violation("permission", f"{credential.sight} {faults[0]} of {'/'.join(item.document)}", witness)
 
     def _pairs(self, item: Received) -> list[tuple[DocumentState | None, DocumentState | None]]:
-        """Return the states before and after a write; several where the one of several deletions is not known."""
+        """Return the states before and after a write; several where it is not known which of them is its own."""
         assert item.document is not None
         states: list[DocumentState | None] = [*self._of[item.document]]
-        pairs = list(zip([None, *states], states, strict=False))
-        if item.act != "delete":
-            found = self._marked.get(item.mark)
-            return [(before, after) for before, after in pairs if found is not None and after is found]
-        window = item.began - _COMMITTED, item.at + _COMMITTED
         return [
-            (before, None)
-            for before, after in pairs
-            if after is not None and after.document is None and window[0] <= after.at <= window[1]
+            (before, None if after.document is None else after)
+            for before, after in zip([None, *states], states, strict=False)
+            if after is not None
+            and item.began - _COMMITTED <= after.at <= item.at + _COMMITTED
+            and (after.document is None if item.act == "delete" else item.mark in str(after.document))
         ]
 
     # --- what is allowed ------------------------------------------------------------------------------------------
