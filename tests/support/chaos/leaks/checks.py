@@ -195,7 +195,7 @@ class _Judge:
 
     def _is_doubtful(self, item: Received, credential: Credential) -> bool:
         """Return True if the credential may have been refused for its own sake."""
-        ended = min(credential.expires, self._evidence.revoked.get(credential.name, float("inf")))
+        ended = min(credential.expires + LEEWAY, self._evidence.revoked.get(credential.name, float("inf")))
         return item.at >= ended - self._grace or bool(self._jumps(item, before=2 * self._grace))
 
 

@@ -15,9 +15,10 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
-from support.chaos.leaks.evidence import Act, Credential, Received
+from support.chaos.leaks.evidence import LEEWAY, Act, Credential, Received
 from support.chaos.leaks.principals import Ledger, Server
 from support.chaos.leaks.scene import SHAPES
+from support.chaos.log_checks import UNFIT
 from support.clients import BROKEN
 from support.peers.peer import SUBPROTOCOL
 from support.peers.python import connect
@@ -32,6 +33,9 @@ _SILENT = 6.0
 
 _AHEAD = 1.5
 """Seconds before the end of a token in which it is refreshed."""
+
+_REFRESHED = 0.7
+"""Share of the tokens that are refreshed before they end."""
 
 Message = dict[str, Any]
 
@@ -49,6 +53,9 @@ class PrincipalFollower:
         self.replica = Replica(shape)
         self.faults: list[str] = []
         self.cut = True
+        self.refreshes: int | None = None
+        """Tokens that each connection is given after the first one; None for some, at random."""
+
         self._ledger = ledger
         self._pick = server
         self._connection = {"websocket": self._websocket, "sse": self._sse, "ticket": self._sse, "http": self._polls}
@@ -77,7 +84,7 @@ class PrincipalFollower:
             try:
                 with suppress(*BROKEN, TimeoutError):
                     await self._connection[self._transport](url)
-            except AssertionError as error:
+            except (AssertionError, *UNFIT) as error:
                 self.faults.append(f"{self.name}: {error!r}")
                 self.replica = Replica(self.shape)
             self.replica.disconnected()
@@ -153,7 +160,7 @@ class PrincipalFollower:
 
     async def _listen(self, connection: ClientConnection) -> None:
         # Some tokens are not refreshed: the connection has to be silent then.
-        refreshes = self._random.random() < 0.7
+        refreshed, refreshes = 0, self._is_refreshed(0)
         last, asked = time.monotonic(), None
         while time.monotonic() - last < scaled(_SILENT):
             if refreshes and asked is None:
@@ -166,15 +173,20 @@ class PrincipalFollower:
             last = time.monotonic()
             if asked is not None and json.loads(text)["type"] == "authenticated":
                 self._credential, asked = asked, None
+                refreshed += 1
+                refreshes = self._is_refreshed(refreshed)
             elif asked is not None and json.loads(text).get("code") == "unauthenticated":
                 refreshes, asked = False, None
             if not self._push(text):
                 return
 
+    def _is_refreshed(self, count: int) -> bool:
+        return self._random.random() < _REFRESHED if self.refreshes is None else count < self.refreshes
+
     async def _refresh(self, connection: ClientConnection) -> Credential | None:
         """Send a new token if the present one ends soon, or has other claims than a new one."""
         assert self._credential is not None
-        due = self._credential.expires < time.time() + _AHEAD
+        due = self._credential.expires + LEEWAY < time.time() + _AHEAD
         changed = self._credential.sight != self._ledger.sight(self.sub)
         if not due and not changed:
             return None
@@ -219,7 +231,7 @@ class PrincipalFollower:
         async with self._client(url) as client:
             while not self._over and self._budget > 0:
                 assert self._credential is not None
-                if self._credential.expires < time.time():
+                if self._credential.expires + LEEWAY < time.time():
                     return
                 if not await self._poll(client):
                     return

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 
-from support.chaos.leaks.evidence import CANARY, Credential, LeakEvidence, Received
+from support.chaos.leaks.evidence import CANARY, LEEWAY, Credential, LeakEvidence, Received
 from support.chaos.leaks.scene import OF_SUBJECT, SIGHTS
 from support.identity import token
 
@@ -17,7 +17,7 @@ class Ledger:
     """What everybody was given and has got in a run. It judges nothing."""
 
     def __init__(self, seed: int, lifetime: tuple[float, float] = (600.0, 900.0)) -> None:
-        """`lifetime`: the least and the most seconds until a token ends, with the leeway."""
+        """`lifetime`: the least and the most seconds until the end of a token; negative ones are in its leeway."""
         self.credentials: dict[str, Credential] = {}
         self.received: list[Received] = []
         self.revoked: dict[str, float] = {}
@@ -31,7 +31,7 @@ class Ledger:
     def credential(self, sub: str, *, left: float = 0.0) -> Credential:
         """Return the present token of a subject: a new one if it was revoked, or ends in less than `left` seconds."""
         found = self._present.get(sub)
-        if found is None or found.expires < time.time() + left or found.name in self.revoked:
+        if found is None or found.expires + LEEWAY < time.time() + left or found.name in self.revoked:
             found = self._present[sub] = self.issue(sub)
         return found
 

@@ -18,7 +18,7 @@ from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
 from support.chaos.evidence import Violation
 from support.chaos.leaks.checks import check_leaks
-from support.chaos.leaks.evidence import AppliedRules, Held, Jump, LeakEvidence
+from support.chaos.leaks.evidence import LEEWAY, AppliedRules, Held, Jump, LeakEvidence, Received
 from support.chaos.leaks.followers import FOLLOWED, PrincipalFollower
 from support.chaos.leaks.principals import Ledger, Server
 from support.chaos.leaks.scene import OF_SUBJECT, SHAPES, SIGHTS, rules_tree
@@ -26,6 +26,9 @@ from support.chaos.leaks.traffic import Traffic
 from support.chaos.leaks.truth import read_right, read_sights, read_states
 from support.identity import secret_file
 from support.waiting import eventually, scaled
+
+_GRACE = 2.0
+"""Seconds in which every server obeys what is taken away, and in which an answer is on its way."""
 
 _KEPT = 3600.0
 """Seconds for which a revocation is kept."""
@@ -52,6 +55,8 @@ class LeakRun:
         self.rules: list[AppliedRules] = []
         self.jumps: list[Jump] = []
         self.evidence: LeakEvidence | None = None
+        self.grace = scaled(_GRACE)
+        self._held: list[Held] = []
         self._client = client
         self._database = settings.database
         self._stores = Stores.of(client, settings)
@@ -93,8 +98,8 @@ class LeakRun:
         self.ledger.revoked[name] = time.time()
 
     @asynccontextmanager
-    async def at_work(self) -> AsyncIterator[None]:
-        """Principals work while the block runs; then all settles, and the clients leave."""
+    async def at_work(self, *, settles: bool = True) -> AsyncIterator[None]:
+        """Principals work while the block runs; then all settles, if it is to, and the clients leave."""
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             following = [group.create_task(item.run(), name=item.name) for item in self.followers]
@@ -105,10 +110,14 @@ class LeakRun:
                 stop.set()
                 await traffic
             try:
-                await self._settle()
+                if settles:
+                    await self._settle()
             finally:
                 for follower in self.followers:
                     follower.leave()
+                # Each ends at its next message; one that is cancelled would leave its socket to the garbage collector.
+                if following:
+                    await asyncio.wait(following, timeout=scaled(3))
                 for task in following:
                     task.cancel()
         await self.traffic.aclose()
@@ -140,12 +149,16 @@ class LeakRun:
         claims = SIGHTS[self.ledger.sight(follower.sub)]
         return dict(await read_right(self._client, self._database, follower.collection, where, 0, claims))
 
-    async def judge(self, *, grace: float = 2.0) -> list[Violation]:
+    def is_late(self, item: Received) -> bool:
+        """Return True for content that came after its credential had ended."""
+        return bool(item.canaries) and item.at > self.ledger.credentials[item.credential].expires + LEEWAY + self.grace
+
+    async def judge(self) -> list[Violation]:
         """Return everything that went wrong."""
         states = await read_states(self._client, self._database)
         sights = await read_sights(self._client, self._database, states, {item.variant for item in self.rules})
         held, jumps = tuple(self._held), tuple(self.jumps)
-        template = LeakEvidence({}, (), states, sights, self.rules, jumps=jumps, held=held, grace=scaled(grace))
+        template = LeakEvidence({}, (), states, sights, self.rules, jumps=jumps, held=held, grace=self.grace)
         self.evidence = self.ledger.evidence(template)
         faults = [Violation("client", fault) for item in self.followers for fault in item.faults]
         return [*faults, *check_leaks(self.evidence)]

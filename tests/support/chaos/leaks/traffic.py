@@ -60,6 +60,10 @@ class Traffic:
             (1, self.wander),
         ]
 
+    def only(self, *acts: Callable[[], Awaitable[object]]) -> None:
+        """Make these requests alone."""
+        self._acts = [(1, act) for act in acts]
+
     async def prepare(self) -> None:
         """Write every document once."""
         for collection in COLLECTIONS:
@@ -211,7 +215,9 @@ class Traffic:
 
     # --- writes ---------------------------------------------------------------------------------------------------
 
-    async def write(self, sub: str, method: str, target: Key, body: Any, act: Act, media: str = "", **known: Any) -> None:
+    async def write(
+        self, sub: str, method: str, target: Key, body: Any, act: Act, media: str = "", **known: Any
+    ) -> None:
         """Write a document as a subject."""
         headers = {"Content-Type": media} if media else {}
         content = {} if body is None else {"body": body}
