@@ -15,6 +15,7 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Final
 
 from starlette.requests import HTTPConnection
+from starlette.types import Scope
 
 from eventsync.access.access import Access
 from eventsync.api.origins import is_own_origin
@@ -46,13 +47,31 @@ async def authenticate_stream(connection: HTTPConnection, shapes: list[str]) -> 
     return control.open_access or await control.authenticate_ticket(ticket, shapes)
 
 
-async def authenticate_hello(connection: HTTPConnection, token: str | None) -> Access:
-    """Return the access of a WebSocket, by the token of its `hello` or its headers.
+def handshake_credential(scope: Scope) -> str | Unauthenticated | None:
+    """Return the credential in the headers of a WebSocket's handshake, which are dropped once that is over.
+
+    An error is returned and not raised: a token in `hello` comes first.
+    """
+    try:
+        # A connection of its own: the WebSocket's would keep its headers.
+        return credential_of(HTTPConnection(scope))
+    except Unauthenticated as error:
+        return error
+
+
+async def authenticate_hello(
+    connection: HTTPConnection, token: str | None, of_handshake: str | Unauthenticated | None
+) -> Access:
+    """Return the access of a WebSocket, by the token of its `hello`, or by the credential of its handshake.
 
     Raises `Unauthenticated` and `Unavailable`.
     """
     control = services_of(connection).access
-    return control.open_access or await control.authenticate(token or credential_of(connection))
+    if control.open_access is not None:
+        return control.open_access
+    if not token and isinstance(of_handshake, Unauthenticated):
+        raise of_handshake
+    return await control.authenticate(token or (None if isinstance(of_handshake, Unauthenticated) else of_handshake))
 
 
 async def is_operator(connection: HTTPConnection) -> bool:

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from eventsync.api.authentication import authenticate_hello
+from eventsync.api.authentication import authenticate_hello, handshake_credential
 from eventsync.api.endpoint import AccessLevel, Endpoint, WebSocketEndpoint, check_query
 from eventsync.api.permissions import Permissions
 from eventsync.api.state import ACCESS, Services, services_of
@@ -60,10 +60,11 @@ class SlowClient(EventsyncError):
 async def _serve(websocket: WebSocket) -> None:
     """Serve one connection from its handshake to its close."""
     offered = websocket.scope["subprotocols"]
+    credential = handshake_credential(websocket.scope)
     await websocket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None)
     connection = _Connection(websocket, services_of(websocket))
     try:
-        await connection.run()
+        await connection.run(credential)
     except (ClientDisconnected, WebSocketDisconnect):
         return
     except SlowClient as error:
@@ -102,11 +103,11 @@ class _Connection:
         self._services = services
         self._settings = services.settings
 
-    async def run(self) -> None:
-        """Serve until the session is closed. Raises the error that ended it."""
+    async def run(self, credential: str | Unauthenticated | None) -> None:
+        """Serve until the session is closed. Raises the error that ended it. `credential` is that of the handshake."""
         check_query(self._websocket, frozenset())
         hello = await self._hello()
-        access = self._websocket.scope[ACCESS] = await authenticate_hello(self._websocket, hello.token)
+        access = self._websocket.scope[ACCESS] = await authenticate_hello(self._websocket, hello.token, credential)
         with Permissions(self._websocket).connection():
             async with self._services.sync.sessions.open(
                 hello.shapes,
