@@ -20,6 +20,10 @@ def _queries(pairs: list[tuple[str, str]]) -> list[str]:
     return [word for name, value in pairs for word in ("--data-urlencode", f"{name}={value}")]
 
 
+def _headers(asked: Asked) -> list[str]:
+    return [word for name, value in asked.headers.items() for word in ("--header", f"{name}: {value}")]
+
+
 class _Stream:
     """Reads an event stream by the rules of the HTML standard, section 9.2.6."""
 
@@ -73,7 +77,9 @@ class CurlSse:
 
     @asynccontextmanager
     async def open(self, url: str, asked: Asked) -> AsyncIterator[Link]:
-        headers = ["--header", f"Last-Event-ID: {vector_text(dict(asked.vector))}"] if asked.vector else []
+        headers = _headers(asked)
+        if asked.vector:
+            headers += ["--header", f"Last-Event-ID: {vector_text(dict(asked.vector))}"]
         queries = _queries([("shape", shape) for shape in asked.shapes])
         words = [*_COMMAND, "--no-buffer", "--fail", *headers, *queries, f"{url}/v1/sync/sse"]
         process = await asyncio.create_subprocess_exec(*words, stdout=_PIPE, stderr=_PIPE, limit=2**24)
@@ -96,7 +102,8 @@ class CurlPolling:
     @asynccontextmanager
     async def open(self, url: str, asked: Asked) -> AsyncIterator[Link]:
         async def get(path: str, query: dict[str, str]) -> Answer:
-            words = [*_COMMAND, "--write-out", "\n%{http_code}", *_queries([*query.items()]), url + path]
+            queries = _queries([*query.items()])
+            words = [*_COMMAND, "--write-out", "\n%{http_code}", *_headers(asked), *queries, url + path]
             process = await asyncio.create_subprocess_exec(*words, stdout=_PIPE, stderr=_PIPE)
             try:
                 out, said = await process.communicate()

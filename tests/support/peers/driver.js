@@ -6,19 +6,20 @@
   const MESSAGES = ["welcome", "snapshot", "squashed", "events", "live", "progress", "reset", "error"];
   const links = new Map();
 
-  function websocket(number, { url, shapes, vector }) {
+  function websocket(number, { url, shapes, vector, token }) {
     const socket = new WebSocket(`${url.replace("http", "ws")}/v1/sync`, "eventsync.v1");
-    socket.onopen = () => socket.send(JSON.stringify({ type: "hello", shapes, vector }));
+    socket.onopen = () => socket.send(JSON.stringify({ type: "hello", shapes, vector, ...(token && { token }) }));
     socket.onmessage = ({ data }) => say([number, "message", data, null]);
     socket.onerror = () => {}; // a close always follows
     socket.onclose = ({ code, reason }) => say([number, "ended", code, reason]);
     return { close: () => (socket.terminate ?? socket.close).call(socket), send: (text) => socket.send(text) };
   }
 
-  function sse(number, { url, shapes, vector }) {
+  function sse(number, { url, shapes, vector, ticket }) {
     const address = new URL("/v1/sync/sse", url);
     for (const shape of shapes) address.searchParams.append("shape", shape);
     if (Object.keys(vector).length) address.searchParams.set("vector", new URLSearchParams(vector).toString());
+    if (ticket) address.searchParams.set("ticket", ticket);
     const source = new EventSource(address.href);
     for (const type of MESSAGES) {
       source.addEventListener(type, (event) => {

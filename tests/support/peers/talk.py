@@ -29,8 +29,9 @@ def vector_of_id(text: str, shapes: Sequence[str]) -> dict[str, str]:
 class Copy:
     """A client's data of one shape or several, over any transport."""
 
-    def __init__(self, *shapes: str) -> None:
+    def __init__(self, *shapes: str, token: str | None = None) -> None:
         self.replicas = {shape: Replica(shape) for shape in shapes}
+        self.token = token
 
     def __getitem__(self, shape: str) -> Replica:
         return self.replicas[shape]
@@ -43,7 +44,7 @@ class Copy:
 
     @property
     def asked(self) -> Asked:
-        return Asked(tuple(self.replicas), self.vector)
+        return Asked(tuple(self.replicas), self.vector, self.token)
 
     @property
     def vector(self) -> dict[str, str]:
@@ -59,7 +60,7 @@ class Copy:
 
     def take(self, received: Received) -> None:
         message = received.message
-        if message["type"] == "error":
+        if message["type"] in {"error", "authenticated"}:
             return
         named = [self.replicas[message["shape"]]] if "shape" in message else [*self.replicas.values()]
         for replica in named:

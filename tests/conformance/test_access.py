@@ -1,0 +1,293 @@
+"""Rules and tokens, with real clients of every make on all transports, straight to the server and through nginx."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import pytest
+from conformance.declared import REFETCHED, event_sources, everybody, streams, told
+
+from eventsync.domain.access.rules import read_access
+from eventsync.mongodb.client import Client
+from eventsync.settings import Settings
+from eventsync.stores.access.revocations import of_subject
+from eventsync.stores.log.definitions import Declaration
+from eventsync.stores.stores import Stores
+from support import nginx
+from support.identity import secret_file, token
+from support.nginx import documented, running_nginx
+from support.peers.chromium import Chromium
+from support.peers.makes import of_transport
+from support.peers.peer import Peer
+from support.peers.talk import Copy, talking
+from support.systems import running_system
+from support.tcp_proxy import tcp_proxy
+from support.waiting import eventually, patience
+
+NOTES: Final = "/v1/collections/notes/documents"
+MERGE: Final = {"Content-Type": "application/merge-patch+json"}
+LONG: Final = "x" * 200
+"""Text that makes a patch shorter than its document."""
+NOT_YET: Final = 9.0
+"""Seconds since the end of a token that is still accepted: clocks may differ by 10 s."""
+
+
+def credential(sub: str, *, ends_in: float = 3600.0, **claims: Any) -> str:
+    now = time.time()
+    return token(now=now, sub=sub, exp=int(now + ends_in), **claims)
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """A system with rules in force, and what came of them for nobody in particular."""
+
+    url: str
+    settings: Settings
+    stores: Stores
+
+    def writer(self) -> httpx.AsyncClient:
+        """Return a client of an operator."""
+        headers = {"Authorization": f"Bearer {credential('olga', ops=True)}"}
+        return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=patience(20))
+
+
+def rules(folder: Path) -> dict[str, Any]:
+    backend = {"iss": "backend", "secret_file": str(secret_file(folder)), "algorithms": ["HS256"]}
+    everything = {"read": True, "create": True, "update": True, "delete": True}
+    read = {"$or": [{"owner": "$claims.sub"}, {"readers": "$claims.sub"}]}
+    return {
+        "auth": {"issuers": [backend]},
+        "roles": {"user": True, "operator": {"ops": True}},
+        "collections": {"*": {"operator": everything}, "notes": {"user": {"read": read, "hide": ["margin"]}}},
+    }
+
+
+@pytest.fixture(scope="module")
+async def guarded(mongodb_uri: str, client: Client, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Guarded]:
+    settings = Settings(
+        mongodb_uri=mongodb_uri,
+        database=f"guarded_{secrets.token_hex(6)}",
+        collections=("notes",),
+        checkpoint_interval=0.25,
+        auth_grace=0.5,
+        # Short, so that a silent end of a token is seen soon.
+        heartbeat=0.5,
+    )
+    stores = Stores.of(client, settings)
+    access, problems = read_access(rules(tmp_path_factory.mktemp("secret")))
+    assert access is not None, problems
+    async with running_system(settings) as url:
+        await stores.definitions.apply([Declaration.of(item) for item in access.definitions.values()], access.spec)
+        headers = {"Authorization": f"Bearer {credential('nobody')}"}
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=patience(20)) as asking:
+
+            async def is_served() -> bool:
+                if (await asking.get("/v1/collections", headers={"Authorization": ""})).status_code != 401:
+                    return False
+                return (await asking.get("/v1/sync/snapshot", params={"shape": "notes"})).status_code == 200
+
+            await eventually(is_served, 20)
+        yield Guarded(url, settings, stores)
+    await client.drop_database(settings.database)
+    await client.drop_database(settings.log_db)
+
+
+@pytest.fixture(scope="module")
+async def guarded_proxy(guarded: Guarded, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    if reason := nginx.missing():
+        pytest.skip(reason)
+    async with running_nginx(tmp_path_factory.mktemp("nginx"), guarded.url, documented()) as running:
+        yield running.url
+
+
+@pytest.fixture(params=["direct", "nginx"])
+def guarded_door(request: pytest.FixtureRequest, guarded: Guarded) -> str:
+    return guarded.url if request.param == "direct" else str(request.getfixturevalue("guarded_proxy"))
+
+
+@everybody
+async def test_client_follows_its_part_and_resumes_in_it(
+    peer: Peer, guarded_door: str, guarded: Guarded, key: str
+) -> None:
+    """A grant shows what enters and leaves it, without what is hidden, and so for one who was away."""
+    copy = Copy("notes", token=credential(key))
+    async with guarded.writer() as writer:
+
+        async def change(id_: str, **fields: Any) -> None:
+            (await writer.patch(f"{NOTES}/{id_}", json=fields, headers=MERGE)).raise_for_status()
+
+        await writer.put(f"{NOTES}/{key}", json={"owner": "another", "margin": 5, "text": LONG})
+        async with talking(peer, guarded_door, copy) as talk:
+            await talk.live()
+            assert copy.only.documents == {}
+            await change(key, n=1)
+            await change(key, owner=key)
+            await change(key, margin=6)
+            await change(key, owner="another", readers=["x", key])
+            await change(key, readers=["x"])
+            await writer.put(f"{NOTES}/{key}-end", json={"owner": key})
+            await talk.has("notes", f"{key}-end")
+        whole = {"_id": key, "n": 1, "owner": key, "text": LONG}
+        assert told(talk)[:-1] == [
+            {"id": key, "op": "create", "enter": True, "base": 2, "version": 3, "doc": whole},
+            {"id": key, "op": "update", "base": 3, "version": 4, "patch": []},
+            {
+                "id": key, "op": "update", "base": 4, "version": 5,
+                "patch": [
+                    {"op": "replace", "path": "/owner", "value": "another"},
+                    {"op": "add", "path": "/readers", "value": ["x", key]},
+                ],
+            },
+            {"id": key, "op": "delete", "leave": True, "base": 5, "version": 6},
+        ]  # fmt: skip
+
+        await change(key, owner=key)
+        await change(f"{key}-end", owner="another")
+        await writer.put(f"{NOTES}/{key}-last", json={"owner": key, "margin": 1})
+        copy.token = credential(key)  # a new one for the same subject
+        async with talking(peer, guarded_door, copy) as talk:
+            await talk.has("notes", f"{key}-last")
+    assert not REFETCHED & {*talk.kinds}
+    assert [(event["id"], event["op"]) for event in told(talk)] == [
+        (key, "create"), (f"{key}-end", "delete"), (f"{key}-last", "create"),
+    ]  # fmt: skip
+    assert copy.only.documents == {
+        key: whole | {"readers": ["x"]},
+        f"{key}-last": {"_id": f"{key}-last", "owner": key},
+    }
+
+
+REFUSED: Final = {
+    "token_missing": None,
+    "token_invalid": credential("ada").rpartition(".")[0] + ".c2lnbmF0dXJl",
+    "token_expired": credential("ada", ends_in=-60),
+}
+"""Reason → a credential that is refused for it."""
+
+
+@everybody
+@pytest.mark.parametrize("reason", REFUSED)
+async def test_client_without_a_good_token_is_refused(
+    peer: Peer, guarded_door: str, guarded: Guarded, reason: str
+) -> None:
+    """WebSocket: 4401 with the reason word; all else: 401, which no client repeats unchanged."""
+    async with talking(peer, guarded_door, Copy("notes", token=REFUSED[reason])) as talk:
+        ended = await talk.over()
+    assert talk.seen == []
+    if peer.transport == "websocket":
+        assert (ended.code, ended.reason) == (4401, reason)
+        return
+    # Chromium's EventSource does not say why.
+    assert ended.code in ({401, None} if peer.name == "chromium-eventsource" else {401})
+    assert ended.reason != "lost"
+    if peer.transport == "http":
+        assert f'"reason":"{reason}"' in ended.reason
+
+
+@streams
+async def test_client_gets_nothing_after_its_token_has_ended(
+    peer: Peer, guarded_door: str, guarded: Guarded, key: str
+) -> None:
+    """`progress` announces the end. A WebSocket is closed by 4401 after its grace; a stream ends."""
+    copy = Copy("notes", token=credential(key, ends_in=3 - NOT_YET))
+    async with guarded.writer() as writer, talking(peer, guarded_door, copy) as talk:
+        await talk.live()
+        told_of_end = await talk.until(lambda message: message["type"] == "progress")
+        assert told_of_end["token_expires_in"] <= 3
+        ended = await talk.over()
+        copy.disconnected()
+        await writer.put(f"{NOTES}/{key}-late", json={"owner": key})
+        if ended.reason == "lost":  # an EventSource asks again by itself, and is refused for good
+            ended = await talk.over()
+    if peer.transport == "websocket":
+        assert (ended.code, ended.reason) == (4401, "token_expired")
+    assert copy.only.documents == {}
+
+
+@pytest.mark.parametrize("peer", of_transport("websocket"), indirect=True)
+async def test_refreshed_connection_misses_and_repeats_nothing(
+    peer: Peer, guarded_door: str, guarded: Guarded, key: str
+) -> None:
+    copy = Copy("notes", token=credential(key, ends_in=4 - NOT_YET))
+    async with guarded.writer() as writer, talking(peer, guarded_door, copy) as talk:
+        await talk.live()
+        await writer.put(f"{NOTES}/{key}-before", json={"owner": key})
+        await talk.has("notes", f"{key}-before")
+        await talk.say(type="auth", token=credential(key))
+        answer = await talk.until(lambda message: message["type"] == "authenticated")
+        assert 3500 < answer["expires_in"] <= 3600
+        await writer.put(f"{NOTES}/{key}-after", json={"owner": key})
+        await talk.has("notes", f"{key}-after")
+        await talk.say(type="auth", token=credential("another"))
+        ended = await talk.over()
+    assert (ended.code, ended.reason) == (4403, "subject_changed")
+    assert [event["id"] for event in talk.events] == [f"{key}-before", f"{key}-after"]
+    assert talk.kinds.count("snapshot") == 1
+    assert "reset" not in talk.kinds
+
+
+@streams
+async def test_revocation_ends_connections(peer: Peer, guarded_door: str, guarded: Guarded, key: str) -> None:
+    copy = Copy("notes", token=credential(key))
+    async with talking(peer, guarded_door, copy) as talk:
+        await talk.live()
+        await guarded.stores.credentials.revocations.add(of_subject(key), 60)
+        ended = await talk.over(seconds=5)
+        if ended.reason == "lost":
+            copy.disconnected()
+            ended = await talk.over()
+    assert ended.reason != "lost"
+    if peer.transport == "websocket":
+        assert (ended.code, ended.reason) == (4401, "token_revoked")
+
+
+@event_sources
+async def test_event_source_comes_back_with_its_ticket(peer: Peer, guarded: Guarded, key: str) -> None:
+    """A lost connection is resumed by the browser itself, with the same ticket and its last id."""
+    copy = Copy("notes", token=credential(key))
+    async with (
+        guarded.writer() as writer,
+        tcp_proxy(guarded.url) as proxy,
+        talking(peer, proxy.url, copy) as talk,
+    ):
+        await talk.live()
+        proxy.cut()
+        ended = await talk.over()
+        assert ended.reason == "lost"
+        copy.disconnected()
+        await writer.put(f"{NOTES}/{key}", json={"owner": key})
+        await talk.has("notes", key)
+    assert [event["id"] for event in talk.events] == [key]
+    assert talk.kinds.count("snapshot") == 1
+
+
+@pytest.mark.parametrize("peer", ["chromium-websocket", "chromium-eventsource"], indirect=True)
+async def test_browser_follows_by_the_cookie_of_a_session(
+    peer: Peer, chromium: Chromium, guarded: Guarded, key: str
+) -> None:
+    """A page of the server's origin that has signed in needs no token in its script; signed out, it is refused."""
+    page = await chromium.visit(f"{guarded.url}/healthz")
+    headers = f"{{headers: {{Authorization: 'Bearer {credential(key)}'}}, method: 'POST'}}"
+    await chromium.until(
+        page, f"(globalThis.got ??= fetch('/v1/session', {headers}).then((it) => state = it.status), true)"
+    )
+    await chromium.until(page, "globalThis.state === 200")
+    copy = Copy("notes")
+    async with guarded.writer() as writer, talking(peer, guarded.url, copy) as talk:
+        await talk.live()
+        await writer.put(f"{NOTES}/{key}", json={"owner": key})
+        await talk.has("notes", key)
+    await chromium.until(
+        page, "(globalThis.out ??= fetch('/v1/session', {method: 'DELETE'}).then((it) => state = it.status), true)"
+    )
+    await chromium.until(page, "globalThis.state === 204")
+    async with talking(peer, guarded.url, Copy("notes")) as talk:
+        ended = await talk.over()
+    assert talk.seen == []
+    assert ended.reason != "lost"
