@@ -37,6 +37,9 @@ LEEWAY: Final = 10.0
 MAX_SUBJECT: Final = 256
 """Longest `sub`, in characters: the author of a write is stored with each document."""
 
+MAX_LEVELS: Final = 32
+"""Deepest nesting of claims."""
+
 _SHAPE: Final = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)", re.ASCII)
 _TYPES: Final = frozenset({"jwt", "application/jwt", "at+jwt", "application/at+jwt"})
 """Values of `typ`, in lower case. Tokens of other kinds, such as those of a logout, are signed by the same keys."""
@@ -223,6 +226,9 @@ def _object(part: str, name: str) -> Mapping[str, Any]:
     try:
         text = _decoded(part).decode()
         tree = _parse(text)
+        # Each level has a bracket, and nearly all tokens have a few.
+        if text.count("{") + text.count("[") > MAX_LEVELS:
+            _check_levels(tree)
         if "\\u" in text:
             json.dumps(tree, ensure_ascii=False).encode()  # half of a surrogate pair is no character
     except (ValueError, RecursionError) as error:
@@ -230,6 +236,15 @@ def _object(part: str, name: str) -> Mapping[str, Any]:
     if not isinstance(tree, dict):
         raise invalid(f"its {name} is no JSON object")
     return tree
+
+
+def _check_levels(tree: Any, levels: int = MAX_LEVELS) -> None:
+    """Raise `ValueError` for a value that nests deeper than other parts of the program can follow."""
+    if isinstance(tree, dict | list):
+        if levels == 0:
+            raise ValueError("it nests too deeply")
+        for item in tree.values() if isinstance(tree, dict) else tree:
+            _check_levels(item, levels - 1)
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

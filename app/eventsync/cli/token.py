@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
+import orjson
 import typer
 
 from eventsync.access.secret_file import read_secret
@@ -59,7 +59,11 @@ def read_claims(text: str) -> Mapping[str, Any]:
     tree = parse_json(text.encode())
     if not isinstance(tree, dict):
         raise Malformed('--claims takes a JSON object, such as {"groups":["blue"]}')
-    plain: dict[str, Any] = json.loads(text)
+    try:
+        plain: dict[str, Any] = orjson.loads(text)
+        orjson.dumps(plain)
+    except (ValueError, TypeError) as error:
+        raise Malformed(f"--claims can't be stored: {error}") from error
     return plain
 
 

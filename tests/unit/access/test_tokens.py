@@ -196,6 +196,8 @@ async def test_a_key_for_another_use_or_algorithm_verifies_nothing() -> None:
         b'{"iss":"backend","sub":"\\ud800","exp":1800003600}',
         b'{"iss":"backend","sub":"ada","exp":1800003600,"\\udfff":1}',
         b'{"iss":"backend","sub":"ada","exp":1800003600} x',
+        b'{"iss":"backend","sub":"ada","exp":1800003600,"a":' + b"[" * 32 + b"]" * 32 + b"}",
+        b'{"iss":"backend","sub":"ada","exp":1800003600,"a":' + b'{"a":' * 300 + b"1" + b"}" * 301,
         b"[" * 3000,
         b"[]",
         b"null",
@@ -205,6 +207,11 @@ async def test_a_key_for_another_use_or_algorithm_verifies_nothing() -> None:
 )
 async def test_a_payload_is_strict_json(payload: bytes) -> None:
     assert await refused(signed({"alg": "HS256"}, payload)) == "token_invalid"
+
+
+async def test_claims_may_nest_and_be_many() -> None:
+    claims = {"a": json.loads("[" * 31 + "]" * 31), "b": [{} for _ in range(100)]}
+    assert (await verified(token(**claims))).claims["b"] == [{}] * 100
 
 
 async def test_a_header_is_strict_json() -> None:
