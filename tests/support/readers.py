@@ -14,6 +14,7 @@ from eventsync.domain.plan import Answer, Plan, ResetReason, ServableRange, refu
 from eventsync.domain.positions import START, LogId, Position, Seq, scoped
 from eventsync.domain.routes import Routes
 from eventsync.domain.shapes import Shape
+from eventsync.domain.views import View
 from eventsync.errors import EventsyncError, Forbidden, Unavailable
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.sync.catch_up.bootstrap import Bootstrap
@@ -55,6 +56,8 @@ class Rules:
         self.on_change: list[Callable[[], None]] = []
         self.reader: Reader | EventsyncError = reader
         self.tokens: dict[str, Reader] = {}
+        self.verified: asyncio.Event | None = None
+        """Set when a token that is being verified may count; None if at once."""
 
     def change(self, reader: Reader | EventsyncError) -> None:
         self.reader = reader
@@ -71,8 +74,10 @@ class Rules:
         return cast("Reader", access) is self.reader
 
     async def authenticate(self, token: str) -> Reader:
-        self.reader = self.tokens[token]
-        return self.reader
+        self.reader = reader = self.tokens[token]
+        if self.verified is not None:
+            await self.verified.wait()
+        return reader
 
     def now(self) -> float:
         return 0.0
@@ -92,6 +97,10 @@ class Server:
         self.reads: list[Shape] = []
         self.during: Callable[[], None] | None = None
         """Called while the window is read."""
+        self.is_interrupted = False
+        """True if the next look at a position finds that the log lacks events after it."""
+        self.plans: asyncio.Semaphore | None = None
+        """Plans that may be made; None for any number."""
         self.planning: Callable[[], None] | None = None
         """Called before a subscription is planned."""
 
@@ -100,11 +109,12 @@ class Server:
         for _ in range(count):
             self.store.release()
 
-    def bind(self, _: Shape, access: Access) -> Shape:
+    def bind(self, shape: Shape, access: Access) -> Shape:
         seen = cast("Reader", access).sees
         if isinstance(seen, EventsyncError):
             raise seen
-        return seen
+        assert isinstance(seen.route, View)
+        return seen_shape(str(shape), *seen.route.clauses)
 
     async def wait_until_servable(self, _: Shape, access: Callable[[], Access]) -> None:
         if self.planning is not None:
@@ -117,7 +127,8 @@ class Server:
         return False
 
     def has_all_after(self, shape: Shape, position: Position) -> bool:
-        return position.log == self.window.log_of(shape)
+        is_interrupted, self.is_interrupted = self.is_interrupted, False
+        return position.log == self.window.log_of(shape) and not is_interrupted
 
     def log(self) -> LogId:
         return LOG
@@ -126,6 +137,8 @@ class Server:
         return refusal(position, ServableRange(scoped(LOG, shape.scope), self.window.head, START))
 
     async def plan(self, shape: Shape, position: Position, _: frozenset[Answer]) -> Plan:
+        if self.plans is not None:
+            await self.plans.acquire()
         reason = await self.refusal(shape, position)
         return Plan(self.answer if reason is None else Answer.SNAPSHOT, 0.0, reason)
 
@@ -163,5 +176,5 @@ def _frame(shape: Shape, cursor: Seq) -> bytes:
     )  # fmt: skip
 
 
-def of(key: bytes, seq: int) -> StoredEvent:
-    return event(seq, routes=Routes((key,)))
+def of(key: bytes, seq: int, collection: str = "orders") -> StoredEvent:
+    return event(seq, collection, routes=Routes((key,)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from functools import partial
 from typing import Any, cast
@@ -18,7 +18,7 @@ from eventsync.domain.plan import Answer, ResetReason
 from eventsync.domain.positions import Position, Seq, scoped
 from eventsync.domain.protocol import Auth
 from eventsync.domain.shapes import Shape
-from eventsync.errors import EventsyncError, Unauthenticated, Unavailable
+from eventsync.errors import EventsyncError, Forbidden, Unauthenticated, Unavailable
 from eventsync.sync.catch_up.source import Source
 from eventsync.sync.live.fan_out import DirectWriter, Publication
 from eventsync.sync.sessions.session import Connection, Identity, Session
@@ -49,8 +49,12 @@ class Client:
             connection=Connection(DirectWriter(_bytes, self._write), self._until_writable),
         )
         self.ended: Exception | None = None
+        self.on_message: Callable[[], None] | None = None
+        """Called while a message is being sent."""
 
     def _write(self, data: bytes) -> bool:
+        if not self.writable.is_set():
+            return False
         self.got.append(json.loads(data) | {"direct": True})
         return True
 
@@ -61,6 +65,8 @@ class Client:
         try:
             async for message in self.session.messages():
                 self.got.append(json.loads(message.data))
+                if self.on_message is not None:
+                    self.on_message()
         except EventsyncError as error:
             self.ended = error
 
@@ -337,6 +343,71 @@ async def test_view_that_is_the_same_after_a_wait_misses_and_repeats_nothing() -
         server.changed.set()
         assert set(await client.settle()) == {"events", "live"}
         assert client.seqs == [12]
+
+
+async def test_dropped_read_is_repeated_from_the_position_of_the_client() -> None:
+    async with connected(sees(A), seq=5) as (client, server, rules):
+        await client.settle()
+        client.writable.clear()
+        server.release()
+        await client.settle()
+        waiting = Reader(Unavailable("about to become active"))
+        rules.change(waiting)
+        client.writable.set()
+        assert await client.settle() == []
+        assert client.session.vector[ORDERS].seq == 5
+        waiting.sees = seen_shape("orders", {A})
+        server.changed.set()
+        server.release()
+        assert await client.settle() == ["events", "live"]
+        assert client.news[0]["events"] == [{"stored": True}]
+
+
+async def test_message_that_is_made_after_a_wait_for_a_plan_is_not_used() -> None:
+    async with connected(sees(A)) as (client, server, rules):
+        await client.settle()
+        server.plans, server.is_interrupted = asyncio.Semaphore(0), True
+        client.session.recheck()
+        assert await client.settle() == [], "it is planned again"
+        server.window.extend([of(A, 11)])
+        rules.change(sees(B))
+        server.plans.release()
+        server.release(3)
+        assert (await client.settle())[0] == "reset"
+        assert client.seqs == []
+
+
+async def test_change_while_one_shape_is_sent_is_obeyed_by_the_next() -> None:
+    async with connected(sees(A)) as (client, server, rules):
+        client.session.subscribe(Shape("users"), Position(scoped(LOG, seen_shape("users", {A}).scope), Seq(10)))
+        assert await client.settle() == ["live", "live"]
+        client.writable.clear()
+        server.window.extend([of(A, 11), of(A, 12, "users")])
+        assert await client.settle() == []
+        rules.on_change.clear()  # before the session is woken
+
+        def change() -> None:
+            client.on_message = None
+            rules.change(Reader(FORBIDDEN))
+
+        client.on_message = change
+        client.writable.set()
+        kinds = await client.settle()
+        assert sorted(kinds) == ["error", "error", "events"]
+
+
+async def test_change_while_a_token_is_verified_counts_for_it() -> None:
+    async with connected(sees(A)) as (client, _, rules):
+        await client.settle()
+        rules.tokens["other"], rules.verified = sees(B), asyncio.Event()
+        renewing = asyncio.get_running_loop().create_task(client.session.request(Auth("other")))
+        await client.settle()
+        rules.change(Reader(FORBIDDEN))
+        await client.settle()
+        rules.verified.set()
+        await renewing
+        with pytest.raises(Forbidden):
+            client.session.subscribe(Shape("users"), None)
 
 
 # --- thousands --------------------------------------------------------------------------------------------------------
