@@ -53,7 +53,14 @@ class SyncService:
         self.window = Window(settings.window_bytes, limit)
         self.continuity = Continuity(lambda: primary_process(stores.log), settings.send_timeout)
         self.feed = Feed(
-            tailing or stores, self.window, self.continuity, self.tracking, self.definitions, settings, access
+            tailing or stores,
+            self.window,
+            self.continuity,
+            self.tracking,
+            self.definitions,
+            settings,
+            access,
+            stores.offload,
         )
         self._health = HealthCheck(stores, self.feed, self.window, settings)
         self.source = Source.of(

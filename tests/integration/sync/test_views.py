@@ -398,3 +398,18 @@ async def test_rule_that_is_not_active_serves_nothing_until_it_is(
 
 async def _answers(client: httpx.AsyncClient, status: int) -> bool:
     return (await client.get("/v1/sync/snapshot", params={"shape": "docs"})).status_code == status
+
+
+@pytest.mark.parametrize("transport", PEERS)
+async def test_large_documents_are_redacted_by_a_helper(stores: Stores, url: str, transport: str) -> None:
+    """More than 64 KiB: a row of the snapshot, a patch, and a document beside a patch."""
+    docs, long = stores.data["docs"], "x" * 100_000
+    await docs.insert_many([{"_id": n, "owner": ("ada", "bob")[n], "secret": CANARY, "text": long} for n in range(2)])
+    await caught_up(stores)
+    async with following(url, "docs", transport, token_of("ada")) as follower:
+        await follower.has("int:0")
+        await docs.update_one({"_id": 0}, {"$set": {"lines": [{"cost": CANARY, "n": "y" * 100_000}]}})
+        await docs.update_one({"_id": 1}, {"$set": {"owner": "ada"}})
+        await follower.reached(await head(stores))
+        assert follower.replica.documents == await expected(stores, may_read("ada"))
+        assert len(follower.replica.documents) == 2

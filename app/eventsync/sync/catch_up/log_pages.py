@@ -25,6 +25,7 @@ from eventsync.stores.stores import Stores
 from eventsync.sync.catch_up.source import Source
 from eventsync.sync.live.followed import followed
 from eventsync.sync.live.pages import Page, PageLimit, page_of
+from eventsync.sync.live.redacting import prepared, redacted
 
 _alarms = Alarms(logging.getLogger(__name__))
 
@@ -182,7 +183,11 @@ class LogPages:
                 limit=key.limit,
                 max_bytes=key.max_bytes,
             )
-        bodies = [event.body for event in (page if shape.route is None else followed(page, shape.route))]
+        if (route := shape.route) is not None:
+            seen = prepared(await redacted(page, lambda _: (route,), self._stores.offload))
+            bodies = [event.body for event in followed(page, route, seen)]
+        else:
+            bodies = [event.body for event in page]
         is_full = len(page) == key.limit or sum(len(event.body) for event in page) >= key.max_bytes
         history = DocumentHistory(bodies, Position(log_id, page[-1].seq) if is_full else None, key.since)
         self._cache.keep(key, history)

@@ -68,7 +68,7 @@ class Source:
         chunks = ChunkCache(_admitted(ChunkStore(stores.log).read, reading), settings.snapshot_cache_bytes)
         planner = Planner(stores, window, tracking, definitions)
         bootstraps = Bootstraps(stores, planner, continuity, chunks, beginning)
-        behind = StoreFrames(stores.events, continuity, reading, limit, settings.frame_cache_bytes)
+        behind = StoreFrames(stores.events, continuity, reading, limit, settings.frame_cache_bytes, stores.offload)
         admissions = {"begin": beginning, "read": reading}
         catch_ups = CatchUps(stores, continuity, beginning)
         return cls(

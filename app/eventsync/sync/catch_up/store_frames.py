@@ -12,6 +12,7 @@ from contextlib import aclosing
 
 from eventsync.concurrency.admission import Admission
 from eventsync.concurrency.lru_cache import LRUCache
+from eventsync.concurrency.offload import Offload, inline
 from eventsync.concurrency.single_flight import SingleFlight
 from eventsync.domain import protocol
 from eventsync.domain.positions import LogId, Seq, unscoped
@@ -46,8 +47,16 @@ class StoreFrames:
     """A cache of frames, bounded in bytes, which reads and prefetches from the store."""
 
     def __init__(
-        self, events: EventStore, continuity: Continuity, admission: Admission, limit: PageLimit, max_bytes: int
+        self,
+        events: EventStore,
+        continuity: Continuity,
+        admission: Admission,
+        limit: PageLimit,
+        max_bytes: int,
+        offload: Offload | None = None,
     ) -> None:
+        """`offload` takes what is hidden out of large events."""
+        self._offload = offload or inline()
         self._events = events
         self._continuity = continuity
         self._admission = admission
@@ -138,7 +147,7 @@ class StoreFrames:
     ) -> list[Page]:
         if shape.route is not None:
             async with aclosing(self._events.read(log, cursor, head, shape=shape, batch=batch)) as events:
-                return await routed_pages(events, shape.route, limit, max_pages)
+                return await routed_pages(events, shape.route, limit, max_pages, offload=self._offload)
         async with aclosing(self._events.event_batches(log, cursor, head, shape=shape, batch=batch)) as batches:
             return await pages_from(batches, limit, max_pages)
 

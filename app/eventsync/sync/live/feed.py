@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eventsync.access.control import AccessControl
+from eventsync.concurrency.offload import Offload, inline
 from eventsync.concurrency.waiting import backoff, set_within
 from eventsync.domain.events import last_whole
 from eventsync.domain.positions import START, LogId, Seq
@@ -37,6 +38,7 @@ from eventsync.stores.log.tiers import BehindHorizon
 from eventsync.stores.log.tracking import Tracking
 from eventsync.stores.stores import Stores
 from eventsync.sync.live.continuity import Continuity
+from eventsync.sync.live.redacting import redacted
 from eventsync.sync.live.window import Window
 
 logger = logging.getLogger(__name__)
@@ -91,8 +93,10 @@ class Feed:
         definitions: Definitions,
         settings: Settings,
         access: AccessControl | None = None,
+        offload: Offload | None = None,
     ) -> None:
-        """Without `access`, rules are not followed."""
+        """Without `access`, rules are not followed. `offload` takes what is hidden out of large events."""
+        self._offload = offload or inline()
         self._stores = stores
         self._window = window
         self._continuity = continuity
@@ -362,7 +366,7 @@ class Feed:
             return
         checkpoint = await self._stores.logs.read_checkpoint(self._log.id)
         if checkpoint is not None and checkpoint.seq == self._held[-1].seq:
-            self._publish(len(self._held))
+            await self._publish(len(self._held))
 
     @property
     def _next(self) -> int:
@@ -382,7 +386,7 @@ class Feed:
         self._held.extend(events)
         # No transaction ends among the events held back before, except with the last one, if the next is of another.
         ends = (count for count in range(len(self._held), max(0, before - 1), -1) if self._ends(count))
-        self._publish(next(ends, 0))
+        await self._publish(next(ends, 0))
 
     def _ends(self, count: int) -> bool:
         """Return True if a transaction ends with the `count`-th event: by its number, or as the next is of another."""
@@ -394,9 +398,10 @@ class Feed:
             following.transaction is None or following.transaction.id != event.transaction.id
         )
 
-    def _publish(self, count: int) -> None:
+    async def _publish(self, count: int) -> None:
         if count:
-            self._window.extend(self._held[:count])
+            events = self._held[:count]
+            self._window.extend(events, await redacted(events, self._window.followers, self._offload))
             del self._held[:count]
 
 

@@ -12,17 +12,36 @@ from itertools import groupby
 from eventsync.domain.events import TransactionPart, recounted
 from eventsync.domain.predicates.definitions import Route
 from eventsync.domain.routes import Transition, body_for, redacted_body
-from eventsync.domain.views import View
+from eventsync.domain.views import Redactor, View
 from eventsync.stores.log.stored_event import StoredEvent
 
 Body = Callable[[StoredEvent, Transition, Route | View], bytes]
 """Returns the body of an event that means this to the readers of a route or view: `seen_body`, or a cache of it."""
 
 
+BodyKey = tuple[int, Transition, bytes]
+"""An event, what it means, and what is hidden: all that decides a body as readers see it."""
+
+
+def body_key(event: StoredEvent, transition: Transition, route: Route | View) -> BodyKey:
+    """Return the key of a body."""
+    return event.seq, transition, b"" if route.redaction is None else route.redaction.digest
+
+
 def seen_body(event: StoredEvent, transition: Transition, route: Route | View) -> bytes:
     """Return the body of an event as readers see it, before its transaction is counted."""
-    body = body_for(event.body, transition, event.routes.document if event.routes else None)
-    return body if route.redaction is None else redacted_body(body, route.redaction)
+    return shown_body(event.body, transition, entered_document(event), route.redaction)
+
+
+def entered_document(event: StoredEvent) -> bytes | None:
+    """Return the document beside an event, for those that it enters."""
+    return event.routes.document if event.routes else None
+
+
+def shown_body(body: bytes, transition: Transition, document: bytes | None, redaction: Redactor | None) -> bytes:
+    """Return the body of an event that means this, without what is hidden. A helper process may do it."""
+    body = body_for(body, transition, document)
+    return body if redaction is None else redacted_body(body, redaction)
 
 
 def transition_of(event: StoredEvent, route: Route | View) -> Transition | None:

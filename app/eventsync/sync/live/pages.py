@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
 
+from eventsync.concurrency.offload import Offload
 from eventsync.domain.events import TransactionPart
 from eventsync.domain.positions import Seq
 from eventsync.domain.predicates.definitions import Route
@@ -16,6 +17,7 @@ from eventsync.domain.views import View
 from eventsync.stores.log.event_batch import EventBatch
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.sync.live.followed import followed
+from eventsync.sync.live.redacting import prepared, redacted
 
 MAX_UNSEEN: Final = 10_000
 """Events that are read for a page and are nothing to its readers. Then the page ends, with fewer events or none."""
@@ -126,7 +128,12 @@ async def pages_from(batches: AsyncIterable[EventBatch], limit: PageLimit, max_p
 
 
 async def routed_pages(
-    events: AsyncIterable[StoredEvent], route: Route | View, limit: PageLimit, max_pages: int = 1
+    events: AsyncIterable[StoredEvent],
+    route: Route | View,
+    limit: PageLimit,
+    max_pages: int = 1,
+    *,
+    offload: Offload,
 ) -> list[Page]:
     """Return the first pages of a route's or a view's events as its readers see them, between one and `max_pages`.
 
@@ -137,7 +144,8 @@ async def routed_pages(
     unseen = behind = 0  # in the page, and of these behind its last event
     async with aclosing(_transactions(events)) as transactions:
         async for transaction in transactions:
-            shown = list(followed(transaction, route))
+            bodies = await redacted(transaction, lambda _: (route,), offload) if route.redaction is not None else {}
+            shown = list(followed(transaction, route, prepared(bodies)))
             for event in shown:
                 if not builder.take(event.seq, event.body, event.transaction):
                     pages.append(builder.page(full=True))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -24,7 +24,7 @@ from eventsync.domain.shapes import Shape, Topic
 from eventsync.domain.views import View
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.sync.live.fan_out import Channel, Subscriber
-from eventsync.sync.live.followed import followed, seen_body, transition_of
+from eventsync.sync.live.followed import BodyKey, body_key, followed, seen_body, transition_of
 from eventsync.sync.live.pages import PageLimit, page_of
 
 _OVERHEAD = 500
@@ -81,8 +81,10 @@ class Window:
         """Events by collection, document and key."""
         self._frames: dict[Topic, tuple[Seq, Frame]] = {}
         """The newest frame of each shape, by its topic, and the seq of its first event."""
-        self._redacted: LRUCache[tuple[Seq, Transition, bytes], bytes] = LRUCache(self._limit // _REDACTED, _cost)
+        self._redacted: LRUCache[BodyKey, bytes] = LRUCache(self._limit // _REDACTED, _cost)
         """Bodies of events without what is hidden, by event, meaning and redaction."""
+        self._fresh: Mapping[BodyKey, bytes] = {}
+        """Those of the events that are being published."""
 
     # --- the feed's side ----------------------------------------------------------------------------------------
 
@@ -93,11 +95,15 @@ class Window:
         for channel in self._channels.values():
             channel.reset(seq)
 
-    def extend(self, events: Iterable[StoredEvent]) -> None:
+    def extend(self, events: Iterable[StoredEvent], bodies: Mapping[BodyKey, bytes] | None = None) -> None:
         """Append the next events, and publish them to the channels of their shapes.
 
-        They must be dense, in order, and whole transactions.
+        They must be dense, in order, and whole transactions. `bodies` are some of theirs without what is hidden.
         """
+        # Also those that are too large to be kept are sent to whoever is live.
+        self._fresh = bodies or {}
+        for key, body in self._fresh.items():
+            self._redacted.keep(key, body)
         before: dict[Topic, Seq] = {}
         for event in events:
             if event.seq != self.head + 1:
@@ -119,6 +125,14 @@ class Window:
         for channel, after in published.items():
             self._frames.pop(channel.shape.topic, None)
             self._publish(channel, after)
+        self._fresh = {}
+
+    def followers(self, event: StoredEvent) -> Iterator[Route | View]:
+        """Yield the routes and views of the subscribed shapes among whose events this one may be."""
+        for topic in _topics(event):
+            for channel in self._followers(topic):
+                if channel.shape.route is not None:
+                    yield channel.shape.route
 
     def _followers(self, topic: Topic) -> Collection[Channel]:
         """Return the channels of which the events of a topic are a part."""
@@ -268,8 +282,8 @@ class Window:
         """Return the body of an event as readers see it. What is redacted is redacted once for all who see the same."""
         if route.redaction is None or transition == "leave":
             return seen_body(event, transition, route)
-        key = (event.seq, transition, route.redaction.digest)
-        if (body := self._redacted.get(key)) is None:
+        key = body_key(event, transition, route)
+        if (body := self._fresh.get(key) or self._redacted.get(key)) is None:
             body = seen_body(event, transition, route)
             self._redacted.keep(key, body)
         return body

@@ -4,10 +4,15 @@ from collections.abc import AsyncIterator, Iterable
 
 import pytest
 
+from eventsync.concurrency.offload import inline
+from eventsync.domain.events import place
+from eventsync.domain.positions import Seq
+from eventsync.domain.routes import Routes
 from eventsync.stores.log.event_batch import EventBatch
 from eventsync.stores.log.stored_event import StoredEvent
-from eventsync.sync.live.pages import Page, PageLimit, page_of, pages_from
-from support.logs_by_hand import event, event_batch, transaction
+from eventsync.sync.live import pages
+from eventsync.sync.live.pages import Page, PageLimit, page_of, pages_from, routed_pages
+from support.logs_by_hand import event, event_batch, transaction, view_of
 
 PLAIN = [event(seq) for seq in range(1, 6)]
 MIXED = [event(1), *transaction(2, [("orders", "1")] * 3), event(5), *transaction(6, [("orders", "2")] * 2)]
@@ -66,3 +71,62 @@ def test_a_page_names_its_size_and_end() -> None:
     assert page.end == 2
     assert list(page.bodies) == [item.body for item in PLAIN[:2]]
     assert page_of([], PageLimit(2, 999)).end is None
+
+
+SEEN, OTHER = bytes(16), b"x" * 16
+VIEW = view_of("orders", [SEEN])
+SPARSE = [
+    event(1, routes=Routes((OTHER,))),
+    event(2, routes=Routes((SEEN,))),
+    *(event(seq, routes=Routes((OTHER,))) for seq in range(3, 8)),
+    *(
+        item._replace(
+            body=place(b'"collection":"orders"', item.seq, item.transaction),
+            routes=Routes((SEEN if item.seq in {8, 9} else OTHER,)),
+        )
+        for item in transaction(8, [("orders", "1")] * 6)
+    ),
+    *(event(seq, routes=Routes((OTHER,))) for seq in range(14, 18)),
+    event(18, routes=Routes((SEEN,))),
+    event(19, routes=Routes((OTHER,))),
+]
+
+
+async def listed(events: Iterable[StoredEvent]) -> AsyncIterator[StoredEvent]:
+    for item in events:
+        yield item
+
+
+async def sparse_pages(after: int, most: int, limit: int = 2) -> list[Page]:
+    rest = listed(item for item in SPARSE if item.seq > after)
+    return await routed_pages(rest, VIEW, PageLimit(limit, 999), most, offload=inline())
+
+
+async def test_a_page_ends_after_many_events_that_its_reader_does_not_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "MAX_UNSEEN", 4)
+    found, ends, cursor = list[int](), list[int](), 0
+    while not ends or found[-1] != 18:
+        (page,) = await sparse_pages(cursor, 1)
+        cursor = page.up_to(Seq(19))
+        found += page.seqs
+        ends.append(cursor)
+        assert len(ends) < 10
+    assert found == [2, 8, 9, 18]
+    assert ends[:2] == [5, 13], "behind the fourth, but never inside a transaction"
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+@pytest.mark.parametrize("unseen", [1, 2, 3, 4, 5, 100])
+async def test_pages_of_a_view_are_the_same_one_by_one_and_at_once(
+    monkeypatch: pytest.MonkeyPatch, unseen: int, limit: int
+) -> None:
+    """Servers read another number of pages at a time, and a full page is the same on each."""
+    monkeypatch.setattr(pages, "MAX_UNSEEN", unseen)
+    for cursor in range(20):
+        if 8 < cursor < 13:
+            continue  # inside of the transaction
+        together, one_by_one, after = await sparse_pages(cursor, 3, limit), list[Page](), cursor
+        while len(one_by_one) < len(together):
+            one_by_one += await sparse_pages(after, 1, limit)
+            after = one_by_one[-1].up_to(Seq(19))
+        assert together == one_by_one
