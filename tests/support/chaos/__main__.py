@@ -11,14 +11,17 @@ import sys
 import tempfile
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import uvloop
 
+from support.chaos.leaks.campaign import run_leaks
 from support.chaos.nemeses import known
-from support.chaos.report import Report, Stage
+from support.chaos.report import Stage
 from support.chaos.run import Plan, run
 from support.chaos.shapes import known_shapes
+
+_T = TypeVar("_T")
 
 
 def main() -> None:
@@ -30,6 +33,9 @@ def main() -> None:
         seed = options.seed + number
         directory = Path(options.directory or tempfile.mkdtemp(prefix="chaos-")).absolute() / str(seed)
         directory.mkdir(parents=True, exist_ok=True)
+        if options.leaks:
+            failed = _leaks(seed, options.seconds, directory) or failed
+            continue
         plan = Plan(
             seed=seed,
             seconds=options.seconds,
@@ -54,7 +60,16 @@ def main() -> None:
     sys.exit(1 if failed else 0)
 
 
-async def _until_ended(coming: Coroutine[Any, Any, Report]) -> Report:
+def _leaks(seed: int, seconds: float, directory: Path) -> bool:
+    """Run principals under rules; return True if there was a violation."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        report = runner.run(_until_ended(run_leaks(seed, seconds, directory)))
+    sys.stdout.write(f"{report}\nlogs: {directory}\n\n")
+    sys.stdout.flush()
+    return bool(report.violations)
+
+
+async def _until_ended(coming: Coroutine[Any, Any, _T]) -> _T:
     """Await it, but give it up in good order at SIGTERM: `timeout` is to leave neither processes nor disks behind."""
     task = asyncio.ensure_future(coming)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
@@ -75,6 +90,7 @@ def _options() -> argparse.Namespace:
         help="names, comma separated; `all`; `fatal`: those too that cost history; `renewing`: or the log; `none`",
     )
     parser.add_argument("--shapes", default="all", help="names of changes, comma separated; `all`, `fatal` or `none`")
+    parser.add_argument("--leaks", action="store_true", help="principals under rules, with faults of their own instead")
     parser.add_argument("--directory", help="where logs go (a new one under the system's)")
     options = parser.parse_args()
     try:
