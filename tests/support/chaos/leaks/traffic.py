@@ -25,7 +25,7 @@ from support.waiting import patience
 MERGE = "application/merge-patch+json"
 PATCH = "application/json-patch+json"
 _IDS = {"orders": 10, "notes": 6, "board": 4, "vault": 3}
-_TASKS = 3
+_TASKS = 8
 _PAUSE = 0.03
 
 
