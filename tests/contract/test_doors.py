@@ -9,11 +9,11 @@ from typing import Any
 import httpx
 import pytest
 from pymongo.asynchronous.collection import AsyncCollection
-from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from eventsync.api.endpoint import AccessLevel, Endpoint
 from eventsync.application import ROUTES
+from support.peers.python import connect
 from support.ruled import CANARY, Ruled
 from support.waiting import eventually
 

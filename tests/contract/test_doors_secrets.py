@@ -14,6 +14,7 @@ from pymongo.asynchronous.collection import AsyncCollection
 from eventsync.logging import FORMAT, LineFormatter
 from support.identity import SECRET
 from support.ruled import CANARY, Ruled
+from support.waiting import patience
 
 MERGE = {"Content-Type": "application/merge-patch+json"}
 THINGS = "/v1/collections/things/documents"
@@ -62,7 +63,9 @@ async def test_logs_and_answers_of_a_run_have_no_secret(
         for credential in (good, bad, late, "esk_abc_def", "canary.token.text", None):
             headers = {} if credential is None else {"Authorization": f"Bearer {credential}"}
             hooks: Any = {"response": [keep]}
-            async with httpx.AsyncClient(base_url=ruled.url, headers=headers, event_hooks=hooks, timeout=20) as client:
+            async with httpx.AsyncClient(
+                base_url=ruled.url, headers=headers, event_hooks=hooks, timeout=patience(20)
+            ) as client:
                 await every_door(client, mine, hers, public)
         # A violation of a unique index, of which MongoDB quotes the values.
         again = await operator.put(f"{THINGS}/{new_id()}", json={"owner": "x", "secret": f"{CANARY}-{mine}"})
