@@ -16,6 +16,7 @@ from typing import Any, Final
 import uvloop
 
 from scripts.bench import (
+    access,
     catch_up,
     end_to_end,
     fan_out,
@@ -34,6 +35,7 @@ from scripts.bench.report import index, page
 RESULTS: Final = Path("docs/benchmarks")
 
 BENCHMARKS: Final[dict[str, ModuleType]] = {
+    "access": access,
     "catch_up": catch_up,
     "end_to_end": end_to_end,
     "fan_out": fan_out,

@@ -184,16 +184,17 @@ async def _live(deployment: Deployment, clients: Process, options: argparse.Name
                 if routed:
                     await _declare(stage.stores, stage.log, [BY_ID])
                 async with stage.serving() as pid:
-                    found = await _delivered(stage, pid, count, options.seconds, routed=routed)
+                    follow = "route" if routed else "document" if documents > 1 else ""
+                    found = await delivered(stage, pid, count, options.seconds, follow)
             costs[routed] = rows.note(name if routed else f"{_PLAIN}, {name}", found)["µs"]
         rows.note(name, {"of without": costs[True] / costs[False]})
 
 
-async def _delivered(stage: Stage, pid: int, count: int, seconds: float, *, routed: bool) -> Figures:
+async def delivered(stage: Stage, pid: int, count: int, seconds: float, follow: str, role: str = "") -> Figures:
     """Return the cost of a delivery, or of an event if there is one client."""
     ask, head, batch = stage.clients.ask, await stage.head(), max(1, stage.documents // 50)
-    follow = "route" if routed else "document" if stage.documents > 1 else ""
-    await ask("open", transport="websocket", count=count, seq=head, follow=follow)
+    at = None if role else head  # The scope of a position is the server's to know.
+    await ask("open", transport="websocket", count=count, seq=at, follow=follow, role=role)
 
     async def write(ticks: int) -> Figures:
         nonlocal head

@@ -14,6 +14,8 @@ from scripts.bench.clients.client import TRANSPORTS, Client, Puller, Scene
 from scripts.bench.clients.exactness import History, Reader, WrongError
 from scripts.bench.clients.processes import obey
 from scripts.bench.report import percentiles
+from scripts.bench.writers import closed_loop, requesting
+from support.identity import token
 
 Answer = dict[str, Any]
 
@@ -43,16 +45,31 @@ class LoadGenerator:
         return {}
 
     async def open(
-        self, transport: str, count: int, seq: int | None, follow: str = "", *, timed: bool = False, at_once: int = 64
+        self,
+        transport: str,
+        count: int,
+        seq: int | None,
+        follow: str = "",
+        *,
+        timed: bool = False,
+        at_once: int = 64,
+        role: str = "",
     ) -> Answer:
         """Add clients that are at `seq`, or have nothing; answers once each is live. `at_once` of them connect.
 
-        `follow`: each follows another `document`, or its `route`, and not the collection.
+        `follow`: each follows another `document`, or its `route`, and not the collection. With a `role` each is a
+        principal of its own that has it, and may see its `document`.
         """
         began, used, places = time.monotonic(), time.process_time(), asyncio.Semaphore(at_once)
         history, make, route = self._scene.reader.history, TRANSPORTS[transport], follow == "route"
         documents = [number % history.documents if follow else None for number in range(count)]
-        added = [make(self._scene, seq, is_timed=timed, document=each, route=route) for each in documents]
+        now, self._scene.reader.owned = time.time(), bool(role)
+        tokens = [token(now=now, sub=f"{role}-{n}", role=role, owner=at) for n, at in enumerate(documents) if role]
+        given = tokens or [""] * count
+        added = [
+            make(self._scene, seq, is_timed=timed, document=each, route=route, token=own)
+            for each, own in zip(documents, given, strict=True)
+        ]
         self._clients += added
 
         async def enter(client: Client) -> None:
@@ -74,6 +91,16 @@ class LoadGenerator:
             raise WrongError(f"{inexact} clients have not counted each event once")
         events = sum(client.replica.events for client in self._clients)
         return {"at": time.monotonic(), "events": events, "frames": self._scene.frames}
+
+    async def ends(self) -> Answer:
+        """Return how many connections ended that were served, and attempts that failed."""
+        return {"ends": self._scene.ends.total(), "refusals": self._scene.refusals.total()}
+
+    async def flood(self, path: str, headers: dict[str, str], together: int, seconds: float) -> Answer:
+        """Patch a document, `together` at a time; return how many a second."""
+        patch = requesting(self._scene.port, "PATCH", lambda _: path, headers, lambda n, _: {"n": n}, together)
+        async with patch as write:
+            return {"a second": len(await closed_loop(write, 0, together, seconds)) / seconds}
 
     async def pull(self, count: int, seq: int | None, seconds: float) -> Answer:
         """Connect that many at once that are at `seq`, or have nothing; answers once each is live."""

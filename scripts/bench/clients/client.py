@@ -53,12 +53,23 @@ class Client(asyncio.Protocol):
     """Made without a connection; `come_back` makes one."""
 
     def __init__(
-        self, scene: Scene, seq: int | None, *, is_timed: bool = False, document: int | None = None, route: bool = False
+        self,
+        scene: Scene,
+        seq: int | None,
+        *,
+        is_timed: bool = False,
+        document: int | None = None,
+        route: bool = False,
+        token: str = "",
     ) -> None:
-        """Be at `seq`, or have nothing. Follow the collection, or one `document`, by a declared shape with `route`."""
+        """Be at `seq`, or have nothing. Follow the collection, or one `document`, by a declared shape with `route`.
+
+        With a `token` it follows the collection, and may see one `document` of it.
+        """
         self.scene = scene
         self.replica = Replica(scene.reader.history, seq, document)
-        self._shape, self._log = (SHAPE if document is None else f"{SHAPE}/int:{document}"), scene.log
+        self._shape, self._log = (SHAPE if document is None or token else f"{SHAPE}/int:{document}"), scene.log
+        self._token = token
         if route:
             bound = BY_ID.bind({"id": document})
             self._shape, self._log = str(bound.shape), f"{scene.log}.{bound.scope}"
@@ -187,7 +198,7 @@ class WebSocketClient(Client):
             if self._is_refused(101) or not self._response.status:
                 return
             data, self._frames = self._response.rest, Frames()
-            self._write(wire.hello(self._shape, self._position))
+            self._write(wire.hello(self._shape, self._position, self._token))
         self._received(data, self._frames)
 
     def _received(self, data: bytes, frames: Frames) -> None:

@@ -72,7 +72,8 @@ class History:
 class Message:
     """`start` and `end` are the span that it covers, in seqs; where there is no span both are the position, or -1.
 
-    `at` is when its events were written, in seconds of the monotonic clock; `documents` are the ids of its rows.
+    `at` is when its events were written, in seconds of the monotonic clock; `documents` are the ids of its rows, or of
+    its events.
     """
 
     kind: str
@@ -92,8 +93,9 @@ class Reader:
     Raises `WrongError` at the first event or row that should be another.
     """
 
-    def __init__(self, history: History) -> None:
-        self.history = history
+    def __init__(self, history: History, *, owned: bool = False) -> None:
+        """With `owned`, each client may see one document of the collection that it follows."""
+        self.history, self.owned = history, owned
         self._read: OrderedDict[bytes, Message] = OrderedDict()
         self._bytes = 0
 
@@ -130,10 +132,13 @@ class Reader:
             if not self.history.is_event(event["seq"], fields["n"], _number(event)):
                 raise WrongError(f"event {event['seq']} is {fields.get('n')} of {event['id']}")
             times.append(fields["at"])
-        seqs = [event["seq"] for event in raw["events"]]
-        if seqs != list(self.history.seqs(start, end, _document(raw["shape"]))):
+        seqs, found = [event["seq"] for event in raw["events"]], frozenset(map(_number, raw["events"]))
+        document = next(iter(found)) if self.owned and len(found) == 1 else _document(raw["shape"])
+        expected = list(self.history.seqs(start, end, document))
+        # The span of a frame may begin before the rules, from when on the log has the events of an owner.
+        if seqs != (expected[-len(seqs) :] if self.owned else expected):
             raise WrongError(f"a frame from {start} to {end} has {seqs[:1]} to {seqs[-1:]}, {len(seqs)} events")
-        return Message("events", start, end, tuple(times))
+        return Message("events", start, end, tuple(times), found)
 
     def _documents(self, rows: list[dict[str, Any]], seq: int) -> frozenset[int]:
         found = {_number(row): row["doc"]["n"] for row in rows}
@@ -195,7 +200,11 @@ class Replica:
     def _events(self, message: Message) -> int:
         if self.seq is None or message.start > self.seq:
             raise WrongError(f"events from {message.start} came at {self.seq}")
+        if self._document is not None and message.documents - {self._document}:
+            raise WrongError(f"events of {sorted(message.documents)} came to one of {self._document}")
         new = len(self._history.seqs(self.seq, message.end, self._document))
+        if new > len(message.at):
+            raise WrongError(f"{len(message.at)} events came for {new} from {self.seq} to {message.end}")
         self.seq = max(self.seq, message.end)
         self.events += new
         return new
@@ -209,7 +218,8 @@ class Replica:
         self._documents |= message.documents
         self._parts = message.part + 1
         if message.last:
-            if len(self._documents) != (self._history.documents or message.end):
+            expected = self._history.documents or message.end
+            if len(self._documents) != (expected if self._document is None else 1):
                 raise WrongError(f"a snapshot at {message.end} has {len(self._documents)} documents")
             self._documents.clear()
             self.seq = self._began = message.end

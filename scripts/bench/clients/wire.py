@@ -32,10 +32,10 @@ def upgrade(port: int) -> bytes:
     )
 
 
-def hello(shape: str, position: str | None) -> bytes:
-    """Return the frame in which it says where it is."""
-    vector = {} if position is None else {shape: position}
-    return client_frame(TEXT, orjson.dumps({"type": "hello", "shapes": [shape], "vector": vector}))
+def hello(shape: str, position: str | None, token: str = "") -> bytes:
+    """Return the frame in which it says where it is, and by a token who it is."""
+    message = {"type": "hello", "shapes": [shape], "vector": {} if position is None else {shape: position}}
+    return client_frame(TEXT, orjson.dumps(message | ({"token": token} if token else {})))
 
 
 class Frames:
