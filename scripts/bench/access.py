@@ -10,7 +10,7 @@ import argparse
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,12 +33,14 @@ from scripts.bench.deployment import Cpu, Deployment
 from scripts.bench.report import Figures, Goal, Rows, Table, alternating, percentiles
 from scripts.bench.routes import delivered
 from scripts.bench.stage import Stage, staged, until
-from scripts.bench.writers import DOCUMENTS, MINIMAL, PATIENCE, closed_loop, open_loop, requesting
+from scripts.bench.writers import DOCUMENTS, MINIMAL, PATIENCE, Write, closed_loop, open_loop, requesting
 from support.identity import encoded, key_set, secret_file, signed_by, token
 
 _TOKENS, _BAD, _OBEYED, _REPEATS = 2000, 10_000, 200_000, 40
-_QUIET, _NOISY, _RATE, _TOGETHER = 2, 3, 20.0, 32
+_QUIET, _NOISY, _RATE, _TOGETHER = 2, 32, 20.0, 32
 """Owners of the documents that are patched, and how often or how many at a time."""
+
+_MERGE: Final = {"Content-Type": "application/merge-patch+json", **MINIMAL}
 
 _OPEN, _OWN, _REDACTED = "without rules", "own", "own, redacted"
 
@@ -278,7 +280,7 @@ async def _principals(
     deployment: Deployment, clients: Process, options: argparse.Namespace, moments: Rows, noisy: Rows, patches: Rows
 ) -> None:
     async with staged(deployment, clients, "principals", 64) as stage, stage.serving() as pid:
-        await stage.stores.data[SHAPE].update_many({}, [{"$set": {"owner": "$_id"}}])
+        await stage.stores.data[SHAPE].update_many({}, [{"$set": {"owner": {"$min": ["$_id", _NOISY]}}}])
         for number in range(options.rounds):
             costs = dict[str, float]()
             for mode in (_OPEN, "by rules")[:: 1 if number % 2 == 0 else -1]:
@@ -291,15 +293,14 @@ async def _principals(
             patches.note("by rules", {"of without": costs["by rules"] / costs[_OPEN]})
 
 
-def _requests(stage: Stage, method: str, owner: int, sub: str) -> Any:
-    """Make requests about the document of an owner."""
-    headers = {"Content-Type": "application/merge-patch+json", **MINIMAL, **_headers(sub, owner)}
-    path = f"{DOCUMENTS}/int:{owner}"
+def _requests(stage: Stage, method: str) -> AbstractAsyncContextManager[Write]:
+    """Make requests about the document of a principal, one at a time."""
+    path, headers = f"{DOCUMENTS}/int:{_QUIET}", _MERGE | _headers("quiet", _QUIET)
     return requesting(stage.settings.port, method, lambda _: path, headers, lambda n, at: {"n": n, "at": at})
 
 
 async def _patched(stage: Stage, pid: int, seconds: float) -> Figures:
-    async with _requests(stage, "PATCH", _QUIET, "quiet") as write:
+    async with _requests(stage, "PATCH") as write:
         await closed_loop(write, 0, 1, seconds / 4)
         cpu = Cpu(server=pid)
         took = await closed_loop(write, 0, 1, seconds)
@@ -371,21 +372,22 @@ async def _moved(stage: Stage, rows: Rows) -> None:
 
 
 async def _beside_noise(stage: Stage, seconds: float, rows: Rows) -> None:
-    usual = dict[str, float]()
-    for noise in (False, True):
-        async with asyncio.TaskGroup() as group:
-            if noise:
-                headers = {"Content-Type": "application/merge-patch+json", **MINIMAL, **_headers("noisy", _NOISY)}
-                flood = {"headers": headers, "together": _TOGETHER, "seconds": 2 * seconds + 1}
-                flooded = stage.clients.ask("flood", path=f"{DOCUMENTS}/int:{_NOISY}", **flood)
-                task = group.create_task(flooded, name="noise")
-                await asyncio.sleep(0.5)
-            for method in ("PATCH", "GET"):
-                async with _requests(stage, method, _QUIET, "quiet") as write:
-                    found = percentiles(await open_loop(write, 0, round(_RATE * seconds), _RATE))
-                if noise:
-                    rows.note(f"{method}, with noise", found | {"of without": found["p50"] / usual[method]})
-                else:
-                    usual[method] = rows.note(f"{method}, without", found)["p50"]
-        if noise:
-            rows.note("the noise", {"a second": (await task)["a second"]})
+    usual = await _asked(stage, seconds)
+    async with asyncio.TaskGroup() as group:
+        headers = _MERGE | _headers("noisy", _NOISY)
+        flood = stage.clients.ask("flood", headers=headers, first=_NOISY, together=_TOGETHER, seconds=2 * seconds + 1)
+        task = group.create_task(flood, name="noise")
+        await asyncio.sleep(0.5)
+        found = await _asked(stage, seconds)
+    for method, figures in found.items():
+        rows.note(method, usual[method])
+        rows.note(f"{method}, with noise", figures | {"of without": figures["p50"] / usual[method]["p50"]})
+    rows.note("the noise", await task)
+
+
+async def _asked(stage: Stage, seconds: float) -> dict[str, Figures]:
+    found = dict[str, Figures]()
+    for method in ("PATCH", "GET"):
+        async with _requests(stage, method) as write:
+            found[method] = percentiles(await open_loop(write, 0, round(_RATE * seconds), _RATE))
+    return found

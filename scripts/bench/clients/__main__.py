@@ -14,7 +14,7 @@ from scripts.bench.clients.client import TRANSPORTS, Client, Puller, Scene
 from scripts.bench.clients.exactness import History, Reader, WrongError
 from scripts.bench.clients.processes import obey
 from scripts.bench.report import percentiles
-from scripts.bench.writers import closed_loop, requesting
+from scripts.bench.writers import DOCUMENTS, closed_loop, requesting
 from support.identity import token
 
 Answer = dict[str, Any]
@@ -96,10 +96,14 @@ class LoadGenerator:
         """Return how many connections ended that were served, and attempts that failed."""
         return {"ends": self._scene.ends.total(), "refusals": self._scene.refusals.total()}
 
-    async def flood(self, path: str, headers: dict[str, str], together: int, seconds: float) -> Answer:
-        """Patch a document, `together` at a time; return how many a second."""
-        patch = requesting(self._scene.port, "PATCH", lambda _: path, headers, lambda n, _: {"n": n}, together)
-        async with patch as write:
+    async def flood(self, headers: dict[str, str], first: int, together: int, seconds: float) -> Answer:
+        """Patch the documents from `first` on, `together` at a time; return how many a second."""
+
+        def path(number: int) -> str:
+            return f"{DOCUMENTS}/int:{first + number % together}"
+
+        port = self._scene.port
+        async with requesting(port, "PATCH", path, headers, lambda n, at: {"n": n, "at": at}, together) as write:
             return {"a second": len(await closed_loop(write, 0, together, seconds)) / seconds}
 
     async def pull(self, count: int, seq: int | None, seconds: float) -> Answer:
