@@ -219,7 +219,8 @@ async def _put(stage: Stage, tree: dict[str, Any] | None) -> None:
 
 
 def _client(stage: Stage, headers: dict[str, str] | None = None) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=f"http://127.0.0.1:{stage.settings.port}", headers=headers)
+    url = f"http://127.0.0.1:{stage.settings.port}"
+    return httpx.AsyncClient(base_url=url, headers=headers, timeout=PATIENCE)
 
 
 async def _until_answered(client: httpx.AsyncClient, status: int) -> None:
