@@ -51,9 +51,9 @@ LIMITS: Final = {
     "small files with one importer": 20,
     "class names used twice": 0,
     "lines: all": 133_000,
-    "lines: docs/benchmarks": 730,
+    "lines: docs/benchmarks": 860,
     "lines: locks": 2_200,
-    "lines: scripts/bench": 4_220,
+    "lines: scripts/bench": 4_690,
     "lines: tests/support": 11_400,
     "subjects of the last 50 commits over 72 characters": 0,
 }
