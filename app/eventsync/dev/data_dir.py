@@ -5,6 +5,7 @@
 <data-dir>/mongod.port       mongod's port, for the next run
 <data-dir>/demo              the progress of loading the demo data
 <data-dir>/archive/          segments of old events
+<data-dir>/key               the service key of whoever runs it, once there are rules
 <data-dir>/origin            an empty file that is never changed; origin.json: its inode and time of change
 <data-dir>/eventsync.toml    while `dev` runs: the settings by which other commands find it
 <data-dir>/lock              locked while `dev` runs
@@ -50,6 +51,10 @@ class DataDir:
     @property
     def archive(self) -> Path:
         return self.path / "archive"
+
+    @property
+    def key(self) -> Path:
+        return self.path / "key"
 
     @property
     def config(self) -> Path:

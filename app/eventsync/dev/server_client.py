@@ -30,12 +30,13 @@ class ServerAnswer:
 
 
 class ServerClient:
-    """Requests to one server, each on a connection and in a thread of its own."""
+    """Requests to one server, each on a connection and in a thread of its own. `credential` is a service key."""
 
     def __init__(self, host: str, port: int) -> None:
         # A wildcard address can be listened on, but not connected to.
         self.host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
         self.port = port
+        self.credential: str | None = None
 
     @property
     def url(self) -> str:
@@ -54,8 +55,9 @@ class ServerClient:
 
     def _request(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> ServerAnswer:
         connection = http.client.HTTPConnection(self.host, self.port, timeout=_TIMEOUT)
+        identity = {"Authorization": f"Bearer {self.credential}"} if self.credential else {}
         try:
-            connection.request(method, path, body, dict(headers))
+            connection.request(method, path, body, {**headers, **identity})
             response = connection.getresponse()
             return ServerAnswer(response.status, _json(response.read()))
         except (OSError, http.client.HTTPException) as error:

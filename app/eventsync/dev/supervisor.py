@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from eventsync.dev import demo_data, greeting, mongod, mongod_log
 from eventsync.dev.data_dir import DataDir
+from eventsync.dev.own_key import OwnKey
 from eventsync.dev.server_client import ServerClient
 from eventsync.dev.terminal import Terminal
 from eventsync.errors import EventsyncError, Unavailable
@@ -22,6 +23,7 @@ from eventsync.rules.follower import RulesFollower
 from eventsync.server.supervision.child import Child, ChildSpec, first
 from eventsync.settings import PREFIX, Settings
 from eventsync.stores.log.logs import LogStore
+from eventsync.stores.stores import Stores
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _POLL: Final = 0.05
@@ -44,6 +46,7 @@ class Supervisor:
         self._binary = binary
         self._demo = demo
         self._client = ServerClient(settings.host, settings.port)
+        self._key = OwnKey(directory.key)
         self._children: list[Child] = []
         self._stop = asyncio.Event()
         self._force = asyncio.Event()
@@ -84,10 +87,19 @@ class Supervisor:
             await asyncio.to_thread(mongod.initiate, port, given_up=self._stop.is_set)
             await self._unless_stopped(self._reset_copy(uri))
         self._directory.write_config(self._shared_settings(uri))
+        await self._unless_stopped(self._continue_rules(uri))
         await children.enter_async_context(self._following_rules(uri))
         for spec in (self._worker_spec(uri), self._server_spec(uri)):
             await children.enter_async_context(self._running(spec))
         await self._unless_stopped(self._welcome(began))
+
+    async def _continue_rules(self, uri: str | None) -> None:
+        """Sign in if rules are in force from an earlier run, or were applied by a command."""
+        settings = self._settings.model_copy(update={"mongodb_uri": uri})
+        async with connect(settings, "dev") as client:
+            stores = Stores.of(client, settings)
+            if (await stores.definitions.read()).rules is not None:
+                await self._sign_in(stores)
 
     async def _reset_copy(self, uri: str) -> None:
         """Request a new log if the data is a copy, which may be older than what clients have."""
@@ -102,12 +114,21 @@ class Supervisor:
     @asynccontextmanager
     async def _following_rules(self, uri: str | None) -> AsyncIterator[None]:
         settings = self._settings.model_copy(update={"mongodb_uri": uri, "collections": self._collections})
-        task = asyncio.create_task(RulesFollower(settings, self._terminal.say).run(), name="follow the rules file")
+        follower = RulesFollower(settings, self._terminal.say, self._sign_in)
+        task = asyncio.create_task(follower.run(), name="follow the rules file")
         try:
             yield
         finally:
             task.cancel()
             await asyncio.wait([task])
+
+    async def _sign_in(self, stores: Stores) -> None:
+        """Make a key for whoever runs this, and say how it is used."""
+        key = await self._key.ensure(stores.credentials)
+        if key != self._client.credential:
+            self._client.credential = key
+            for line in self._key.hints(self._client.url, next(iter(self._collections), None)):
+                self._terminal.say(line)
 
     @asynccontextmanager
     async def _running(self, spec: ChildSpec) -> AsyncIterator[None]:
@@ -192,7 +213,8 @@ class Supervisor:
             try:
                 answer = await self._client.get("/readyz")
                 # The demo's writes also need a worker.
-                if answer.status == 200 and answer.body["sequencer_live"]:
+                # Under rules that were applied in the meantime the details are for operators: a key comes soon.
+                if answer.status == 200 and answer.body.get("sequencer_live"):
                     return
                 reason = answer.detail
             except Unavailable as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +19,9 @@ _POLL: Final = 0.3
 Say = Callable[[str, str], None]
 """Prints a line in a style."""
 
+OnAuth = Callable[[Stores], Awaitable[None]]
+"""Called after rules with `[auth]` were applied."""
+
 _Version = tuple[int, int, int]
 """What changes with a file: its number, its time and its size."""
 
@@ -29,9 +32,10 @@ class RulesFollower:
     The shapes stay declared if the file is removed.
     """
 
-    def __init__(self, settings: Settings, say: Say) -> None:
+    def __init__(self, settings: Settings, say: Say, on_auth: OnAuth | None = None) -> None:
         self._settings = settings
         self._say = say
+        self._on_auth = on_auth
         self._path = path_of(settings)
         self._is_expected = settings.rules_file is not None
         self._seen: _Version | None = None
@@ -85,6 +89,8 @@ class RulesFollower:
             applied = await stores.definitions.apply(rules.declarations, rules.spec)
             # The worker tracks the collections of the settings when it starts.
             asked = {*self._settings.collections, *(item.name for item in await stores.tracking.read())}
+            if rules.access is not None and self._on_auth is not None:
+                await self._on_auth(stores)
         self._say(f"{self._path}: {applied_text(applied)}", "")
         shaped = {item.collection for item in rules.definitions.values()}
         for collection in sorted((shaped | rules.ruled) - asked):
