@@ -138,6 +138,7 @@ async def run_leaks(seed: int, seconds: float, directory: Path, *, pause: float 
         choose = random.Random(seed)
         servers = list(zip(fleet.servers, fleet.urls, strict=True))
         run = LeakRun(client, settings, lambda: choose.choice(servers), directory, seed, lifetime=_LIFETIME)
+        run.traffic.burst()
         await run.begin(fleet.urls)
         campaign = Campaign(run, fleet, random.Random(f"{seed} faults"))
         async with run.at_work():

@@ -28,6 +28,9 @@ from support.waiting import patience, scaled
 _PAUSE = 0.3
 """Seconds between two connections."""
 
+_AWAY, _OFTEN = 5.0, 0.2
+"""The most seconds that a client sometimes stays away, and how often."""
+
 _SILENT = 6.0
 """Seconds after which a connection that sends nothing is given up."""
 
@@ -88,7 +91,8 @@ class PrincipalFollower:
                 self.faults.append(f"{self.name}: {error!r}")
                 self.replica = Replica(self.shape)
             self.replica.disconnected()
-            await asyncio.sleep(self._random.uniform(0.05, _PAUSE))
+            away = _AWAY if self.cut and self._random.random() < _OFTEN else _PAUSE
+            await asyncio.sleep(self._random.uniform(0.05, away))
 
     # --- what comes -----------------------------------------------------------------------------------------------
 

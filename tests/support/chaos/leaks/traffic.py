@@ -27,6 +27,8 @@ PATCH = "application/json-patch+json"
 _IDS = {"orders": 10, "notes": 6, "board": 4, "vault": 3}
 _TASKS = 8
 _PAUSE = 0.03
+_BURST, _PAD = 60, 1500
+"""Changes of a burst, and characters that each of them writes: sending them costs more than the document."""
 
 
 class Traffic:
@@ -63,6 +65,10 @@ class Traffic:
     def only(self, *acts: Callable[[], Awaitable[object]]) -> None:
         """Make these requests alone."""
         self._acts = [(1, act) for act in acts]
+
+    def burst(self) -> None:
+        """Make bursts of changes, too."""
+        self._acts.append((1, self.burst_behind))
 
     async def prepare(self) -> None:
         """Write every document once."""
@@ -112,6 +118,13 @@ class Traffic:
         await self.get((collection, id_))
         await self._data[collection].update_one({"_id": id_}, {"$set": {HIDDEN[collection]: canary()}})
         await self.get((collection, id_))
+
+    async def burst_behind(self) -> None:
+        """Change one document so often that who was away gets squashed documents."""
+        id_ = f"o{self._random.randrange(_IDS['orders'])}"
+        for _ in range(_BURST):
+            fields = {"note": canary(), "margin": canary(), "pad": self._random.choice("xyz") * _PAD}
+            await self._data["orders"].update_one({"_id": id_}, {"$set": fields})
 
     def _any_key(self) -> Key:
         collection = self._random.choices(COLLECTIONS, (6, 2, 2, 1))[0]
