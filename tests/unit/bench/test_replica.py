@@ -143,3 +143,17 @@ def test_client_of_one_document_passes_the_events_of_others_but_none_of_its_own(
         replica.take(Message("progress", 10, 10))
     with pytest.raises(WrongError, match=r"a frame from 1 to 7 has \[7\]"):
         Reader(HISTORY).read(orjson.dumps(raw | {"events": [_event(7)]}))
+
+
+def test_principal_that_may_see_one_document_gets_its_events_alone_and_all() -> None:
+    def moved(first: int, *seqs: int) -> Replica:
+        reader, replica = Reader(HISTORY, owned=True), Replica(HISTORY, first, document=0)
+        replica.take(reader.read(_events(0, seqs[-1], [_event(seq) for seq in seqs])))
+        return replica
+
+    # A span may begin before the rules, without the events from before them.
+    assert (moved(3, 4, 7).events, moved(4, 7).events) == (2, 1)
+    with pytest.raises(WrongError, match="came to one of"):
+        moved(3, 5)
+    with pytest.raises(WrongError, match="1 events came for 2"):
+        moved(3, 7)
