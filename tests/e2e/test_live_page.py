@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from eventsync.domain.access.rules import read_access
 from eventsync.domain.predicates.declarations import read_rules
 from eventsync.settings import Settings
 from eventsync.stores.log.definitions import Declaration
@@ -131,3 +132,41 @@ async def test_it_follows_a_declared_shape_and_shows_enter_and_leave(
         wrong = await browser.visit(f"{url}/?shape=undeclared%3Fa%3D1")
         await browser.until(wrong, "document.querySelector('#notices').textContent.includes('no declared shape')")
         await browser.until(wrong, f"document.querySelector('#collection').value === 'cards' && {ROWS} === 4")
+
+
+async def test_the_page_signs_in_and_out(settings: Settings, stores: Stores, tmp_path: Path) -> None:
+    tracked = settings.model_copy(update={"collections": ("films",)})
+    async with running_system(tracked) as url, running_chromium(tmp_path) as browser:
+        await stores.data["films"].insert_one({"_id": "f0", "title": "Ran"})
+        access, problems = read_access(
+            {"auth": {}, "roles": {"operator": {"ops": True}}, "collections": {"*": {"operator": {"read": True}}}}
+        )
+        assert access is not None, problems
+        open_page = await browser.visit(f"{url}/")
+        await browser.until(open_page, f"{LIVE} && {ROWS} === 1 && document.querySelector('#who').hidden")
+        await stores.definitions.apply([], access.spec)
+        # The rules end the open connection, and the page asks for a key.
+        await browser.until(open_page, "document.querySelector('#sign-in').open")
+        await browser.until(open_page, f"{signing_in('esk_wrong_key')} || true")
+        await browser.until(open_page, "document.querySelector('#sign-in .why').textContent.includes('not valid')")
+        roles, claims = frozenset({"operator"}), {"sub": "paul"}
+        _, key = await stores.credentials.keys.create("page", roles=roles, claims=claims, expires=None)
+        await browser.until(open_page, f"{signing_in(key)} || true")
+        await browser.until(open_page, f"!document.querySelector('#sign-in').open && {LIVE} && {ROWS} === 1")
+        await browser.until(open_page, "document.querySelector('#who span').textContent === 'paul'")
+        await browser.until(open_page, "document.querySelector('#who button').click(), true")
+        await browser.until(open_page, "document.querySelector('#sign-in').open")
+
+        # A key in the address is used and removed; a reload continues by the cookie, over both transports.
+        page = await browser.visit(f"{url}/#key={key}")
+        await browser.until(page, f"{LIVE} && {ROWS} === 1 && location.hash === ''")
+        again = await browser.visit(f"{url}/")
+        await browser.until(again, f"{LIVE} && document.querySelector('#who span').textContent === 'paul'")
+        await browser.until(again, "document.querySelector('input[value=sse]').click(), true")
+        await browser.until(again, f"{LIVE} && document.querySelector('#facts').textContent.includes('Server-Sent')")
+
+
+def signing_in(key: str) -> str:
+    """Return the script that types a key and sends the form."""
+    field = "document.querySelector('#sign-in input')"
+    return f"({field}.value = '{key}', {field}.form.requestSubmit())"

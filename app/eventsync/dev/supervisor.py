@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from eventsync.dev import demo_data, greeting, mongod, mongod_log
-from eventsync.dev.data_dir import DataDir
-from eventsync.dev.own_key import OwnKey
+from eventsync.dev.data_dir import DataDir, OwnKey
 from eventsync.dev.server_client import ServerClient
 from eventsync.dev.terminal import Terminal
 from eventsync.errors import EventsyncError, Unavailable

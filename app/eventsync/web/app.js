@@ -11,6 +11,7 @@ import { notify } from "./notices.js";
 import { Outage } from "./outage.js";
 import { parsePosition } from "./replica.js";
 import { parseShape, shapeText, valueText } from "./shapes.js";
+import { ask, credentialOfAddress, signIn } from "./session.js";
 import { DocumentTable } from "./table.js";
 
 const STATUS = {
@@ -22,6 +23,7 @@ const STATUS = {
   failed: "Refused",
 };
 const MISSING = "Give each parameter a value.";
+const UNAUTHENTICATED = 4401; // the close code
 const CHANGES = 20; // that the button writes
 const ASK_AGAIN = 3000; // ms, while there is no collection to show
 
@@ -111,12 +113,13 @@ client.addEventListener("change", ({ detail: { kind, changes, replayed, shape: c
   feed.add(told.filter(({ event }) => event), { replayed, mine: (key) => keys.has(key) });
 });
 
-client.addEventListener("status", ({ detail: { status, transport, reason } }) => {
+client.addEventListener("status", ({ detail: { status, transport, reason, code } }) => {
   $("status").dataset.status = status;
   $("status").textContent = STATUS[status];
   $("status").title = reason ?? "";
   $("facts").textContent = status === "live" ? `by ${transport === "sse" ? "Server-Sent Events" : "WebSocket"}` : "";
-  if (status === "failed") notify("The server refuses this connection.", { detail: reason, bad: true });
+  if (status === "failed" && code === UNAUTHENTICATED) ask(`The connection was refused: ${reason}`).then(listCollections);
+  else if (status === "failed") notify("The server refuses this connection.", { detail: reason, bad: true });
 });
 
 client.addEventListener("refused", ({ detail: { message, shape: refused } }) => {
@@ -196,11 +199,14 @@ async function listCollections() {
   try {
     names = await offer();
   } catch (error) {
+    if (error.code === "unauthenticated") return ask("").then(listCollections);
     $("empty").textContent = `The server does not answer as it should: ${error.message}`;
   }
   if (!names.length) {
     $("empty").hidden = false;
-    $("empty").textContent ||= "No collection is tracked yet. `eventsync track NAME` adds one; this page notices.";
+    $("empty").textContent ||= $("who").hidden
+      ? "No collection is tracked yet. `eventsync track NAME` adds one; this page notices."
+      : "The rules show you no collection.";
     setTimeout(listCollections, ASK_AGAIN);
     return;
   }
@@ -245,5 +251,16 @@ $("add").addEventListener("click", () =>
 );
 $("writes").addEventListener("click", someChanges);
 addEventListener("online", () => client.hurry());
+/** Sign in by the address or by the cookie; without either, the first answer says whether that is needed. */
+async function begin() {
+  const credential = credentialOfAddress();
+  try {
+    await signIn(credential);
+  } catch (error) {
+    if (credential) await ask(error.message);
+  }
+  listCollections();
+}
+
 drawVector();
-listCollections();
+begin();

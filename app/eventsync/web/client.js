@@ -148,14 +148,14 @@ export class SyncClient extends EventTarget {
   }
 
   #closed({ code = 0, reason }) {
-    if (isFinal(code)) return this.#fail(reason || `closed with ${code}`);
+    if (isFinal(code)) return this.#fail(reason || `closed with ${code}`, code);
     this.#again(reason || "the connection was lost");
   }
 
   /** End after a permanent refusal. */
-  #fail(reason) {
+  #fail(reason, code) {
     this.#cut();
-    this.#tell("failed", { reason });
+    this.#tell("failed", { reason, code });
   }
 
   /** Reconnect after exponential backoff with full jitter, so that many clients do not return at the same time. */

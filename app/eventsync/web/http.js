@@ -27,6 +27,12 @@ export async function get(path) {
   return answer(await fetch(urlOf(path), { cache: "no-store" }));
 }
 
+/** A request with a credential, without a body. Throws as `get` does. */
+export async function post(path, { method = "POST", credential } = {}) {
+  const headers = credential ? { Authorization: `Bearer ${credential}` } : {};
+  return answer(await fetch(urlOf(path), { method, headers, cache: "no-store" }));
+}
+
 /**
  * A document, with the entity tag of its state as `tag`. `If-Match` with the tag also notices a change that did not come
  * through the API, which keeps the version. Throws as `get` does.
@@ -49,7 +55,7 @@ export async function write(method, path, { body, type = "application/json", tag
 
 async function answer(response) {
   const text = await response.text();
-  if (response.ok) return parseJson(text);
+  if (response.ok) return text ? parseJson(text) : null;
   throw new Refusal(problemOf(response, text));
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
-from eventsync.dev.own_key import OwnKey
+from eventsync.dev.data_dir import OwnKey
 from eventsync.stores.access.keys import split
 from eventsync.stores.stores import Stores
 
