@@ -11,7 +11,6 @@ Source: RFC 6750.
 
 from __future__ import annotations
 
-from http.cookies import CookieError, SimpleCookie
 from typing import Final
 
 from starlette.requests import HTTPConnection
@@ -104,12 +103,10 @@ def _cookie(connection: HTTPConnection) -> str | None:
     if not lines or not is_own_origin(connection.scope):
         return None
     name = cookie_name(connection)
-    try:
-        found = [SimpleCookie(line)[name].value for line in lines if name in line]
-    except (CookieError, KeyError):
-        return None
+    pairs = (part.strip().partition("=") for line in lines for part in line.split(";"))
+    found = [value for given, _, value in pairs if given == name]
     # Two cookies of one name come from two paths or domains, and nothing says which one is ours.
-    return found[0] if len(found) == 1 else None
+    return found[0] if len(found) == 1 and found[0] else None
 
 
 def cookie_name(connection: HTTPConnection) -> str:

@@ -44,6 +44,9 @@ def test_a_cookie_is_taken_by_its_own_name_and_once() -> None:
     for cookie in ("eventsync=abc", "__host-eventsync=abc", "a=__Host-eventsync", "", "\x00", "__Host-eventsync"):
         assert credential_of(request(("Cookie", cookie), OWN)) is None
     assert credential_of(request(("Cookie", "__Host-eventsync=a"), ("Cookie", "__Host-eventsync=b"), OWN)) is None
+    # Browsers send all cookies in one line.
+    assert credential_of(request(("Cookie", "__Host-eventsync=a; __Host-eventsync=b"), OWN)) is None
+    assert credential_of(request(("Cookie", 'a[]={"b"}; c;__Host-eventsync=abc;'), OWN)) == "abc"
     # A header decides, also where it is wrong.
     assert credential_of(request(("Cookie", "__Host-eventsync=a"), OWN, ("Authorization", "Bearer b"))) == "b"
 
