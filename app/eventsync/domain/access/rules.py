@@ -325,10 +325,7 @@ class _Reader:
         """Return a rule, False for one with a problem."""
         if isinstance(tree, bool):
             return tree
-        where = self._filter(tree, place)
-        if where == {}:
-            self._refuse(place, "is an empty filter; everything is true")
-        return where or False
+        return self._filter(tree, place) or False
 
     def _filter(self, tree: Any, place: str) -> dict[str, Any] | None:
         if not isinstance(tree, Mapping):
@@ -341,6 +338,9 @@ class _Reader:
             return None
         if not isinstance(where, dict):
             self._refuse(place, "is true, false or a filter")
+            return None
+        if not where:
+            self._refuse(place, "is an empty filter; everything is true")
             return None
         return where
 

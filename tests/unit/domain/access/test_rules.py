@@ -316,3 +316,15 @@ def test_a_guard_sends_no_claim_that_its_rules_do_not_name() -> None:
     guard = RULES.guard(Principal("ada", {"sub": "ada", "other": deep, "shops": deep}), "orders")
     again = pickle.loads(pickle.dumps(guard))  # noqa: S301 - our own
     assert again.edit(order(), setting(status="paid")) == order(status="paid")
+
+
+@pytest.mark.parametrize(
+    ("table", "place"), [("[roles]\nops = {}", "roles.ops"), ("read = {}", "collections.a.ops.read")]
+)
+def test_a_filter_without_a_condition_is_no_way_to_say_everybody_or_everything(table: str, place: str) -> None:
+    text = table if table.startswith("[") else f"[roles]\nops = true\n[collections.a.ops]\n{table}"
+    rules, problems = read_access(tomllib.loads(f"[auth]\n{text}"))
+    assert rules is None
+    assert [(problem.place, problem.reason) for problem in problems] == [
+        (place, "is an empty filter; everything is true")
+    ]
