@@ -25,7 +25,7 @@ from support.chaos.leaks.scene import OF_SUBJECT, SHAPES, SIGHTS, rules_tree
 from support.chaos.leaks.traffic import Traffic
 from support.chaos.leaks.truth import read_right, read_sights, read_states
 from support.identity import secret_file
-from support.waiting import eventually, scaled
+from support.waiting import eventually, patience, scaled
 
 _GRACE = 2.0
 """Seconds in which every server obeys what is taken away, and in which an answer is on its way."""
@@ -87,7 +87,7 @@ class LeakRun:
         """Write every document once, and put the rules in force on each server."""
         await self.traffic.prepare()
         await self.apply(0)
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=patience(5)) as client:
             for url in urls:
                 await eventually(partial(_obeys, client, url), 20, pause=0.1)
 
