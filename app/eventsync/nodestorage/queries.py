@@ -20,6 +20,7 @@ from datetime import datetime
 from inspect import isawaitable
 from typing import Any, Final, NamedTuple
 
+from bson import encode
 from bson.decimal128 import Decimal128
 from bson.errors import BSONError
 from bson.objectid import ObjectId
@@ -117,7 +118,11 @@ class PageEnd:
             raise Malformed("after takes what `next` gave") from error
         if list(tree) != ["s", "k"] or tree["s"] != str(sort):
             raise Malformed("after takes what `next` gave for the same sort")
-        if not isinstance(tree["k"], list) or len(tree["k"]) != len(sort.fields):
+        # Of a name that is given twice, MongoDB would read the first one.
+        before = encode({"s": str(sort)})[4:-1] + b"\x04k\0"
+        keys = bson[4 + len(before) : -1]
+        is_only = bson.startswith(before, 4) and int.from_bytes(keys[:4], "little") == len(keys)
+        if not is_only or len(tree["k"]) != len(sort.fields):
             raise Malformed("after takes what `next` gave")
         return cls(sort, bson)
 

@@ -200,6 +200,13 @@ async def test_an_end_that_no_page_has_is_refused(outside: Any, storage: NodeSto
             PageEnd.parse(other, BY_ID)
     with pytest.raises(Malformed, match="for the same sort"):
         PageEnd.parse(text, Sort.parse("-_id"))
+    for twice in (b"\x02s\0\x04\0\0\0_id\0", b"\x10k\0\0\0\0\0", b"\x04k\0\x05\0\0\0\0"):
+        forged = framed(twice + page.end.bson[4:-1])
+        with pytest.raises(Malformed, match="after takes what `next` gave"):
+            PageEnd.parse(str(PageEnd(BY_ID, forged)), BY_ID)
+        forged = framed(page.end.bson[4:15] + twice + page.end.bson[15:-1])
+        with pytest.raises(Malformed, match="after takes what `next` gave"):
+            PageEnd.parse(str(PageEnd(BY_ID, forged)), BY_ID)
     damaged = page.end.bson.replace(b"\x100\0", b"\x0e0\0")
     with pytest.raises(Malformed):
         await storage.query("docs", after=PageEnd(BY_ID, damaged), limit=1, max_bytes=EVERYTHING)
