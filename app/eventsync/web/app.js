@@ -133,11 +133,12 @@ function follow() {
   history.replaceState(null, "", `?${query}`);
   outage.forget();
   feed.clear();
-  table.reset(new Map());
   drawVector();
   // A connection without shapes would be called live.
   if (!wanted) client.stop();
   client.follow(wanted ? [wanted] : []);
+  // Documents that are here already, from before a sign-in, are not sent again.
+  table.reset(wanted ? documents() : new Map());
   if (wanted) client.start();
 }
 
