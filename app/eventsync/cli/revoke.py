@@ -14,6 +14,7 @@ from eventsync.errors import Malformed, Unauthenticated
 from eventsync.mongodb.client import connect
 from eventsync.process import event_loop
 from eventsync.settings import Settings, load_settings
+from eventsync.stores.access import keys, tickets
 from eventsync.stores.access.revocations import of_subject
 from eventsync.stores.stores import Stores
 
@@ -56,8 +57,9 @@ def of_token(text: str, lifetime: float) -> tuple[str, float]:
     try:
         parsed = Token.parse(text)
     except Unauthenticated as error:
-        if len(text) > MAX_SUBJECT:
-            raise Malformed("--token takes a token, or the `jti` of one") from error
+        # A secret would be stored, and stay good. A part of a token begins so, too: it is the Base64 of `{"`.
+        if len(text) > MAX_SUBJECT or any(begin in text for begin in (keys.PREFIX, tickets.PREFIX, "eyJ")):
+            raise Malformed("--token takes a whole token, or the `jti` of one; a service key is --key ID") from error
         return f"jti:{text}", lifetime
     expires = parsed.claims.get("exp")
     if isinstance(expires, int | float) and not isinstance(expires, bool):

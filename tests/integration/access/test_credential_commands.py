@@ -110,8 +110,10 @@ async def test_revocations_name_a_subject_a_token_or_a_jti(run: Run, stores: Sto
         assert result.exit_code == 0, result
         assert text not in result.stdout
     assert set(await stores.credentials.revocations.read()) == {"sub:ada", Token.parse(text).id, "jti:t-1"}
-    for words in ([], ["--sub", "a", "--key", "b"], ["--token", "x" * 300]):
+    secrets = ("esk_0123_secret", "est_secret", text[:100], f"Bearer {text[:100]}")
+    for words in ([], ["--sub", "a", "--key", "b"], ["--token", "x" * 300], *(["--token", each] for each in secrets)):
         assert (await run("revoke", *words)).exit_code == 1
+    assert len(await stores.credentials.revocations.read()) == 3
     assert (await run("revoke", "--sub", "eve", EVENTSYNC_MAX_REVOCATIONS="3")).exit_code == 1
 
 
