@@ -22,7 +22,7 @@ from eventsync.stores.stores import Credentials, Stores
 
 keys = typer.Typer(
     name="keys",
-    help="Create, list and revoke service keys, with which programs authenticate.",
+    help="Create, list and revoke the service keys of programs.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -34,9 +34,10 @@ def token(
     mongodb_uri: MongodbUri = None,
     database: Database = None,
 ) -> None:
-    """Print a token signed with the shared secret, for trying the rules that have been applied.
+    """Print a token, for trying the rules.
 
-    It needs an issuer with a `secret_file`, which this command reads. Other issuers sign their tokens themselves.
+    It is signed with the shared secret of an issuer, its `secret_file`, which this command reads. Other issuers sign
+    their tokens themselves.
     """
     settings = load_settings(mongodb_uri=mongodb_uri, database=database)
     read = read_claims(claims)
