@@ -42,7 +42,8 @@ async def running_worker(settings: Settings) -> AsyncIterator[None]:
 @asynccontextmanager
 async def running_server(settings: Settings, *, port: int = 0, host: str = "127.0.0.1") -> AsyncIterator[str]:
     """A server in this process while the block runs, on a port of its own unless one is named. Gives its URL."""
-    server = make_server(settings.model_copy(update={"host": host, "port": port}))
+    # Until it knows which rules are in force, a server refuses everybody.
+    server = make_server(settings.model_copy(update={"host": host, "port": port}), head_start=patience(2))
     async with asyncio.TaskGroup() as group:
         serving = group.create_task(server.serve(), name="server")
         ready = group.create_task(server.ready.wait(), name="server is ready")
