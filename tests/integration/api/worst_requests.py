@@ -177,6 +177,9 @@ def _send(method: str, path: str, body: bytes, kind: dict[str, str], *statuses: 
     return lambda client: client.ask(method, path, *statuses, content=body, headers=kind)
 
 
+LONG_SHAPES: Final = b",".join(b'"things/%0500d"' % number for number in range(100))
+"""The most shapes of a ticket, in JSON."""
+
 WORST: Final[dict[tuple[str, str], Ask]] = {
     # In this order, after `grow`; each can be repeated.
     ("GET", "/v1/collections"): _get("/v1/collections"),
@@ -208,6 +211,9 @@ WORST: Final[dict[tuple[str, str], Ask]] = {
     ("GET", "/v1/state-vectors/CLIENT"): _get("/v1/state-vectors/client1"),
     ("PUT", "/v1/state-vectors/CLIENT"): lambda client: _put_vector(client, "client1"),
     ("DELETE", "/v1/state-vectors/CLIENT"): _deleted_vector,
+    ("POST", "/v1/tickets"): _send("POST", "/v1/tickets", b'{"shapes":[%b]}' % LONG_SHAPES, JSON, 201),
+    ("POST", "/v1/session"): _send("POST", "/v1/session", b"", {}, 200),
+    ("DELETE", "/v1/session"): _send("DELETE", "/v1/session", b"", {}, 204),
     ("GET", "/healthz"): _get("/healthz"),
     ("GET", "/readyz"): _get("/readyz", 200, 503),
     ("GET", "/metrics"): _get("/metrics"),
