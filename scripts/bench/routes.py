@@ -28,8 +28,8 @@ from eventsync.domain.routes import Router
 from eventsync.domain.shapes import Shape
 from eventsync.mongodb.client import connect
 from eventsync.settings import Settings
-from eventsync.stores.log.definitions import Declaration, DeclaredShape, Registry
 from eventsync.stores.log.events import NewEvent
+from eventsync.stores.log.registry import Declaration, DeclaredShape, Registry
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.stores.log.tracking import TrackedCollection
 from eventsync.stores.stores import Stores

@@ -10,7 +10,7 @@ import pytest
 
 from eventsync.domain.predicates.declarations import read_rules
 from eventsync.domain.predicates.definitions import Definition
-from eventsync.stores.log.definitions import Declaration
+from eventsync.stores.log.registry import Declaration
 from eventsync.stores.stores import Stores
 from support.peers.makes import MAKES, of_transport
 from support.peers.served import Rows, Served

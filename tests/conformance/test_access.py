@@ -17,7 +17,7 @@ from eventsync.domain.access.rules import read_access
 from eventsync.mongodb.client import Client
 from eventsync.settings import Settings
 from eventsync.stores.access.revocations import of_subject
-from eventsync.stores.log.definitions import Declaration
+from eventsync.stores.log.registry import Declaration
 from eventsync.stores.stores import Stores
 from support import nginx
 from support.identity import secret_file, token

@@ -11,7 +11,7 @@ import pytest
 from eventsync.domain.access.rules import read_access
 from eventsync.domain.predicates.declarations import read_rules
 from eventsync.settings import Settings
-from eventsync.stores.log.definitions import Declaration
+from eventsync.stores.log.registry import Declaration
 from eventsync.stores.stores import Stores
 from support.peers import chromium
 from support.peers.chromium import running_chromium

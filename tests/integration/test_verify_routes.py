@@ -15,7 +15,7 @@ from eventsync.domain.predicates.definitions import Route, define
 from eventsync.domain.routes import joined
 from eventsync.mongodb.client import Client
 from eventsync.settings import Settings
-from eventsync.stores.log.definitions import Declaration
+from eventsync.stores.log.registry import Declaration
 from eventsync.stores.stores import Stores
 from integration.workers.test_converter_property import Maker
 from integration.workers.test_repair import based

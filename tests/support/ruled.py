@@ -17,7 +17,7 @@ from eventsync.access.control import AccessControl
 from eventsync.domain.access.rules import AccessRules, read_access
 from eventsync.mongodb.client import connect
 from eventsync.settings import Settings
-from eventsync.stores.log.definitions import Declaration
+from eventsync.stores.log.registry import Declaration
 from eventsync.stores.stores import Stores
 from support.identity import secret_file, token
 from support.systems import running_server, running_worker

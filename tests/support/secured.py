@@ -21,7 +21,7 @@ from eventsync.domain.access.rules import read_access
 from eventsync.main import make_server
 from eventsync.server.uvicorn_server import Server
 from eventsync.settings import Settings
-from eventsync.stores.log.definitions import Declaration
+from eventsync.stores.log.registry import Declaration
 from eventsync.stores.stores import Stores
 from eventsync.sync.service import SyncService
 from support.identity import MovedClock, secret_file, token

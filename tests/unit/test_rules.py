@@ -14,7 +14,7 @@ from eventsync.mongodb.query_plans import QueryPlan, UsedIndex
 from eventsync.rules import costs, file
 from eventsync.rules.review import warnings
 from eventsync.settings import Settings
-from eventsync.stores.log.definitions import Applied
+from eventsync.stores.log.registry import Applied
 
 VALID = """
 [shapes.my_orders]

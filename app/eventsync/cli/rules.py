@@ -28,7 +28,7 @@ from eventsync.rules.costs import Cost, cost_of, create_index
 from eventsync.rules.file import RulesFile, applied_text, path_of, read_file, require_valid
 from eventsync.rules.review import labels, unknown_fields, warnings
 from eventsync.settings import Settings, load_settings
-from eventsync.stores.log.definitions import DeclaredShape, Registry
+from eventsync.stores.log.registry import DeclaredShape, Registry
 from eventsync.stores.stores import SEQUENCING, Stores
 
 __all__ = ["rules"]

@@ -14,7 +14,7 @@ from eventsync.domain.predicates.declarations import MAX_DEFINITIONS, read_rules
 from eventsync.domain.predicates.definitions import Definition
 from eventsync.errors import ConfigurationError, InvalidPredicate
 from eventsync.settings import Settings
-from eventsync.stores.log.definitions import Applied, Declaration
+from eventsync.stores.log.registry import Applied, Declaration
 
 DEFAULT: Final = Path("rules.toml")
 """The rules file if none is named: of the current directory."""

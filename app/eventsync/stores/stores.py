@@ -20,10 +20,10 @@ from eventsync.stores.history.change_reader import ChangeReader
 from eventsync.stores.history.comparison import Comparison
 from eventsync.stores.history.instants import Instants
 from eventsync.stores.history.log_state import LogState
-from eventsync.stores.log.definitions import DefinitionStore
 from eventsync.stores.log.events import EventStore
 from eventsync.stores.log.hot_tier import HotRows
 from eventsync.stores.log.logs import LogStore
+from eventsync.stores.log.registry import DefinitionStore
 from eventsync.stores.log.tiers import TierStore
 from eventsync.stores.log.tracking import TrackingStore
 from eventsync.stores.snapshots.live_snapshots import SnapshotReader

@@ -6,7 +6,7 @@ import pytest
 
 from eventsync.domain.predicates.definitions import Definition, define
 from eventsync.settings import Settings
-from eventsync.stores.log.definitions import Declaration, DeclaredShape
+from eventsync.stores.log.registry import Declaration, DeclaredShape
 from eventsync.stores.stores import Stores
 from eventsync_workers.sequencing.log_writer import LogWriter
 from eventsync_workers.sequencing.shape_activation import ActiveShapes

@@ -15,7 +15,7 @@ from eventsync.domain.positions import LogId
 from eventsync.domain.predicates.definitions import Definition, define
 from eventsync.domain.shapes import Shape
 from eventsync.settings import Settings
-from eventsync.stores.log.definitions import Declaration
+from eventsync.stores.log.registry import Declaration
 from eventsync.stores.snapshots.live_snapshots import Snapshot, SnapshotReader
 from eventsync.stores.stores import Stores
 from support.clients import PEERS, Follower, following

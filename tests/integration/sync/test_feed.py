@@ -20,9 +20,10 @@ from eventsync.mongodb.change_stream import watch
 from eventsync.mongodb.client import Client, app_name, connect
 from eventsync.mongodb.primary import primary_process
 from eventsync.settings import Settings
-from eventsync.stores.log.definitions import Declaration, Definitions
+from eventsync.stores.log.definitions import Definitions
 from eventsync.stores.log.events import NewEvent
 from eventsync.stores.log.logs import Log
+from eventsync.stores.log.registry import Declaration
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.stores.log.tracking import TrackedCollection, Tracking
 from eventsync.stores.stores import Stores

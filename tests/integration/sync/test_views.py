@@ -18,7 +18,7 @@ from eventsync.domain.access.rules import read_access
 from eventsync.domain.predicates.definitions import define
 from eventsync.mongodb.change_stream import watch
 from eventsync.settings import Settings
-from eventsync.stores.log.definitions import Declaration
+from eventsync.stores.log.registry import Declaration
 from eventsync.stores.stores import Stores
 from support.clients import PEERS, Follower
 from support.identity import secret_file, token

@@ -20,7 +20,7 @@ from eventsync.errors import NotFound, Unavailable
 from eventsync.mongodb.client import Client, app_name
 from eventsync.nodestorage import Author, NodeStorage, WritePolicy
 from eventsync.settings import Settings
-from eventsync.stores.log.definitions import Declaration
+from eventsync.stores.log.registry import Declaration
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.stores.stats.overview import read_overview
 from eventsync.stores.stores import Stores

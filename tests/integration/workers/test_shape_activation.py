@@ -14,7 +14,7 @@ from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.predicates.definitions import Definition, define
 from eventsync.errors import Unavailable
 from eventsync.settings import Settings
-from eventsync.stores.log.definitions import Declaration, DeclaredShape, DefinitionStore, Registry
+from eventsync.stores.log.registry import Declaration, DeclaredShape, DefinitionStore, Registry
 from eventsync.stores.stores import Stores
 from eventsync_workers.sequencing.log_writer import LogWriter
 from eventsync_workers.sequencing.shape_activation import ActiveShapes

@@ -11,7 +11,7 @@ from typing import Any
 from eventsync.domain.predicates.definitions import Definition, define
 from eventsync.domain.predicates.routed_shape import RoutedShape
 from eventsync.errors import Unavailable
-from eventsync.stores.log.definitions import Declaration
+from eventsync.stores.log.registry import Declaration
 from eventsync.stores.stores import Stores
 from support.waiting import eventually
 

@@ -1,7 +1,7 @@
 """The declared shapes by which a log's events are routed, and the activation of those that are to be.
 
 A shape becomes active at a quiet point of the stream: everything that was read is appended, and a checkpoint names the
-head. Each event after it carries the shape's keys. `eventsync.stores.log.definitions` says how an activation is fenced.
+head. Each event after it carries the shape's keys. `eventsync.stores.log.registry` says how an activation is fenced.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from eventsync.domain.positions import Seq
 from eventsync.domain.predicates.definitions import Definition
 from eventsync.domain.routes import Router
 from eventsync.errors import UnknownShape
-from eventsync.stores.log.definitions import DeclaredShape, Registry
 from eventsync.stores.log.logs import Log
+from eventsync.stores.log.registry import DeclaredShape, Registry
 from eventsync.stores.stores import Stores
 from eventsync_workers.sequencing.log_writer import LogWriter
 

@@ -16,7 +16,7 @@ from eventsync.domain.stamp import unversioned
 from eventsync.domain.values.extended_json import decode
 from eventsync.stores.history.log_state import LogState
 from eventsync.stores.history.verification import Progress, VerifiedPoint
-from eventsync.stores.log.definitions import DefinitionStore
+from eventsync.stores.log.registry import DefinitionStore
 from eventsync.stores.log.tracking import TrackingStore
 from eventsync.stores.snapshots.live_snapshots import SnapshotReader
 

@@ -8,6 +8,7 @@ __all__ = [
     "gap_check",
     "hot_tier",
     "logs",
+    "registry",
     "stored_event",
     "tiers",
     "tracking",

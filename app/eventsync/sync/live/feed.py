@@ -30,9 +30,10 @@ from eventsync.logging import Alarms
 from eventsync.mongodb.change_stream import ChangeStream, StreamInterrupted, watch
 from eventsync.mongodb.primary import primary_process
 from eventsync.settings import Settings
-from eventsync.stores.log.definitions import Definitions, StoredRules
+from eventsync.stores.log.definitions import Definitions
 from eventsync.stores.log.hot_tier import FOR_CLIENTS
 from eventsync.stores.log.logs import Log
+from eventsync.stores.log.registry import StoredRules
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.stores.log.tiers import BehindHorizon
 from eventsync.stores.log.tracking import Tracking

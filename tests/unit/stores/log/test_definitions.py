@@ -11,7 +11,8 @@ from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.predicates.definitions import Route, define
 from eventsync.domain.shapes import Shape
 from eventsync.errors import InvalidPredicate, NotTracked, Unavailable, UnknownShape
-from eventsync.stores.log.definitions import Declaration, DeclaredShape, Definitions, Registry, ShapeCounts
+from eventsync.stores.log.definitions import Definitions, ShapeCounts
+from eventsync.stores.log.registry import Declaration, DeclaredShape, Registry
 from eventsync.stores.log.tracking import TrackedCollection, Tracking
 from support.waiting import within
 

@@ -14,7 +14,8 @@ from eventsync.domain.predicates.declarations import read_rules
 from eventsync.domain.shapes import Shape
 from eventsync.domain.views import View
 from eventsync.errors import Forbidden, NotTracked, Unavailable, UnknownShape
-from eventsync.stores.log.definitions import Declaration, DeclaredShape, Definitions, Registry
+from eventsync.stores.log.definitions import Definitions
+from eventsync.stores.log.registry import Declaration, DeclaredShape, Registry
 from eventsync.stores.log.tracking import TrackedCollection, Tracking
 from eventsync.sync.catch_up.binder import Binder
 

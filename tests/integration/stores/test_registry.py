@@ -9,7 +9,7 @@ from bson.timestamp import Timestamp
 
 from eventsync.domain.positions import LogId, Seq
 from eventsync.errors import Unavailable
-from eventsync.stores.log.definitions import Applied, Declaration, Registry, StoredRules
+from eventsync.stores.log.registry import Applied, Declaration, Registry, StoredRules
 from eventsync.stores.stores import Stores
 
 LOG, TIME = LogId("aaaa"), Timestamp(5, 1)
