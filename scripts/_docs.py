@@ -19,7 +19,7 @@ from typing import Any, Final
 ROOT: Final = Path(__file__).resolve().parent.parent
 CONFIG: Final = ROOT / "zensical.toml"
 STAGE: Final = ROOT / "build" / "docs"
-"""Where the generator finds the pages: `docs_dir` in its configuration."""
+"""The folder in which the generator finds the pages: `docs_dir` in its configuration."""
 
 _ADDRESS: Final = "127.0.0.1:8001"
 _LINK: Final = re.compile(r"\]\(([^)#\s]+)")

@@ -17,7 +17,7 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 
 LOCKS = {"runtime": "locks/local.txt", "docs": "locks/docs.txt", "dev": "locks/dev.txt"}
-"""What each kind installs, with hashes: `scripts/lock` writes it."""
+"""The packages of each kind, with hashes: `scripts/lock` writes it."""
 
 
 def main() -> None:

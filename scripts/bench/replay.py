@@ -31,7 +31,7 @@ _MANY: Final = 50
 """Clients at once."""
 _ELSEWHERE: Final = "bench_plain_log"
 _PEERS: Final = {"row by row": "rows", "joined bodies": "bodies"}
-"""How a plain log is read → the word for it."""
+"""A way of reading a plain log → the word for it."""
 
 _RATES: Final = """\
 *rate*: events, or documents, a second, and *s*, from connecting until each client is live; with 50 clients at once the

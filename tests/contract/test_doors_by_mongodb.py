@@ -122,7 +122,7 @@ def stripped(value: Any, paths: list[list[str]], *, top: bool = True) -> Any:
 
 
 class Oracle:
-    """What one principal may see, by MongoDB and by `stripped`."""
+    """The documents that one principal may see, by MongoDB and by `stripped`."""
 
     def __init__(self, tables: list[Json], claims: Json) -> None:
         self.filters: list[Json] = []

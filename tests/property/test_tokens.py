@@ -1,4 +1,4 @@
-"""Whatever a client sends as a token is parsed, or refused as `unauthenticated`; nothing else."""
+"""Any text that a client sends as a token is parsed, or refused as `unauthenticated`; nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a view shows of a log, against a model that knows the states of each document and asks plain predicates."""
+"""The view of a log, against a model that knows the states of each document and asks plain predicates."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def _placed(made: list[tuple[Event, Routes | None, int]]) -> list[StoredEvent]:
 
 
 def shown(case: Case, state: State) -> State:
-    """What a reader has of a document, by the plain predicate."""
+    """The part of a document that a reader has, by the plain predicate."""
     if state is None or not case.is_seen(state):
         return None
     if not case.is_hidden:

@@ -1,3 +1,3 @@
-"""Access: who asks, and what they may do. Credentials are verified here, against the rules in force."""
+"""Authentication and access: credentials are verified, and principals get their rights by the rules in force."""
 
 __all__ = ["access", "audit", "authenticator", "control", "live", "secret_file", "tokens"]

@@ -15,7 +15,7 @@ _KEPT: Final = 64
 
 
 class Access:
-    """What a principal may do. Without `rules`, everything; `number` is that of the rules."""
+    """The rights of a principal. Without `rules`, all; `number` is that of the rules."""
 
     __slots__ = ("_grants", "_guards", "_rules", "authenticated", "is_operator", "number", "roles")
 
@@ -41,7 +41,7 @@ class Access:
 
     @property
     def scope(self) -> str:
-        """What begins the stored form of the names that the principal chooses; empty while everything is allowed."""
+        """Prefix of the stored form of names that the principal chooses; empty while everything is allowed."""
         return "" if self._rules is None else scope_of(self.principal.sub)
 
     @property

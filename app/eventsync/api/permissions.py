@@ -26,7 +26,7 @@ class NotGranted(NotTracked):
 
 
 class Permissions:
-    """What the principal of one request may do."""
+    """The rights of the principal of one request."""
 
     def __init__(self, connection: HTTPConnection) -> None:
         self._connection = connection
@@ -35,7 +35,7 @@ class Permissions:
 
     @property
     def scope(self) -> str:
-        """What begins the stored form of names that the principal chooses; empty while everything is allowed."""
+        """Prefix of the stored form of names that the principal chooses; empty while everything is allowed."""
         return self._access.scope
 
     def connection(self) -> AbstractContextManager[None]:

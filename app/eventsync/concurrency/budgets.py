@@ -27,7 +27,7 @@ class BudgetLimits:
 
 @dataclass(slots=True)
 class _Usage:
-    """What one principal uses, while it uses anything."""
+    """The use of one principal, while it uses anything."""
 
     share: Share
     users: int = 0

@@ -78,7 +78,7 @@ class Shape:
 
     @property
     def sources(self) -> Collection[Topic]:
-        """What its events are kept by in a window: keys, or its document or collection."""
+        """The names that its events are kept by in a window: keys, or its document or collection."""
         if (keys := self.keys) is not None:
             return keys
         return ((self.name, self.id),) if self.id is not None else (self.collection,)

@@ -72,7 +72,7 @@ class Clause:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
-    """What one principal sees of a shape. Its members are those of a `Route`, which it stands in place of.
+    """The part of a shape that one principal sees. Its members are those of a `Route`, which it stands in place of.
 
     `key` is made of everything that decides what is seen: the shape's text, the keys, and what is hidden. Views with
     equal keys share subscribers and frames. `keys` are those of the smallest clause: each of its events has one of

@@ -11,7 +11,7 @@ from eventsync.errors import Forbidden
 
 
 class Guard(Protocol):
-    """What one principal may see and change in one collection. Picklable: a helper process may decide a write.
+    """One principal's rights in one collection. Picklable: a helper process may decide a write.
 
     Documents have `_id` and no stamp. All methods but the last three raise `Forbidden`.
     """

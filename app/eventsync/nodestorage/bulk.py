@@ -58,7 +58,7 @@ class BulkWriter:
         self._last: dict[str, _Begun] = {}
         """The last operation under way on each document."""
         self._waiting: deque[_Begun] = deque()
-        """What was begun and not yielded, in order."""
+        """Writes that have begun and were not yielded, in order."""
 
     async def run(self, writes: AsyncIterable[BulkWrite | EventsyncError]) -> AsyncGenerator[list[Outcome]]:
         """Yield the outcomes in the order of `writes`, some at a time. An error among the writes keeps its place."""

@@ -41,7 +41,7 @@ from eventsync.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Visible:
-    """What one principal may read of a collection: the documents that `filter` finds, and of these what `guard` shows.
+    """The readable part of a collection: the documents that `filter` finds, and of these what `guard` shows.
 
     Without a filter, the guard alone decides. `redaction` is what it hides of each document. Equal for equal `digest`.
     """

@@ -28,7 +28,7 @@ _SHOWN: Final = 20
 
 @dataclass(slots=True)
 class Seen:
-    """What a principal sees of a collection: events under both rules, and only under the old or the new ones.
+    """The events of a collection that a principal sees: under both rules, and only under the old or the new ones.
 
     `redacted` counts those that are seen under both with other hidden fields. `documents` has some of those that
     differ, with `+` where they are seen more, `-` where less, and `~` where other fields are hidden.

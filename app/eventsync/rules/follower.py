@@ -23,7 +23,7 @@ OnAuth = Callable[[Stores], Awaitable[None]]
 """Called after rules with `[auth]` were applied."""
 
 _Version = tuple[int, int, int]
-"""What changes with a file: its number, its time and its size."""
+"""The version of a file: its number, its time and its size."""
 
 
 class RulesFollower:

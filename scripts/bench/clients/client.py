@@ -36,9 +36,9 @@ class Scene:
     reader: Reader
     comes_back: bool = True
     refusals: Counter[str] = field(default_factory=Counter)
-    """How attempts failed, before a client was served."""
+    """Reasons of attempts that failed, before a client was served."""
     ends: Counter[str] = field(default_factory=Counter)
-    """How connections ended that were served."""
+    """Reasons for which connections ended that were served."""
     wrong: list[str] = field(default_factory=list)
     delays: list[float] = field(default_factory=list)
     """Seconds from each write until a client that `is_timed` had the event."""
@@ -80,7 +80,7 @@ class Client(asyncio.Protocol):
         self._end = ""
         self._advice: float | None = None
         self._read: list[Message] = []
-        """What the bytes at hand say; emptied where they say more than messages for everybody."""
+        """The messages in the bytes at hand; emptied where these hold more than messages for everybody."""
 
     async def come_back(self) -> None:
         """Connect, again and again, as late as the server advises."""

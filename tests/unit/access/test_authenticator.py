@@ -26,7 +26,7 @@ PROVIDER = Issuer("provider", ("ES256",), ("shop",), jwks="https://id.example/jw
 
 
 class Stored:
-    """What is stored, in memory."""
+    """The stored credentials, in memory."""
 
     def __init__(self) -> None:
         self.revoked: dict[str, float] = {}

@@ -52,7 +52,7 @@ def read(content: str, at: float, credential: Credential = ADA, **known: Any) ->
 
 @pytest.fixture
 def evidence() -> LeakEvidence:
-    """Of a run in which all is right."""
+    """Evidence of a run in which all is right."""
     return LeakEvidence(
         credentials={item.name: item for item in (ADA, BOB)},
         received=(

@@ -1,4 +1,4 @@
-"""What one principal may use at a time is bounded, and no other one waits for it."""
+"""Budgets bound the use of one principal at a time, and no other one waits for it."""
 
 from __future__ import annotations
 

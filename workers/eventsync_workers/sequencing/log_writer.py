@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 _alarms = Alarms(logger)
 
 _FORGETTING = 0.9
-"""What is left of the time of a long insert after each shorter one."""
+"""Share of the time of a long insert that is left after each shorter one."""
 
 _DECODED_AT_ONCE = 1024 * 1024
 """Bytes of a transaction's changes that are decoded before the first is converted."""

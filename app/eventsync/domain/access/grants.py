@@ -134,7 +134,7 @@ class RoutedRule:
 
 
 def routed(collection: str, where: Mapping[str, Any]) -> tuple[RoutedRule | None, list[InvalidPredicate]]:
-    """Return a read rule, or what is wrong with it."""
+    """Return a read rule, or the problems with it."""
     try:
         if problems := parse_all(sampled(where))[1]:
             return None, problems

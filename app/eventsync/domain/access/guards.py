@@ -1,4 +1,4 @@
-"""Guards: what a principal may write of one collection.
+"""Guards: a principal's write rights in one collection.
 
 A write is allowed if one role allows all of it: its rule, its fixed fields, and its hidden fields. An edit is applied
 to what the principal sees. So what is hidden stays as it is, and decides nothing about the edit.
@@ -62,7 +62,10 @@ def bound_rule(rule: Rule, claims: Claims) -> Callable[[Mapping[str, Any]], bool
 
 
 class WriteGuard:
-    """What a principal may write. `remake` is a function and arguments that make the guard again elsewhere."""
+    """A principal's write rights in one collection.
+
+    `remake` is a function and arguments that make the guard again elsewhere.
+    """
 
     __slots__ = ("_bound", "_claims", "_grant", "_remake", "_roles")
 

@@ -1,4 +1,4 @@
-"""Principals: those who ask."""
+"""Principals: the subjects that requests come from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OPERATOR: Final = "operator"
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """The one who asks: a subject, its claims, and the credential that proved them.
+    """The origin of a request: a subject, its claims, and the credential that proved them.
 
     `claims` has `sub`, too. `roles` are those given directly, as to a service key; others come from `[roles]`. Times
     are Unix seconds. `credential` names the token, key or ticket for revocation and audit, and is never a secret.
@@ -32,7 +32,7 @@ _SCOPE: Final = re.compile(r"[0-9a-f]{32}~")
 
 
 def scope_of(sub: str) -> str:
-    """Return what begins the stored form of each name that a subject chooses: `client_id`, `Idempotency-Key`.
+    """Return the prefix of the stored form of each name that a subject chooses: `client_id`, `Idempotency-Key`.
 
     So the names of two subjects never meet, whatever they are.
     """
@@ -40,7 +40,7 @@ def scope_of(sub: str) -> str:
 
 
 def scope_in(stored: str) -> str:
-    """Return what begins the stored form of a name; nothing for one of an open server."""
+    """Return the prefix of the stored form of a name; nothing for one of an open server."""
     found = _SCOPE.match(stored)
     return "" if found is None else found[0]
 

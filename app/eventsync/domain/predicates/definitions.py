@@ -339,7 +339,7 @@ _TEXTS: Final = {
     "null": "null:",
     "any": "any text of an id",
 }
-"""How a value of each type is written in a shape."""
+"""The spelling of a value of each type in a shape."""
 
 
 def define(

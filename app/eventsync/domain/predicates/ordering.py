@@ -186,7 +186,7 @@ _KEYS: Final[Mapping[int, Callable[[Any], Any]]] = {
     45: millis,
     47: lambda value: (value.time, value.inc),
 }
-"""How values of a rank are compared. Those of other ranks are never in a filter, so their rank alone decides."""
+"""The comparison of values of a rank. Those of other ranks are never in a filter, so their rank alone decides."""
 
 
 def value_bytes(value: Any) -> bytes:

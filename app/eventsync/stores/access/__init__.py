@@ -1,3 +1,3 @@
-"""What identity stores: service keys and tickets by their hashes, and what was revoked."""
+"""The stored credentials: service keys and tickets by their hashes, and revocations."""
 
 __all__ = ["keys", "revocations", "tickets"]

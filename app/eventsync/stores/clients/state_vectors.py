@@ -106,7 +106,7 @@ class VectorStore:
         self._max_shapes = max_shapes
         self._max_own = max_own
         self._full: TTLCache[bool] = TTLCache(ttl=_OWN_AGE, max_entries=_OWN_KEPT)
-        """Whether a principal has as many clients as it may, by its scope."""
+        """By scope: True if the principal has as many clients as it may."""
         self._unrecorded: dict[str, None] = {}
         """The newest clients that were refused for that reason. Their acknowledgements create no record."""
         self.refused = 0

@@ -32,7 +32,7 @@ class ActiveDefinition:
 
 @dataclass(frozen=True, slots=True)
 class ShapeCounts:
-    """How many declared shapes are in each state. `waited`: seconds that the first of those that wait has waited."""
+    """Numbers of declared shapes in each state. `waited`: seconds that the first of those that wait has waited."""
 
     active: int
     waiting: int

@@ -106,7 +106,7 @@ class Feed:
         self._access = access
         self._rules: StoredRules | None = None
         self._generation = 0
-        """How often other rules were read; 0 before the first read."""
+        """Number of times that other rules were read; 0 before the first read."""
         self._batch = settings.stream_batch
         self._held: list[StoredEvent] = []
         """Events of a transaction that is not complete yet."""

@@ -70,7 +70,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """How a session's connection is written to, beside by the messages that it takes."""
+    """The ways to write to a session's connection, besides the messages that it takes."""
 
     direct_writer: DirectWriter | None = None
     """Writes publications while `Session.messages` is idle; None if the connection has no such writer."""
@@ -117,7 +117,7 @@ class Session:
 
     @property
     def access(self) -> Access:
-        """What the client may see at present."""
+        """The access of the client at present."""
         return self._live_access.access
 
     # --- requests of the client ---------------------------------------------------------------------------------

@@ -83,7 +83,7 @@ class DocumentState:
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What MongoDB finds for some claims under some rules: canaries, and states by number.
+    """The documents that MongoDB finds for some claims under some rules: canaries, and states by number.
 
     `may`: the states for which the rule of a write holds. `collections`: those of which there is anything to read.
     `unlimited`: nothing is hidden from it or fixed for it.
@@ -117,7 +117,7 @@ class Jump:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What a client held in the end, and what MongoDB finds for it then."""
+    """The documents that a client held in the end, and those that MongoDB finds for it then."""
 
     client: str
     held: Mapping[str, Any]

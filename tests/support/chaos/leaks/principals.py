@@ -14,7 +14,7 @@ from support.identity import token
 
 
 class Ledger:
-    """What everybody was given and has got in a run. It judges nothing."""
+    """The record of a run: the messages that each client was given, and those that it has got. It judges nothing."""
 
     def __init__(self, seed: int, lifetime: tuple[float, float] = (600.0, 900.0)) -> None:
         """`lifetime`: the least and the most seconds until the end of a token; negative ones are in its leeway."""

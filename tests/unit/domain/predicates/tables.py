@@ -151,7 +151,7 @@ REFUSED: list[tuple[Any, str, str]] = [
     (nested(9), "$and[0]" + ".$and[0]" * 7, "nests at most 8 levels"),
     ({"a": deep(9)}, "a" + ".b" * 8, "nests at most 8 levels"),
 ]
-"""What is not evaluated here."""
+"""Operators that are not evaluated here."""
 
 LARGEST: list[dict[str, Any]] = [
     {f"f{n}": 1 for n in range(64)},
