@@ -15,6 +15,8 @@ RUN pip install --require-hashes -r locks/build.txt \
 COPY pyproject.toml README.md LICENSE ./
 COPY app app
 COPY workers workers
+# The pages are served with the client, by links into this directory.
+COPY clients/js/src clients/js/src
 RUN pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
  && /opt/eventsync/bin/pip install --no-deps --no-index /wheels/*.whl
 

@@ -183,7 +183,8 @@ def _attribute_docstring_lines(tree: ast.Module) -> int:
 def _written(root: Path) -> Iterator[str]:
     """Yield the texts of all modules and pages that people write. This file names the phrases that it counts."""
     made = {"cli.md", "http.md", "settings.md"}
-    for top, kinds in {"app": "py js", "workers": "py", "scripts": "py", "tests": "py mjs", "docs": "md"}.items():
+    kinds_of = {"app": "py js", "workers": "py", "scripts": "py", "tests": "py mjs", "docs": "md", "clients/js": "mjs"}
+    for top, kinds in (kinds_of | {"clients/js/src": "js"}).items():
         for kind in kinds.split():
             for path in sorted((root / top).rglob(f"*.{kind}")):
                 if path.name not in {"house.py", "test_documents.py"} and (kind != "md" or path.name not in made):
@@ -222,7 +223,7 @@ def _lines_by_room(root: Path) -> dict[str, int]:
     rooms: Counter[str] = Counter()
     for name in filter(None, listed):
         path = root / name
-        if path.is_file():
+        if path.is_file() and not path.is_symlink():
             rooms[_room(name)] += path.read_bytes().count(b"\n")
     return dict(sorted(rooms.items())) | {"all": rooms.total()}
 
@@ -232,7 +233,7 @@ def _room(name: str) -> str:
     if parts[0] == "app":
         inner = parts[2:] if parts[1] == "eventsync" else parts[1:]
         return f"app/{inner[0]}" if len(inner) > 1 else "app"
-    return "/".join(parts[:2]) if parts[0] in {"tests", "docs", "scripts"} and len(parts) > 2 else parts[0]
+    return "/".join(parts[:2]) if parts[0] in {"tests", "docs", "scripts", "clients"} and len(parts) > 2 else parts[0]
 
 
 if __name__ == "__main__":

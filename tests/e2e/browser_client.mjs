@@ -3,7 +3,7 @@
 
 import { createInterface } from "node:readline";
 
-import { SyncClient } from "../../app/eventsync/web/client.js";
+import { SyncClient } from "../../clients/js/src/client.js";
 
 const [url, transport, ...shapes] = process.argv.slice(2);
 const client = new SyncClient({ url, transport, shapes, clientId: "browser-client" });

@@ -56,6 +56,13 @@ def test_the_wheel_has_the_two_packages_and_no_more(wheel: Path) -> None:
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
 
 
+def test_the_wheel_has_the_client_package_as_files(wheel: Path) -> None:
+    """In the tree they are links into `clients/js/src`, which are no use in a wheel."""
+    with zipfile.ZipFile(wheel) as archive:
+        for source in (ROOT / "clients" / "js" / "src").glob("*.js"):
+            assert archive.read(f"eventsync/web/{source.name}") == source.read_bytes()
+
+
 def test_the_command_runs_beside_the_users_own_packages(installed: Path) -> None:
     user = installed.parent / "user"
     for path in ((user, installed), (installed, user)):

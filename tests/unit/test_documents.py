@@ -16,7 +16,7 @@ MADE = ("docs/benchmarks/", "docs/reference/cli.md", "docs/reference/http.md", "
 WRITTEN = [page for page in PAGES if not page.startswith(MADE)]
 
 CODE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
-PATH = re.compile(r"`((?:app|docs|locks|scripts|tests|workers)/[\w./*-]*)[` ]")
+PATH = re.compile(r"`((?:app|clients|docs|locks|scripts|tests|workers)/[\w./*-]*)[` ]")
 UNPLAIN = re.compile(r"\b(is told to|put out|goes on|anew|there and then)\b")
 
 

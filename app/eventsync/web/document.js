@@ -5,7 +5,8 @@ import { sentence, differences } from "./describe.js";
 import { failed } from "./editor.js";
 import { Refusal, get, getTagged, pathOf, write } from "./http.js";
 import { equal } from "./patch.js";
-import { kindOf, parseJson } from "./values.js";
+import { parseJson } from "./json.js";
+import { kindOf } from "./values.js";
 
 const HISTORY = 20;
 

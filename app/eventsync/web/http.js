@@ -1,6 +1,6 @@
 // The HTTP side: reads, and writes with an idempotency key, so that a repeat after a lost answer writes nothing twice.
 
-import { parseJson } from "./values.js";
+import { parseJson } from "./json.js";
 
 /** The URL that the API is below, with a slash at its end: the server may be mounted under a path. */
 export const BASE = new URL("..", import.meta.url).href;

@@ -1,19 +1,9 @@
 // MongoDB Extended JSON for people: shows a value, and turns typed text into a value of the same type.
 // https://github.com/mongodb/specifications/blob/master/source/extended-json.md
 
-const LONG_DIGITS = /\d{16}/;
-const TOKENS = /"[^"\\]*(?:\\.[^"\\]*)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g;
+import { isUnsafe, parseJson } from "./json.js";
+
 const INTEGER = /^-?\d+$/;
-
-/** `JSON.parse`, but integers that a JavaScript number cannot hold exactly become `{"$numberLong": "…"}`. */
-export function parseJson(text) {
-  if (!LONG_DIGITS.test(text)) return JSON.parse(text);
-  return JSON.parse(text.replace(TOKENS, (token) => (isUnsafe(token) ? `{"$numberLong":"${token}"}` : token)));
-}
-
-function isUnsafe(token) {
-  return token[0] !== '"' && INTEGER.test(token) && !Number.isSafeInteger(Number(token));
-}
 
 const KINDS = {
   $oid: "id",

@@ -142,7 +142,7 @@ def test_styles_load_nothing(name: str) -> None:
 
 def test_client_script_needs_no_page() -> None:
     """A program may take the client without the rest."""
-    assert set(_loaded("client.js")) == {"client.js", "replica.js", "patch.js", "shapes.js", "values.js"}
+    assert set(_loaded("client.js")) == {"client.js", "json.js", "replica.js", "patch.js", "shapes.js"}
 
 
 def _imports(name: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The browser's modules under Node's own test runner: each `*.test.mjs` here is one test."""
+"""The modules of the pages and of the client package under Node's own test runner: each `*.test.mjs` is one test."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ import pytest
 
 from support.waiting import patience
 
-FOLDER = Path(__file__).parent
-FILES = sorted(path.name for path in FOLDER.glob("*.test.mjs"))
+ROOT = Path(__file__).parents[3]
+PACKAGE = ROOT / "clients" / "js"
+FOLDERS = (Path(__file__).parent, PACKAGE / "test")
+FILES = sorted(str(path.relative_to(ROOT)) for folder in FOLDERS for path in folder.glob("*.test.mjs"))
 
 
 def test_there_is_something_to_run() -> None:
-    assert "patch.test.mjs" in FILES
+    assert {"clients/js/test/patch.test.mjs", "tests/unit/web/table.test.mjs"} <= set(FILES)
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
 @pytest.mark.parametrize("name", FILES)
 def test_module(name: str) -> None:
     command = ["node", "--test", "--test-reporter=tap", name]
-    done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, timeout=patience(60), check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=patience(60), check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "\n# tests 0\n" not in done.stdout
     assert "\n# skipped 0\n" in done.stdout

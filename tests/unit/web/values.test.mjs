@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 
-import { brief, editText, isEditable, isScalar, kindOf, parseJson, readEdit, show } from "../../../app/eventsync/web/values.js";
+import { brief, editText, isEditable, isScalar, kindOf, readEdit, show } from "../../../app/eventsync/web/values.js";
+import { parseJson } from "../../../clients/js/src/json.js";
 
 test("integers that a JavaScript number can't hold stay exact", () => {
   const text = '{"a": 9007199254740993, "b": [-9223372036854775808, 9007199254740991], "c": 12345678901234567.5, "d": "9007199254740993 \\" 9007199254740993", "e": 1e20}';

@@ -2,11 +2,11 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import test from "node:test";
 
-import { PatchError, applyPatch, equal, formatPointer, parsePointer } from "../../../app/eventsync/web/patch.js";
+import { PatchError, applyPatch, equal, formatPointer, parsePointer } from "../src/patch.js";
 
 // The public suite, https://github.com/json-patch/json-patch-tests
 for (const name of ["json-patch-spec_tests.json", "json-patch-tests.json"]) {
-  const cases = JSON.parse(readFileSync(new URL(`../../data/${name}`, import.meta.url)));
+  const cases = JSON.parse(readFileSync(new URL(`../../../tests/data/${name}`, import.meta.url)));
   for (const [index, { comment, doc, patch, expected, error, disabled }] of cases.entries()) {
     if (disabled || !patch) continue;
     test(`${name} ${index}: ${comment ?? error ?? JSON.stringify(patch)}`, () => {

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 
-import { vectorText } from "../../../app/eventsync/web/client.js";
+import { vectorText } from "../src/client.js";
 
 test("a short vector names its shapes", () => {
   assert.equal(vectorText(["a", "b/c"], { a: "k3f9ab2c:1", "b/c": "k3f9ab2c:2" }), "a=k3f9ab2c%3A1&b%2Fc=k3f9ab2c%3A2");

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 
-import { Replica } from "../../../app/eventsync/web/replica.js";
+import { Replica } from "../src/replica.js";
 
 const SHAPE = "orders";
 const at = (seq, log = "aaaaaaaa") => `${log}:${seq}`;

@@ -1,0 +1,130 @@
+// RFC 6902 JSON Patch. https://www.rfc-editor.org/rfc/rfc6902
+//
+// Nothing is changed in place. The result shares untouched parts with the original document, so the state before stays
+// complete, and a patch that fails half way has changed nothing.
+
+export class PatchError extends Error {}
+
+/** Return the document after `patch`. Throws `PatchError` if the patch does not apply. */
+export function applyPatch(document, patch) {
+  if (!Array.isArray(patch)) throw new PatchError("a patch is an array of operations");
+  return patch.reduce(applyOperation, document);
+}
+
+function applyOperation(document, operation) {
+  const tokens = parsePointer(operation.path);
+  switch (operation.op) {
+    case "add":
+      return put(document, tokens, valueOf(operation));
+    case "replace":
+      read(document, tokens);
+      return put(document, tokens, valueOf(operation), { replace: true });
+    case "remove":
+      return drop(document, tokens);
+    case "move":
+      return move(document, parsePointer(operation.from), tokens);
+    case "copy":
+      return put(document, tokens, read(document, parsePointer(operation.from)));
+    case "test":
+      if (equal(read(document, tokens), valueOf(operation))) return document;
+      throw new PatchError(`the test of ${operation.path} failed`);
+    default:
+      throw new PatchError(`${operation.op} is no operation`);
+  }
+}
+
+function move(document, from, to) {
+  const value = read(document, from);
+  const inside = to.length > from.length && from.every((token, index) => token === to[index]);
+  if (inside) throw new PatchError("a value can't be moved into itself");
+  return from.length ? put(drop(document, from), to, value) : document;
+}
+
+function valueOf(operation) {
+  if (operation.value === undefined) throw new PatchError(`${operation.op} needs a value`);
+  return operation.value;
+}
+
+/** The reference tokens of a JSON Pointer (RFC 6901); `""` is the whole document. Throws `PatchError`. */
+export function parsePointer(pointer) {
+  if (typeof pointer !== "string") throw new PatchError("a path is a string");
+  if (pointer === "") return [];
+  if (pointer[0] !== "/") throw new PatchError(`${pointer} does not start with a slash`);
+  return pointer.slice(1).split("/").map((token) => token.replaceAll("~1", "/").replaceAll("~0", "~"));
+}
+
+/** The JSON Pointer of reference tokens. */
+export function formatPointer(tokens) {
+  return tokens.map((token) => `/${String(token).replaceAll("~", "~0").replaceAll("/", "~1")}`).join("");
+}
+
+/** Return the value at `tokens`. Throws `PatchError` if there is none. */
+export function read(document, tokens) {
+  return tokens.reduce((node, token) => node[existing(node, token)], document);
+}
+
+/** `token` as a key or an index of something that `node` has. Own keys only: `__proto__` is a name like any other. */
+function existing(node, token) {
+  if (Array.isArray(node)) return index(token, node.length - 1);
+  if (isObject(node) && Object.hasOwn(node, token)) return token;
+  throw new PatchError(`there is no ${token}`);
+}
+
+function index(token, last) {
+  if (!/^(0|[1-9][0-9]*)$/.test(token) || Number(token) > last) throw new PatchError(`${token} is no index here`);
+  return Number(token);
+}
+
+function put(node, tokens, value, { replace = false } = {}) {
+  if (!tokens.length) return value;
+  return atParent(node, tokens, (parent, token) => {
+    if (!Array.isArray(parent)) {
+      if (!isObject(parent)) throw new PatchError(`${token} has no place in a plain value`);
+      return { ...parent, [token]: value };
+    }
+    const at = token === "-" && !replace ? parent.length : index(token, parent.length - (replace ? 1 : 0));
+    return spliced(parent, at, replace ? 1 : 0, value);
+  });
+}
+
+function drop(node, tokens) {
+  if (!tokens.length) return null;
+  return atParent(node, tokens, (parent, token) => {
+    const at = existing(parent, token);
+    if (Array.isArray(parent)) return spliced(parent, at, 1);
+    const { [at]: _, ...rest } = parent;
+    return rest;
+  });
+}
+
+function spliced(array, at, count, ...values) {
+  const copy = array.slice();
+  copy.splice(at, count, ...values);
+  return copy;
+}
+
+/** Return the document with the parent of the value at `tokens` replaced by `change(parent, last token)`. */
+function atParent(node, [token, ...rest], change) {
+  if (!rest.length) return change(node, token);
+  const at = existing(node, token);
+  const child = atParent(node[at], rest, change);
+  return Array.isArray(node) ? spliced(node, at, 1, child) : { ...node, [at]: child };
+}
+
+/** Return true if two JSON values are equal, ignoring the order of keys. */
+export function equal(left, right) {
+  if (left === right) return true;
+  if (Array.isArray(left)) {
+    return Array.isArray(right) && left.length === right.length && left.every((item, at) => equal(item, right[at]));
+  }
+  if (!isObject(left) || !isObject(right)) return false;
+  const keys = Object.keys(left);
+  return (
+    keys.length === Object.keys(right).length &&
+    keys.every((key) => Object.hasOwn(right, key) && equal(left[key], right[key]))
+  );
+}
+
+function isObject(value) {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
