@@ -15,7 +15,7 @@ from eventsync.domain.access.rules import AccessRules
 from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.domain.replay import patched
 from eventsync.domain.shapes import Shape
-from eventsync.domain.values.extended_json import Document, from_tree
+from eventsync.domain.values.extended_json import Document, copied, from_tree
 from eventsync.errors import EventsyncError, Unavailable
 from eventsync.stores.history.time_travel import TimeTravel
 from eventsync.stores.log.stored_event import StoredEvent
@@ -150,12 +150,6 @@ def _after(before: Document | None, event: Mapping[str, Any]) -> Document | None
     if before is None:
         return None
     try:
-        return patched(_copy(before), from_tree(event["patch"]))
+        return patched(copied(before), from_tree(event["patch"]))
     except (LookupError, TypeError, ValueError):
         return None
-
-
-def _copy(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _copy(item) for name, item in value.items()}
-    return [_copy(item) for item in value] if isinstance(value, list) else value

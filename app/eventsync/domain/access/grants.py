@@ -17,6 +17,7 @@ from eventsync.domain.access.redaction import Redaction
 from eventsync.domain.predicates.definitions import MAX_BRANCHES, Definition, define_all
 from eventsync.domain.predicates.parsing import bound_filter, is_operators, parse_all
 from eventsync.domain.values.extended_json import Document
+from eventsync.domain.views import Clause
 from eventsync.errors import InvalidPredicate
 
 PREFIX: Final = "rule:"
@@ -87,10 +88,7 @@ class ReadGrant:
     @property
     def filter(self) -> Mapping[str, Any] | None:
         """The filter that finds the documents; None if that is everything."""
-        if self.everything:
-            return None
-        filters = [part.filter for part in self.parts]
-        return filters[0] if len(filters) == 1 else {"$or": filters}
+        return None if self.everything else Clause.of(self.parts).filter
 
     def allows(self, document: Mapping[str, Any]) -> bool:
         """Return True if the principal may read a document in this state."""

@@ -18,7 +18,7 @@ from eventsync.domain.patches.diff import Operation, diff
 from eventsync.domain.patches.json_pointer import unescape
 from eventsync.domain.predicates.predicate import compile_filter
 from eventsync.domain.replay import patched
-from eventsync.domain.values.extended_json import Document
+from eventsync.domain.values.extended_json import Document, copied
 from eventsync.errors import Forbidden, InvalidPredicate, NotFound
 
 Rule = bool | Mapping[str, Any]
@@ -201,7 +201,7 @@ def _applied(before: Document, difference: Sequence[Operation]) -> tuple[Documen
     if not difference:
         return before, []
     touched = {unescape(operation["path"].split("/", 2)[1]) for operation in difference}
-    document = {name: _copied(value) if name in touched else value for name, value in before.items()}
+    document = {name: copied(value) if name in touched else value for name, value in before.items()}
     steps = []
     try:
         for operation in difference:
@@ -217,10 +217,3 @@ def _value_at(document: Any, pointer: str) -> Any:
     for name in map(unescape, pointer.split("/")[1:]):
         document = document[int(name) if isinstance(document, list) else name]
     return document
-
-
-def _copied(value: Any) -> Any:
-    """Return a value with copies of its containers, which are changed in place."""
-    if isinstance(value, Mapping):
-        return {name: _copied(item) for name, item in value.items()}
-    return [_copied(item) for item in value] if isinstance(value, list) else value

@@ -26,6 +26,7 @@ from eventsync.domain.values.extended_json import (
     MAX_DEPTH,
     Document,
     JsonText,
+    copied,
     from_tree,
     level_below,
     parse_json,
@@ -44,7 +45,7 @@ _OPERATIONS: Final = {
     "remove": jsonpatch.RemoveOperation,
     "replace": jsonpatch.ReplaceOperation,
     "move": jsonpatch.MoveOperation,
-    # The library's own copies values with `copy.deepcopy`, ten times as slowly as `_clone`.
+    # The library's own copies values with `copy.deepcopy`, ten times as slowly as `copied`.
     "copy": jsonpatch.AddOperation,
 }
 
@@ -246,12 +247,12 @@ def _depth_of(value: Any, budget: _Budget) -> int:
 class _PatchRun:
     """Applies a patch to a copy of one document, within bounds of bytes and of steps."""
 
-    def __init__(self, steps: list[_Step], document: Document, copied: int, budget: _Budget) -> None:
-        """`copied` is the most bytes that `copy` operations copy in all."""
+    def __init__(self, steps: list[_Step], document: Document, max_copied: int, budget: _Budget) -> None:
+        """`max_copied` is the most bytes that `copy` operations copy in all."""
         self._steps = steps
         # The original is still needed: it is compared with the result.
-        self._document: Any = _clone(document)
-        self._copied = copied
+        self._document: Any = copied(document)
+        self._left_to_copy = max_copied
         self._budget = budget
         self._depth: int | None = None
         """An upper bound of the document's depth; None until it is counted."""
@@ -279,7 +280,7 @@ class _PatchRun:
             self._shift(step.source)
         elif step.op in {"add", "replace"}:
             # Later operations may change the value where it then is, and the patch may have to be applied again.
-            value = _clone(converted(_replaced(step, self._document), step.tree, value))
+            value = copied(converted(_replaced(step, self._document), step.tree, value))
             self._depth = None if self._depth is None else max(self._depth, len(step.path.parts) + step.depth)
         self._shift(step.path)
         operation = _OPERATIONS[step.op](step.spelled(value), pointer_cls=_Pointer)
@@ -307,11 +308,11 @@ class _PatchRun:
 
     def _copy(self, step: _Step, value: Any) -> Any:
         size = len(encode({"": value}))
-        self._copied -= size
-        if self._copied < 0:
+        self._left_to_copy -= size
+        if self._left_to_copy < 0:
             raise TooLarge(f"operation {step.index}: the patch copies more than a document may hold")
         self._budget.spend(size // _COPIED_PER_STEP)
-        return _clone(value)
+        return copied(value)
 
     def _shift(self, pointer: _Pointer) -> None:
         """Spend the cost of inserting into an array or removing from it."""
@@ -327,12 +328,3 @@ def _replaced(step: _Step, document: Any) -> Any:
         return container.get(key, ABSENT)
     # In an array `add` inserts.
     return container[key] if step.op == "replace" and isinstance(key, int) and key < len(container) else ABSENT
-
-
-def _clone(value: Any) -> Any:
-    """Copy the containers; leaves are immutable."""
-    if isinstance(value, dict):
-        return {name: _clone(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_clone(item) for item in value]
-    return value

@@ -293,6 +293,13 @@ def level_below(level: list[Any]) -> list[Any]:
     ]
 
 
+def copied(value: Any) -> Any:
+    """Return a value with copies of its containers, which can be changed in place. Leaves are immutable."""
+    if isinstance(value, dict):
+        return {name: copied(item) for name, item in value.items()}
+    return [copied(item) for item in value] if isinstance(value, list) else value
+
+
 def from_tree(tree: Any) -> Any:
     """Convert parsed Extended JSON, canonical or relaxed, into BSON values of exactly the named types.
 
