@@ -11,7 +11,7 @@ import pytest
 from eventsync.domain.predicates.definitions import Definition, define
 from eventsync.errors import ConfigurationError
 from eventsync.mongodb.query_plans import QueryPlan, UsedIndex
-from eventsync.rules import costs, file
+from eventsync.rules import costs, file, trial
 from eventsync.rules.review import warnings
 from eventsync.settings import Settings
 from eventsync.stores.log.registry import Applied
@@ -75,6 +75,12 @@ def test_a_file_that_can_not_be_read_is_refused(tmp_path: Path, content: bytes, 
     path.write_bytes(content)
     with pytest.raises(ConfigurationError, match=said):
         file.read_file(path)
+
+
+def test_a_file_of_cases_is_bounded(tmp_path: Path) -> None:
+    (tmp_path / "cases.json").write_bytes(b" " * (trial.MAX_BYTES + 1))
+    with pytest.raises(ConfigurationError, match="has more than"):
+        trial.read_cases(tmp_path / "cases.json")
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:

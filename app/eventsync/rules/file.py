@@ -69,17 +69,23 @@ def path_of(settings: Settings, named: Path | None = None) -> Path:
 def read_file(path: Path) -> RulesFile:
     """Read a rules file. Raises `ConfigurationError` if it can't be read or is not TOML."""
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
-            raise ConfigurationError(f"the rules file {path} has more than {MAX_BYTES} bytes")
-        return read_tree(tomllib.loads(content.decode()))
-    except OSError as error:
-        raise ConfigurationError(f"the rules file {path} can't be read: {error.strerror}") from error
+        return read_tree(tomllib.loads(content_of(path, "the rules file", MAX_BYTES).decode()))
     except ValueError as error:  # of TOML, and of UTF-8
         raise ConfigurationError(f"the rules file {path} is not TOML: {error}") from error
     except RecursionError as error:
         raise ConfigurationError(f"the rules file {path} nests too deeply") from error
+
+
+def content_of(path: Path, name: str, max_bytes: int) -> bytes:
+    """Return the content of a file; errors call it `name`. Raises `ConfigurationError` for one with more bytes."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(max_bytes + 1)
+    except OSError as error:
+        raise ConfigurationError(f"{name} {path} can't be read: {error.strerror}") from error
+    if len(content) > max_bytes:
+        raise ConfigurationError(f"{name} {path} has more than {max_bytes} bytes")
+    return content
 
 
 def require_valid(path: Path, rules: RulesFile) -> None:

@@ -37,6 +37,7 @@ from eventsync.domain.patches.diff import diff
 from eventsync.domain.predicates.declarations import filter_of_tree
 from eventsync.domain.values.extended_json import Document, to_json
 from eventsync.errors import ConfigurationError, Forbidden, InvalidPredicate, NotFound
+from eventsync.rules.file import content_of
 
 OPERATIONS: Final = ("read", "create", "update", "delete")
 MAX_BYTES: Final = 4 * 1024 * 1024
@@ -73,13 +74,9 @@ class Verdict:
 
 def read_cases(path: Path) -> list[Case]:
     """Read a file of cases, TOML or JSON. Raises `ConfigurationError`."""
+    content = content_of(path, "the file of cases", MAX_BYTES)
     try:
-        content = path.read_bytes()
-        if len(content) > MAX_BYTES:
-            raise ConfigurationError(f"the cases {path} have more than {MAX_BYTES} bytes")
         tree = orjson.loads(content) if path.suffix == ".json" else tomllib.loads(content.decode())
-    except OSError as error:
-        raise ConfigurationError(f"the cases {path} can't be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"the cases {path} are neither TOML nor JSON: {error}") from error
     listed = tree.get("case") if isinstance(tree, dict) else tree
