@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import resource
 import subprocess
 import sys
@@ -19,8 +18,9 @@ from pymongo import MongoClient
 
 from eventsync.dev import mongod
 from eventsync.server.supervision.orphans import die_with_parent
-from eventsync.settings import PREFIX, Settings
+from eventsync.settings import Settings
 from scripts.bench.clients.exactness import WrongError
+from support.environment import environment_of
 
 T = TypeVar("T")
 
@@ -110,10 +110,7 @@ async def ran(settings: Settings, *words: str) -> float:
 
 
 def _environment(settings: Settings) -> dict[str, str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    for name, value in settings.model_dump(exclude_defaults=True).items():
-        environment[PREFIX + name.upper()] = ",".join(value) if isinstance(value, tuple) else str(value)
-    return environment | {"PYTHONPATH": str(Path.cwd())}
+    return environment_of(settings) | {"PYTHONPATH": str(Path.cwd())}
 
 
 @contextmanager

@@ -12,10 +12,11 @@ import pytest
 from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
 from support.clients import PEERS, following
+from support.environment import environment_of
 from support.identity import secret_file, token
 from support.program import finished
 from support.replay import caught_up
-from support.systems import Processes, environment_of, tracked
+from support.systems import Processes, tracked
 from support.waiting import eventually, patience
 
 CANARY = "canary-77ab"

@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from eventsync.dev.mongod import free_port
-from eventsync.settings import PREFIX
+from support.environment import environment_with
 from support.waiting import patience, within
 
 Dev = Callable[..., AbstractAsyncContextManager["Running"]]
@@ -91,14 +91,16 @@ async def gone(*pids: int) -> None:
             await asyncio.sleep(0.02)
 
 
-def environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-
-
 def eventsync(directory: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-P", "-m", "eventsync", *words]
     return subprocess.run(
-        command, cwd=directory, env=environment(), capture_output=True, text=True, timeout=patience(20), check=False
+        command,
+        cwd=directory,
+        env=environment_with(),
+        capture_output=True,
+        text=True,
+        timeout=patience(20),
+        check=False,
     )
 
 
@@ -125,7 +127,7 @@ def dev(tmp_path: Path) -> Dev:
             *(sys.executable, "-P", "-m", "eventsync", "dev", "--port", str(port), *words),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=environment(),
+            env=environment_with(),
             cwd=tmp_path,
         )
         found = Running(process, port, tmp_path)

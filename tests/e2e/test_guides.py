@@ -18,9 +18,10 @@ import httpx
 import pytest
 
 from eventsync.settings import Settings
+from support.environment import environment_of
 from support.peers import chromium
 from support.peers.chromium import running_chromium
-from support.systems import environment_of, running_system
+from support.systems import running_system
 from support.waiting import patience, within
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,6 @@ With a cold copy of a real `mongod`'s data directory: stopped, copied, written o
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import subprocess
 import sys
@@ -24,10 +23,11 @@ from eventsync.domain.shapes import Shape
 from eventsync.mongodb.change_stream import Batch, ChangeStream
 from eventsync.mongodb.client import connect
 from eventsync.server.supervision.orphans import die_with_parent
-from eventsync.settings import PREFIX, Settings
+from eventsync.settings import Settings
 from eventsync.stores.clients.state_vectors import NumberedPosition, VectorUpdate
 from eventsync.stores.stores import Stores
 from support.data_directory import data_directory
+from support.environment import environment_with
 from support.peers.peer import Asked, Link
 from support.peers.python import Websockets
 from support.replay import caught_up
@@ -315,8 +315,7 @@ async def test_reset_log_begins_a_new_log_when_no_evidence_remains(
 ) -> None:
     """The procedure of docs/guides/backup.md: `reset-log` before servers and workers start."""
     old = await lived(node, settings)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    environment |= {f"{PREFIX}MONGODB_URI": node.uri, f"{PREFIX}DATABASE": "app"}
+    environment = environment_with(mongodb_uri=node.uri, database="app")
     command = [sys.executable, "-P", "-m", "eventsync", "reset-log", "--yes", "--reason", "a backup was restored"]
     said = await asyncio.to_thread(
         subprocess.run,

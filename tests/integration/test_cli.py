@@ -18,10 +18,11 @@ import pytest
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.shapes import Shape
 from eventsync.mongodb.change_stream import token_time, watch
-from eventsync.settings import PREFIX, Settings
+from eventsync.settings import Settings
 from eventsync.stores.clients.state_vectors import NumberedPosition, VectorUpdate
 from eventsync.stores.stats.overview import JOBS
 from eventsync.stores.stores import SNAPSHOTTING, Stores
+from support.environment import command_environment
 from support.program import Result, finished
 from support.replay import caught_up, eventually, tracked
 from support.systems import running_worker
@@ -33,12 +34,7 @@ Run = Callable[..., "asyncio.Task[Result]"]
 @pytest.fixture
 def environment(settings: Settings) -> dict[str, str]:
     """By which the commands find this test's database, and nothing else."""
-    found = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    return found | {
-        "EVENTSYNC_MONGODB_URI": str(settings.mongodb_uri),
-        "EVENTSYNC_DATABASE": settings.database,
-        "COLUMNS": "200",
-    }
+    return command_environment(settings)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -20,7 +19,8 @@ from pymongo.asynchronous.collection import AsyncCollection
 
 from eventsync.domain.values.extended_json import CODEC
 from eventsync.mongodb.client import Client
-from eventsync.settings import PREFIX, Settings
+from eventsync.settings import Settings
+from support.environment import command_environment
 from support.systems import events_of, running_system
 from support.waiting import within
 
@@ -60,14 +60,9 @@ class System:
 
 @pytest.fixture
 async def system(settings: Settings, client: Client, tmp_path: Path) -> AsyncIterator[System]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)} | {
-        "EVENTSYNC_MONGODB_URI": str(settings.mongodb_uri),
-        "EVENTSYNC_DATABASE": settings.database,
-        "COLUMNS": "200",
-    }
     async with running_system(settings.model_copy(update={"collections": ("orders",)})) as url:
         collection = client[settings.database].get_collection("orders", codec_options=CODEC)
-        yield System(url, collection, environment, tmp_path)
+        yield System(url, collection, command_environment(settings), tmp_path)
 
 
 @pytest.fixture(params=["database", "server"])

@@ -24,8 +24,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from eventsync.dev import mongod
 from eventsync.server.supervision.orphans import die_with_parent
 from eventsync.settings import Settings
+from support.environment import environment_of
 from support.peers.python import connect
-from support.systems import environment_of, running_worker, tracked
+from support.systems import running_worker, tracked
 from support.waiting import patience, within
 
 ROOT = Path(__file__).parents[2]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import os
 import re
 import secrets
 import subprocess
@@ -24,8 +23,9 @@ from eventsync.mongodb.client import connect
 from eventsync.mongodb.privileges import ROLES, resources
 from eventsync.nodestorage import Author, NodeStorage, WritePolicy
 from eventsync.server.supervision.orphans import die_with_parent
-from eventsync.settings import PREFIX, Settings
+from eventsync.settings import Settings
 from support.data_directory import data_directory
+from support.environment import environment_with
 from support.program import finished
 from support.systems import Processes, tracked
 from support.waiting import eventually, patience, time_limits
@@ -149,12 +149,7 @@ def only(admin: Admin, role: str, *, without: tuple[str, str]) -> str:
 
 
 async def command(settings: Settings, directory: Path, *words: str) -> tuple[int, str, str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    environment |= {
-        f"{PREFIX}MONGODB_URI": str(settings.mongodb_uri),
-        f"{PREFIX}DATABASE": "shop",
-        f"{PREFIX}PORT": "0",
-    }
+    environment = environment_with(mongodb_uri=settings.mongodb_uri, database="shop", port=0)
     done = await finished(*words, environment=environment, directory=directory, seconds=patience(30))
     assert PASSWORD not in done.stdout + done.stderr
     assert "lsid" not in done.stdout + done.stderr

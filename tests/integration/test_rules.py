@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,8 +13,9 @@ import pytest
 
 from eventsync.rules import follower
 from eventsync.rules.follower import RulesFollower
-from eventsync.settings import PREFIX, Settings
+from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
+from support.environment import command_environment
 from support.program import Result, finished
 from support.replay import began, caught_up
 from support.systems import running_worker
@@ -47,16 +47,10 @@ Run = Callable[..., Any]
 @pytest.fixture
 def run(settings: Settings, tmp_path: Path) -> Run:
     """Run `eventsync rules` in the directory of the rules file."""
-    found = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    found |= {
-        "EVENTSYNC_MONGODB_URI": str(settings.mongodb_uri),
-        "EVENTSYNC_DATABASE": settings.database,
-        "COLUMNS": "200",
-    }
     (tmp_path / "rules.toml").write_text(RULES)
 
     async def started(*words: str, **changed: str) -> Result:
-        environment = {name: value for name, value in (found | changed).items() if value}
+        environment = {name: value for name, value in (command_environment(settings) | changed).items() if value}
         return await finished("rules", *words, environment=environment, directory=tmp_path, seconds=patience(20))
 
     return started

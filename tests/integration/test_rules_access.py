@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,9 @@ import pytest
 
 from eventsync.domain.access.principal import Principal
 from eventsync.domain.positions import START
-from eventsync.settings import PREFIX, Settings
+from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
+from support.environment import command_environment
 from support.program import Result, finished
 from support.replay import began, caught_up
 from support.systems import running_worker
@@ -78,16 +78,11 @@ Run = Callable[..., Any]
 @pytest.fixture
 def run(settings: Settings, tmp_path: Path) -> Run:
     """Run `eventsync rules` in the directory of the rules file."""
-    found = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    found |= {
-        "EVENTSYNC_MONGODB_URI": str(settings.mongodb_uri),
-        "EVENTSYNC_DATABASE": settings.database,
-        "COLUMNS": "200",
-    }
+    environment = command_environment(settings)
     (tmp_path / "rules.toml").write_text(RULES)
 
     async def started(*words: str) -> Result:
-        return await finished("rules", *words, environment=found, directory=tmp_path, seconds=patience(20))
+        return await finished("rules", *words, environment=environment, directory=tmp_path, seconds=patience(20))
 
     return started
 

@@ -17,8 +17,9 @@ from bson.int64 import Int64
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import LogId, Seq
 from eventsync.mongodb.change_stream import watch
-from eventsync.settings import PREFIX, Settings
+from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
+from support.environment import command_environment
 from support.histories import based, stored_at
 from support.program import Program, Result, finished
 from support.replay import caught_up, current_log, eventually, tracked
@@ -36,11 +37,7 @@ def settings(settings: Settings) -> Settings:
 
 @pytest.fixture
 def environment(settings: Settings) -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)} | {
-        "EVENTSYNC_MONGODB_URI": str(settings.mongodb_uri),
-        "EVENTSYNC_DATABASE": settings.database,
-        "COLUMNS": "200",
-    }
+    return command_environment(settings)
 
 
 @pytest.fixture

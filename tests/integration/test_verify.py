@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
@@ -18,10 +17,11 @@ from eventsync.cli.verify_report import Wrong
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.values.extended_json import Document
 from eventsync.errors import NotTracked, Unavailable
-from eventsync.settings import PREFIX, Settings
+from eventsync.settings import Settings
 from eventsync.stores.history.log_state import NoBase
 from eventsync.stores.snapshots.store import StoredSnapshot
 from eventsync.stores.stores import Stores
+from support.environment import command_environment
 from support.histories import History, based
 from support.load import under_load
 from support.program import finished
@@ -37,11 +37,7 @@ def settings(settings: Settings) -> Settings:
 
 async def run(settings: Settings, *words: str) -> tuple[int, str]:
     """The command as a process of its own: exit code and output."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)} | {
-        "EVENTSYNC_MONGODB_URI": str(settings.mongodb_uri),
-        "EVENTSYNC_DATABASE": settings.database,
-    }
-    done = await finished("verify", *words, environment=environment, seconds=patience(20))
+    done = await finished("verify", *words, environment=command_environment(settings), seconds=patience(20))
     return done.exit_code, done.stdout + done.stderr
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -18,7 +17,8 @@ from pymongo import MongoClient
 
 from eventsync.dev import mongod
 from eventsync.server.supervision.orphans import die_with_parent
-from eventsync.settings import PREFIX, Settings
+from eventsync.settings import Settings
+from support.environment import environment_with
 from support.program import finished
 from support.systems import Processes
 from support.waiting import patience, within
@@ -174,8 +174,7 @@ async def test_a_wrong_password_is_one_line_at_once(mongodb_uri: str, command: s
 
 async def refusal(command: str, uri: str, directory: Path) -> list[str]:
     """Run a command that is refused; return its output without the lines from before MongoDB answered."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    given: dict[str, Any] = {f"{PREFIX}MONGODB_URI": uri, f"{PREFIX}PORT": "0"}
-    done = await finished(command, environment=environment | given, directory=directory, seconds=patience(20))
+    environment = environment_with(mongodb_uri=uri, port=0)
+    done = await finished(command, environment=environment, directory=directory, seconds=patience(20))
     assert done.exit_code == 2, done.stderr
     return [line for line in done.stderr.splitlines() if "trying again" not in line]

@@ -21,6 +21,7 @@ from eventsync.main import make_server
 from eventsync.server.supervision.orphans import die_with_parent
 from eventsync.settings import Settings
 from eventsync_workers.worker import Worker
+from support.environment import environment_of
 from support.program import Program
 from support.replica import log_of
 from support.waiting import eventually, patience, within
@@ -176,15 +177,6 @@ class Processes:
 
     def _log(self, name: str) -> Path:
         return self._directory / f"{name}.log"
-
-
-def environment_of(settings: Settings, port: int | None = None) -> dict[str, str]:
-    """Return the environment of a process with these settings."""
-    given: dict[str, Any] = settings.model_dump(exclude_defaults=True) | ({} if port is None else {"port": port})
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("EVENTSYNC_")}
-    for name, value in given.items():
-        environment[f"EVENTSYNC_{name.upper()}"] = ",".join(value) if isinstance(value, tuple) else str(value)
-    return environment
 
 
 async def events_of(url: str, shape: str, count: int, *, seconds: float = 10.0) -> list[dict[str, Any]]:

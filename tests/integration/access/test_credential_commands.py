@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +12,9 @@ import pytest
 
 from eventsync.access.tokens import Token
 from eventsync.errors import Unavailable
-from eventsync.settings import PREFIX, Settings
+from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
+from support.environment import command_environment
 from support.program import Result, finished
 from support.secured import apply_rules, rules_tree
 from support.waiting import patience
@@ -25,11 +25,9 @@ Run = Callable[..., Any]
 @pytest.fixture
 def run(settings: Settings, tmp_path: Path) -> Run:
     """Run a command with the test's database."""
-    found = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    found |= {"EVENTSYNC_MONGODB_URI": str(settings.mongodb_uri), "EVENTSYNC_DATABASE": settings.database}
 
     async def started(*words: str, **changed: str) -> Result:
-        environment = {name: value for name, value in (found | {"COLUMNS": "200"} | changed).items() if value}
+        environment = {name: value for name, value in (command_environment(settings) | changed).items() if value}
         return await finished(*words, environment=environment, directory=tmp_path, seconds=patience(20))
 
     return started

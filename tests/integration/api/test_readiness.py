@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import httpx
 import pytest
 
 from eventsync.domain.positions import LogId
-from eventsync.settings import PREFIX, Settings
+from eventsync.settings import Settings
 from eventsync.stores.archive.identity import MARK
 from eventsync.stores.stores import Stores
 from eventsync.sync import operations
+from support.environment import environment_with
 from support.program import finished
 from support.systems import running_server, running_worker, tracked
 from support.waiting import patience
@@ -25,9 +25,9 @@ def archived(settings: Settings, tmp_path: Path) -> Settings:
 
 async def refusal(settings: Settings, directory: Path, command: str, archive: str) -> str:
     """The one line that a process with another archive ends with."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    environment |= {f"{PREFIX}MONGODB_URI": str(settings.mongodb_uri), f"{PREFIX}DATABASE": settings.database}
-    environment |= {f"{PREFIX}ARCHIVE_URL": archive, f"{PREFIX}PORT": "0"}
+    environment = environment_with(
+        mongodb_uri=settings.mongodb_uri, database=settings.database, archive_url=archive, port=0
+    )
     done = await finished(command, environment=environment, directory=directory, seconds=patience(60))
     assert done.exit_code == 2, done.stderr
     assert "Traceback" not in done.stderr

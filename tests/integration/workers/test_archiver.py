@@ -27,7 +27,7 @@ from eventsync_workers.jobs.archiver import Archiver
 from eventsync_workers.jobs.sealer import Sealer
 from eventsync_workers.jobs.trimming import HotTierTrimmer
 from support.archives import archiver, begun, event, everything, hot_seqs, sealed, stored
-from support.systems import environment_of
+from support.environment import environment_of
 from support.waiting import patience
 
 Step = Callable[..., Awaitable[Any]]

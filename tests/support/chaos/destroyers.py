@@ -15,8 +15,8 @@ from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import PyMongoError
 
 from support.chaos.rig import Rig
+from support.environment import environment_of
 from support.program import finished
-from support.systems import environment_of
 from support.waiting import patience, within
 
 _SETTLE = 30.0

@@ -18,7 +18,8 @@ from eventsync.stores.stores import SEQUENCING
 from support.chaos.cluster import Clock, Cluster
 from support.chaos.history import Recorder
 from support.chaos.rules import Rules
-from support.systems import Processes, environment_of
+from support.environment import environment_of
+from support.systems import Processes
 
 
 class Fleet(Processes):
