@@ -76,6 +76,23 @@ async def write_behind(collection: AsyncCollection[dict[str, Any]], writes: int,
     await History(collection, random.Random(seed), keys, LEAVES, stamped=False).run(writes)
 
 
+async def change_one(
+    collection: AsyncCollection[dict[str, Any]], fields: dict[str, Any], chance: random.Random
+) -> None:
+    """Change one document of ten by `fields`: all of it, one field, or nothing but its existence."""
+    one = {"_id": chance.randint(0, 9)}
+    match chance.randint(0, 9):
+        case 0:
+            await collection.delete_one(one)
+        case 1 | 2:
+            await collection.replace_one(one, fields, upsert=True)
+        case 3:
+            await collection.update_one(one, {"$unset": {chance.choice(list(fields)): ""}})
+        case _:
+            name = chance.choice(list(fields))
+            await collection.update_one(one, {"$set": {name: fields[name]}}, upsert=True)
+
+
 async def documents_of(collection: AsyncCollection[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The collection's content, by id text, without the reserved field."""
     return {

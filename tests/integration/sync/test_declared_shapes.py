@@ -23,6 +23,7 @@ from support.peers.peer import Asked, Link
 from support.replay import caught_up
 from support.systems import running_system
 from support.waiting import eventually, patience
+from support.writers import change_one
 
 BY_BOARD = define("by_board", "docs", {"board": "$board"}, {"board": ["int", "null"]})
 OPEN = define("open_of", "docs", {"board": {"$in": "$boards"}, "open": True}, {"boards": ["int"]})
@@ -78,22 +79,6 @@ def drawn(chance: random.Random) -> dict[str, Any]:
     }
 
 
-async def change(stores: Stores, chance: random.Random) -> None:
-    """Change one document of ten: all of it, one field, or nothing but its existence."""
-    docs, one = stores.data["docs"], {"_id": chance.randint(0, 9)}
-    fields = drawn(chance)
-    match chance.randint(0, 9):
-        case 0:
-            await docs.delete_one(one)
-        case 1 | 2:
-            await docs.replace_one(one, fields, upsert=True)
-        case 3:
-            await docs.update_one(one, {"$unset": {chance.choice(list(fields)): ""}})
-        case _:
-            name = chance.choice(list(fields))
-            await docs.update_one(one, {"$set": {name: fields[name]}}, upsert=True)
-
-
 @pytest.mark.parametrize("transport", PEERS)
 async def test_documents_enter_and_leave(stores: Stores, url: str, transport: str) -> None:
     docs = stores.data["docs"]
@@ -123,7 +108,7 @@ async def test_all_clients_hold_what_mongodb_finds(
     settings = settings.model_copy(update={"window_bytes": window_bytes})
     async with running_system(settings) as url, AsyncExitStack() as stack:
         for _ in range(30):
-            await change(stores, chance)
+            await change_one(stores.data["docs"], drawn(chance), chance)
         await declare(stores, url, [BY_BOARD, OPEN, READ_BY], *SHAPES)
         followers = [
             await stack.enter_async_context(following(url, shape, transport, seed=seed, cut_after=3))
@@ -131,7 +116,7 @@ async def test_all_clients_hold_what_mongodb_finds(
             for shape in SHAPES
         ]
         for _ in range(150):
-            await change(stores, chance)
+            await change_one(stores.data["docs"], drawn(chance), chance)
             if chance.random() < 0.05:
                 await caught_up(stores)
         log = await caught_up(stores)

@@ -27,6 +27,7 @@ from support.replay import caught_up
 from support.replica import Replica
 from support.systems import running_server, running_system, running_worker, tracked
 from support.waiting import eventually, patience, within
+from support.writers import change_one
 
 CANARY = "canary-4f1b"
 BY_STATE = define("by_state", "docs", {"state": "$state"}, {"state": ["text"]})
@@ -173,22 +174,6 @@ def drawn(chance: random.Random) -> dict[str, Any]:
     }
 
 
-async def change(stores: Stores, chance: random.Random) -> None:
-    """Change one document of ten: all of it, one field, or nothing but its existence."""
-    docs, one = stores.data["docs"], {"_id": chance.randint(0, 9)}
-    fields = drawn(chance)
-    match chance.randint(0, 9):
-        case 0:
-            await docs.delete_one(one)
-        case 1 | 2:
-            await docs.replace_one(one, fields, upsert=True)
-        case 3:
-            await docs.update_one(one, {"$unset": {chance.choice(list(fields)): ""}})
-        case _:
-            name = chance.choice(list(fields))
-            await docs.update_one(one, {"$set": {name: fields[name]}}, upsert=True)
-
-
 @pytest.mark.parametrize(("window_bytes", "seed"), [(64 * 1024 * 1024, 0), (1, 1)])
 async def test_all_clients_hold_what_mongodb_finds_for_them(
     stores: Stores, settings: Settings, tmp_path: Path, window_bytes: int, seed: int
@@ -198,7 +183,7 @@ async def test_all_clients_hold_what_mongodb_finds_for_them(
     settings = settings.model_copy(update={"window_bytes": window_bytes})
     async with running_system(settings) as url, AsyncExitStack() as stack:
         for _ in range(30):
-            await change(stores, chance)
+            await change_one(stores.data["docs"], drawn(chance), chance)
         await apply(stores, tmp_path)
         await served(url, *SHAPES)
         followers: list[tuple[Follower, dict[str, Any]]] = []
@@ -209,7 +194,7 @@ async def test_all_clients_hold_what_mongodb_finds_for_them(
                     entered = following(url, shape, transport, credential, seed=seed, cut_after=3)
                     followers.append((await stack.enter_async_context(entered), {"$and": [where, rule]}))
         for _ in range(100):
-            await change(stores, chance)
+            await change_one(stores.data["docs"], drawn(chance), chance)
             if chance.random() < 0.05:
                 await caught_up(stores)
         position = await head(stores)
@@ -256,7 +241,7 @@ async def test_archived_events_are_shown_as_they_were_seen(stores: Stores, setti
                 replicas.append((shape, credential, {"$and": [found, rule]}, follower.replica))
         await docs.insert_many([{"_id": n, **drawn(chance)} for n in range(10)])
         for _ in range(80):
-            await change(stores, chance)
+            await change_one(stores.data["docs"], drawn(chance), chance)
         log = await caught_up(stores)
         async with within(30), watch(stores.log, [{"$match": {"ns.coll": "tiers"}}]) as stream:
             while (await stores.tiers.read(log)).archived_up_to < 60:
