@@ -3,14 +3,31 @@
 // Nothing is changed in place. The result shares untouched parts with the original document, so the state before stays
 // complete, and a patch that fails half way has changed nothing.
 
+/**
+ * An operation of RFC 6902.
+ *
+ * @typedef {{ op: string, path: string, from?: string, value?: any }} Operation
+ */
+
 export class PatchError extends Error {}
 
-/** Return the document after `patch`. Throws `PatchError` if the patch does not apply. */
+/**
+ * Return the document after `patch`. Throws `PatchError` if the patch does not apply.
+ *
+ * @param {any} document
+ * @param {readonly Operation[]} patch
+ * @returns {any}
+ */
 export function applyPatch(document, patch) {
   if (!Array.isArray(patch)) throw new PatchError("a patch is an array of operations");
   return patch.reduce(applyOperation, document);
 }
 
+/**
+ * @param {any} document
+ * @param {Operation} operation
+ * @returns {any}
+ */
 function applyOperation(document, operation) {
   const tokens = parsePointer(operation.path);
   switch (operation.op) {
@@ -33,6 +50,11 @@ function applyOperation(document, operation) {
   }
 }
 
+/**
+ * @param {any} document
+ * @param {string[]} from
+ * @param {string[]} to
+ */
 function move(document, from, to) {
   const value = read(document, from);
   const inside = to.length > from.length && from.every((token, index) => token === to[index]);
@@ -40,12 +62,19 @@ function move(document, from, to) {
   return from.length ? put(drop(document, from), to, value) : document;
 }
 
+/**
+ * @param {Operation} operation
+ */
 function valueOf(operation) {
   if (operation.value === undefined) throw new PatchError(`${operation.op} needs a value`);
   return operation.value;
 }
 
-/** The reference tokens of a JSON Pointer (RFC 6901); `""` is the whole document. Throws `PatchError`. */
+/**
+ * The reference tokens of a JSON Pointer (RFC 6901); `""` is the whole document. Throws `PatchError`.
+ *
+ * @param {string | undefined} pointer
+ */
 export function parsePointer(pointer) {
   if (typeof pointer !== "string") throw new PatchError("a path is a string");
   if (pointer === "") return [];
@@ -53,28 +82,53 @@ export function parsePointer(pointer) {
   return pointer.slice(1).split("/").map((token) => token.replaceAll("~1", "/").replaceAll("~0", "~"));
 }
 
-/** The JSON Pointer of reference tokens. */
+/**
+ * The JSON Pointer of reference tokens.
+ *
+ * @param {readonly (string | number)[]} tokens
+ */
 export function formatPointer(tokens) {
   return tokens.map((token) => `/${String(token).replaceAll("~", "~0").replaceAll("/", "~1")}`).join("");
 }
 
-/** Return the value at `tokens`. Throws `PatchError` if there is none. */
+/**
+ * Return the value at `tokens`. Throws `PatchError` if there is none.
+ *
+ * @param {any} document
+ * @param {readonly string[]} tokens
+ * @returns {any}
+ */
 export function read(document, tokens) {
   return tokens.reduce((node, token) => node[existing(node, token)], document);
 }
 
-/** `token` as a key or an index of something that `node` has. Own keys only: `__proto__` is a name like any other. */
+/**
+ * `token` as a key or an index of something that `node` has. Own keys only: `__proto__` is a name like any other.
+ *
+ * @param {any} node
+ * @param {string} token
+ */
 function existing(node, token) {
   if (Array.isArray(node)) return index(token, node.length - 1);
   if (isObject(node) && Object.hasOwn(node, token)) return token;
   throw new PatchError(`there is no ${token}`);
 }
 
+/**
+ * @param {string} token
+ * @param {number} last
+ */
 function index(token, last) {
   if (!/^(0|[1-9][0-9]*)$/.test(token) || Number(token) > last) throw new PatchError(`${token} is no index here`);
   return Number(token);
 }
 
+/**
+ * @param {any} node
+ * @param {string[]} tokens
+ * @param {any} value
+ * @param {{ replace?: boolean }} [options]
+ */
 function put(node, tokens, value, { replace = false } = {}) {
   if (!tokens.length) return value;
   return atParent(node, tokens, (parent, token) => {
@@ -87,31 +141,54 @@ function put(node, tokens, value, { replace = false } = {}) {
   });
 }
 
+/**
+ * @param {any} node
+ * @param {string[]} tokens
+ */
 function drop(node, tokens) {
   if (!tokens.length) return null;
   return atParent(node, tokens, (parent, token) => {
     const at = existing(parent, token);
-    if (Array.isArray(parent)) return spliced(parent, at, 1);
+    if (Array.isArray(parent)) return spliced(parent, Number(at), 1);
     const { [at]: _, ...rest } = parent;
     return rest;
   });
 }
 
+/**
+ * @param {any[]} array
+ * @param {number} at
+ * @param {number} count
+ * @param {any[]} values
+ */
 function spliced(array, at, count, ...values) {
   const copy = array.slice();
   copy.splice(at, count, ...values);
   return copy;
 }
 
-/** Return the document with the parent of the value at `tokens` replaced by `change(parent, last token)`. */
+/**
+ * Return the document with the parent of the value at `tokens` replaced by `change(parent, last token)`.
+ *
+ * @param {any} node
+ * @param {string[]} tokens
+ * @param {(parent: any, token: string) => any} change
+ * @returns {any}
+ */
 function atParent(node, [token, ...rest], change) {
   if (!rest.length) return change(node, token);
   const at = existing(node, token);
   const child = atParent(node[at], rest, change);
-  return Array.isArray(node) ? spliced(node, at, 1, child) : { ...node, [at]: child };
+  return Array.isArray(node) ? spliced(node, Number(at), 1, child) : { ...node, [at]: child };
 }
 
-/** Return true if two JSON values are equal, ignoring the order of keys. */
+/**
+ * Return true if two JSON values are equal, ignoring the order of keys.
+ *
+ * @param {any} left
+ * @param {any} right
+ * @returns {boolean}
+ */
 export function equal(left, right) {
   if (left === right) return true;
   if (Array.isArray(left)) {
@@ -125,6 +202,32 @@ export function equal(left, right) {
   );
 }
 
+/**
+ * @param {any} value
+ */
 function isObject(value) {
   return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/**
+ * Return the document after a merge patch (RFC 7396). Nothing is changed in place. An Extended JSON wrapper, such as
+ * `{"$date": …}`, is a value: it is never merged into.
+ *
+ * @param {any} document
+ * @param {any} patch
+ * @returns {any}
+ */
+export function mergePatch(document, patch) {
+  const merged = new Map(isObject(document) ? Object.entries(document) : []);
+  for (const [key, value] of Object.entries(patch)) {
+    if (value === null) merged.delete(key);
+    else merged.set(key, isMergeable(value) ? mergePatch(isMergeable(merged.get(key)) ? merged.get(key) : {}, value) : value);
+  }
+  // Not by assignment, for which `__proto__` would be no key.
+  return Object.fromEntries(merged);
+}
+
+/** @param {any} value */
+function isMergeable(value) {
+  return isObject(value) && !Object.keys(value).some((key) => key.startsWith("$"));
 }

@@ -28,3 +28,16 @@ def test_module(name: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "\n# tests 0\n" not in done.stdout
     assert "\n# skipped 0\n" in done.stdout
+
+
+@pytest.mark.skipif(
+    not (PACKAGE / "node_modules/typescript").is_dir(), reason="needs npm packages: scripts/peers installs them"
+)
+def test_types_of_the_package_are_sound() -> None:
+    command = ["node", "node_modules/typescript/bin/tsc", "--project", "."]
+    done = subprocess.run(command, cwd=PACKAGE, capture_output=True, text=True, timeout=patience(60), check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_lock_names_no_registry() -> None:
+    assert "resolved" not in (PACKAGE / "package-lock.json").read_text()

@@ -1,0 +1,125 @@
+// Where a client keeps its documents, its positions and its unsent writes: the interface, and a store in memory.
+//
+// A store keeps the rows of a frame and the position that they lead to in one transaction. A position without its rows
+// would skip events for ever; rows without their position would have events applied twice.
+
+/**
+ * A document as a client holds it. It is replaced, never changed: an unchanged document keeps its identity.
+ *
+ * @typedef {{ readonly version: number, readonly doc: any }} Row
+ */
+
+/**
+ * What a store is opened for. Another principal sees other documents, and another format is stored differently: each
+ * combination is a database of its own.
+ *
+ * @typedef {{ url: string, principal: string, format: number }} Identity
+ */
+
+/**
+ * A shape as it is stored.
+ *
+ * @typedef {{ position: string, rows: [id: string, row: Row][] }} SavedShape
+ */
+
+/**
+ * A step of a shape: first everything is removed if `clear` is true, then these rows. `position` is that of the result.
+ * No id is both in `put` and in `remove`.
+ *
+ * @typedef {{ position: string, put: [id: string, row: Row][], remove: string[], clear: boolean }} Step
+ */
+
+/**
+ * A write that is not known to be in every shape yet. It is plain JSON.
+ *
+ * @typedef {object} QueuedWrite
+ * @property {string} key - The `Idempotency-Key`, and the `op_id` of its event.
+ * @property {number} order - Writes are sent in ascending order, and unique by it.
+ * @property {number} at - When it was made, in milliseconds since 1970.
+ * @property {string} collection
+ * @property {string} id - The id text of the document.
+ * @property {"POST" | "PUT" | "PATCH" | "DELETE"} method
+ * @property {any} [body] - The document or the patch, as on the wire; a patch that is a list is a JSON Patch.
+ * @property {string} [ifMatch] - An `If-Match` that the application asked for.
+ * @property {number} [base] - The version that the write was made on, if the client held the document.
+ * @property {string} [shape] - The declared shape through which it was made.
+ */
+
+/**
+ * An open store. Calls of one client come one after another, but for `queue`, `enqueue` and `dequeue`, which may come
+ * while another call is under way.
+ *
+ * @typedef {object} OpenStore
+ * @property {(shape: string) => Promise<SavedShape | null>} load - The shape as it was last applied; null if it is not here.
+ * @property {(shape: string, step: Step) => Promise<void>} apply - Apply one step in one transaction. It is durable
+ *   once the promise resolves, and nothing of it is stored if it rejects.
+ * @property {(shape: string) => Promise<void>} forget - Remove a shape with its rows and its position.
+ * @property {() => Promise<QueuedWrite[]>} queue - The queued writes, by ascending `order`.
+ * @property {(write: QueuedWrite) => Promise<void>} enqueue - Add a write, or replace the one with its key.
+ * @property {(key: string) => Promise<void>} dequeue - Remove a write; nothing happens if it is not here.
+ * @property {() => Promise<void>} close - Release what the store holds open. What is stored stays.
+ * @property {() => Promise<void>} destroy - Remove everything that is stored for this identity, and close.
+ */
+
+/**
+ * What `createClient` takes as `store`.
+ *
+ * @typedef {{ open(identity: Identity): Promise<OpenStore> }} Store
+ */
+
+/** The format of what is stored; another number makes another database. */
+export const FORMAT = 1;
+
+/**
+ * A store that lasts as long as this object. Clients of the same identity that use it one after another continue.
+ *
+ * @returns {Store}
+ */
+export function memoryStore() {
+  /** @type {Map<string, MemoryDatabase>} */
+  const databases = new Map();
+  return {
+    async open(identity) {
+      const name = JSON.stringify([identity.url, identity.principal, identity.format]);
+      const found = databases.get(name) ?? new MemoryDatabase();
+      databases.set(name, found);
+      return found.open(() => databases.delete(name));
+    },
+  };
+}
+
+class MemoryDatabase {
+  /** @type {Map<string, { position: string, rows: Map<string, Row> }>} */
+  #shapes = new Map();
+  /** @type {Map<string, QueuedWrite>} */
+  #queue = new Map();
+
+  /**
+   * @param {() => void} destroyed
+   * @returns {OpenStore}
+   */
+  open(destroyed) {
+    return {
+      load: async (shape) => {
+        const saved = this.#shapes.get(shape);
+        return saved ? { position: saved.position, rows: [...saved.rows] } : null;
+      },
+      apply: async (shape, { position, put, remove, clear }) => {
+        const rows = clear ? new Map() : (this.#shapes.get(shape)?.rows ?? new Map());
+        for (const id of remove) rows.delete(id);
+        for (const [id, row] of put) rows.set(id, row);
+        this.#shapes.set(shape, { position, rows });
+      },
+      forget: async (shape) => void this.#shapes.delete(shape),
+      queue: async () => [...this.#queue.values()].sort((left, right) => left.order - right.order),
+      enqueue: async (write) => void this.#queue.set(write.key, structuredClone(write)),
+      dequeue: async (key) => void this.#queue.delete(key),
+      close: async () => {},
+      destroy: async () => {
+        this.#shapes.clear();
+        this.#queue.clear();
+        destroyed();
+      },
+    };
+  }
+}
