@@ -8,7 +8,7 @@
 With `from = "claims.sub"`, a parameter takes its value from a claim of whoever asks, as soon as rules are in force.
 
 Values are those of TOML, and Extended JSON: `{ "$oid" = "…" }`, `{ "$numberDecimal" = "0.1" }`. TOML has no
-null: it is `{ "$null" = true }`. `type` is one name or a list of names (`TYPES` of `definitions`).
+null: it is `{ "$null" = true }`. `type` is one name or a list of names (`TYPES` of `parameter_types`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from datetime import date, datetime, time
 from typing import Any, Final
 
 from eventsync.domain.names import check_collection
-from eventsync.domain.predicates.definitions import TYPES, Definition, define, define_all
+from eventsync.domain.predicates.definitions import Definition, define, define_all
+from eventsync.domain.predicates.parameter_types import TYPES
 from eventsync.domain.predicates.routed_shape import is_parameter_name, is_shape_name
 from eventsync.domain.values.extended_json import from_tree, parse_json, to_json
 from eventsync.errors import InvalidPredicate, Malformed

@@ -11,7 +11,6 @@ route's filter. Two exceptions are closed: a document with too many keys, and on
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,17 +19,16 @@ from itertools import product
 from math import prod
 from typing import Any, Final, Self
 
-from bson.binary import UUID_SUBTYPE, Binary
 from bson.int64 import Int64
 from bson.objectid import ObjectId
 
 from eventsync.domain.bson_scan.opaque import UnreadableDocument
 from eventsync.domain.predicates.matching import Check, matcher, values_at
 from eventsync.domain.predicates.nodes import All, AnyOf, At, Equal, Node, OneOf, Parameter, canonical, parameters_of
-from eventsync.domain.predicates.ordering import MISSING, NUMERIC, Undecidable, rank_of, value_bytes
-from eventsync.domain.predicates.parsing import MAX_LIST, bound_filter, checked_value, parse_all
+from eventsync.domain.predicates.ordering import MISSING, Undecidable, rank_of, value_bytes
+from eventsync.domain.predicates.parameter_types import checked, ranks_of
+from eventsync.domain.predicates.parsing import MAX_LIST, bound_filter, parse_all
 from eventsync.domain.predicates.routed_shape import RoutedShape
-from eventsync.domain.values.numbers import canonical_number
 from eventsync.errors import InvalidPredicate, Malformed
 
 KEY_BYTES: Final = 16
@@ -46,19 +44,6 @@ _SHORT: Final = 64
 
 _VERSION: Final = b"eventsync definition 1"
 """Part of everything that is hashed: keys are stored, so another way to make them needs another version."""
-
-TYPES: Final[Mapping[str, frozenset[int]]] = {
-    "text": frozenset({15}),
-    "int": frozenset({10}),
-    "number": frozenset({10}),
-    "bool": frozenset({40}),
-    "date": frozenset({45}),
-    "oid": frozenset({35}),
-    "uuid": frozenset({30}),
-    "null": frozenset({0, 5}),
-    "any": frozenset({0, 5, 10, 15, 20, 25, 30, 35, 40, 45, 47}),
-}
-"""The types of parameters, and the ranks of values that equal one of such a value."""
 
 
 class Unrouted(frozenset[bytes]):
@@ -314,32 +299,10 @@ class Definition:
     def _checked(self, name: str, value: Any) -> list[Any]:
         place = f"{self.name}.{name}"
         if name not in self.lists:
-            return [self._checked_one(value, place, self.types[name])]
+            return [checked(value, place, self.types[name])]
         if not isinstance(value, list) or not 1 <= len(value) <= MAX_LIST:
             raise InvalidPredicate(place, f"takes a list of 1 to {MAX_LIST} values")
-        return [self._checked_one(item, place, self.types[name]) for item in value]
-
-    def _checked_one(self, value: Any, place: str, types: frozenset[str]) -> Any:
-        checked = checked_value(value, place)
-        for kind in types:
-            if _is_of(checked, kind):
-                return checked
-        wanted = " or ".join(f"{kind} ({_TEXTS[kind]})" for kind in sorted(types))
-        raise InvalidPredicate(place, f"takes a value of type {wanted}")
-
-
-_TEXTS: Final = {
-    "text": "7, or str:… where the text would be read as another value",
-    "int": "int:7",
-    "number": 'int:7 or ejson:{"$numberDecimal":"7.5"}',
-    "bool": "bool:true",
-    "date": 'ejson:{"$date":"2026-01-01T00:00:00Z"}',
-    "oid": "24 hex digits",
-    "uuid": "uuid:…",
-    "null": "null:",
-    "any": "any text of an id",
-}
-"""The spelling of a value of each type in a shape."""
+        return [checked(item, place, self.types[name]) for item in value]
 
 
 def define(
@@ -457,7 +420,7 @@ def _branch(parts: Iterable[Node], types: Mapping[str, frozenset[str]], places: 
             " declare the branch as a shape of its own",
         )
     paths = tuple(found[name] for name in types)
-    ranks = tuple(frozenset[int]().union(*(TYPES[kind] for kind in kinds)) for kinds in types.values())
+    ranks = tuple(map(ranks_of, types.values()))
     return Branch(matcher(All(tuple(rest))) if rest else None, paths, ranks, tuple(map(values_at, paths)))
 
 
@@ -489,17 +452,6 @@ def _uses(node: Node) -> Iterable[tuple[Parameter, bool]]:
         case _:
             # Other places are refused with their reason by `_conjunctions`.
             yield from ((parameter, False) for parameter in parameters_of(node))
-
-
-def _is_of(value: Any, kind: str) -> bool:
-    """Return True if a value can be bound to a parameter of a type."""
-    if kind == "int":
-        if type(value) is int:
-            return True
-        return rank_of(value) == NUMERIC and isinstance(canonical_number(value), int)
-    if kind == "uuid":
-        return isinstance(value, uuid.UUID) or (isinstance(value, Binary) and value.subtype == UUID_SUBTYPE)
-    return rank_of(value) in TYPES[kind]
 
 
 def _hash(*parts: bytes) -> bytes:

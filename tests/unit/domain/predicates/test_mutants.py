@@ -17,7 +17,7 @@ from eventsync.errors import EventsyncError
 
 _PACKAGE = "eventsync.domain.predicates"
 _MUTATED = "mutated_predicates"
-_ORDER = ("ordering", "nodes", "parsing", "matching", "predicate", "routed_shape", "definitions")
+_ORDER = ("ordering", "nodes", "parsing", "matching", "predicate", "routed_shape", "parameter_types", "definitions")
 """The modules, each after those that it imports."""
 
 MUTANTS: list[tuple[str, str, str]] = [

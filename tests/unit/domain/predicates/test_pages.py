@@ -12,6 +12,7 @@ import pytest
 
 from eventsync.domain.predicates import declarations, definitions, parsing
 from eventsync.domain.predicates.declarations import filter_of_tree
+from eventsync.domain.predicates.parameter_types import TYPES
 from eventsync.domain.predicates.predicate import Predicate
 from eventsync.errors import InvalidPredicate
 from eventsync.rules.file import read_tree
@@ -55,7 +56,7 @@ def test_the_page_has_each_operator_and_each_type() -> None:
     named = set(re.findall(r"\$[a-zA-Z]+", refused))
     assert parsing._REFUSED_OPERATORS.keys() - {"$options"} <= named
     types = RULES.split("## Parameters")[0].split("| `type` |")[1]
-    assert definitions.TYPES.keys() <= set(re.findall(r"`(\w+)`", types))
+    assert TYPES.keys() <= set(re.findall(r"`(\w+)`", types))
 
 
 @pytest.mark.parametrize(
