@@ -16,11 +16,10 @@ import pytest
 from eventsync.domain.access.principal import scope_of
 from eventsync.mongodb.client import Client
 from eventsync.settings import Settings
-from support.ruled import Ruled, ruled_system
+from support.ruled import MERGE, Ruled, ruled_system
 from support.waiting import patience, time_limits
 
 NOW = datetime.now(UTC)
-MERGE = {"Content-Type": "application/merge-patch+json"}
 OPEN = "/v1/collections/open/documents"
 
 

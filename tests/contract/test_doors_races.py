@@ -13,11 +13,9 @@ import pytest
 from pymongo.asynchronous.collection import AsyncCollection
 
 from eventsync.domain.patches.json_patch import JsonPatch
-from support.ruled import Ruled
+from support.ruled import MERGE, THINGS, Ruled
 from support.waiting import eventually
 
-MERGE = {"Content-Type": "application/merge-patch+json"}
-THINGS = "/v1/collections/things/documents"
 WRITES = 40
 
 Json = dict[str, Any]

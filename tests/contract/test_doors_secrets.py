@@ -13,11 +13,8 @@ from pymongo.asynchronous.collection import AsyncCollection
 
 from eventsync.logging import FORMAT, LineFormatter
 from support.identity import SECRET
-from support.ruled import CANARY, Ruled
+from support.ruled import CANARY, MERGE, THINGS, Ruled
 from support.waiting import patience
-
-MERGE = {"Content-Type": "application/merge-patch+json"}
-THINGS = "/v1/collections/things/documents"
 
 Json = dict[str, Any]
 

@@ -47,6 +47,11 @@ RULES: dict[str, Any] = {
 """Everybody reads `open` and writes it; of `things` what is theirs or public; nothing of other collections."""
 
 
+THINGS = "/v1/collections/things/documents"
+MERGE = {"Content-Type": "application/merge-patch+json"}
+PATCH = {"Content-Type": "application/json-patch+json"}
+
+
 def read_rules(tree: Mapping[str, Any], secret: Path) -> AccessRules:
     """Return rules with an issuer `backend`, whose secret is in a file."""
     issuer = {"iss": "backend", "secret_file": str(secret), "algorithms": ["HS256"]}
@@ -108,3 +113,16 @@ async def _served(operator: httpx.AsyncClient, user: httpx.AsyncClient, names: s
     own = [item["name"] for item in (await user.get("/v1/collections")).json().get("collections", ())]
     answers = [await user.get("/v1/sync/snapshot", params={"shape": name}) for name in own]
     return names <= listed and all(answer.status_code == 200 for answer in answers)
+
+
+async def made(operator: httpx.AsyncClient, id_text: str, **fields: Any) -> httpx.Response:
+    """Have the operator make a document with hidden fields."""
+    document = {
+        "owner": "ada",
+        "n": 1,
+        "secret": f"{CANARY}-{id_text}",
+        "lines": [{"of": "x", "cost": CANARY}],
+    } | fields
+    answer = await operator.put(f"{THINGS}/{id_text}", json=document)
+    assert answer.status_code == 201, answer.text
+    return answer
