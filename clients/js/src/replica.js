@@ -216,6 +216,7 @@ function snapshot(held, message) {
  * @param {any} message
  */
 function squashed(held, message) {
+  if (!held.position) return null; // it is of a former subscription: only a snapshot follows here
   if (!reaches(held, message.from)) return hole(message);
   const rows = staged(held, message, `squashed ${message.to}`);
   if (!rows) return null;
@@ -251,8 +252,9 @@ function staged(held, { part, docs, last }, answer) {
  * @param {any} message
  */
 function events(held, message) {
+  if (!held.position) return null;
   if (!reaches(held, message.from)) return hole(message);
-  const own = parsePosition(/** @type {string} */ (held.position)).seq;
+  const own = parsePosition(held.position).seq;
   /** @type {Map<string, Row | undefined>} */
   const after = new Map();
   const changes = [];

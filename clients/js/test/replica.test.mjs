@@ -88,9 +88,11 @@ test("a frame that begins beyond the own position is a hole and changes nothing"
 
 test("a patch that does not apply gives up the position, never the connection's word", () => {
   const replica = standing();
-  assert.equal(replica.apply(frame(10, 11, update(11, "a", 2, [{ op: "remove", path: "/missing" }]))).kind, "hole");
+  const failing = frame(10, 12, update(11, "a", 2, [{ op: "replace", path: "/n", value: 2 }]), update(12, "a", 3, [{ op: "remove", path: "/missing" }]));
+  assert.equal(replica.apply(failing).kind, "hole");
+  assert.equal(replica.documents(SHAPE).get("a").doc.n, 1, "nothing of the frame is applied");
   assert.deepEqual(replica.vector, {}, "only a snapshot helps");
-  assert.equal(replica.apply(frame(10, 12, create(12, "b"))).kind, "hole");
+  assert.equal(replica.apply(frame(10, 12, create(12, "b"))), null);
   replica.apply(snapshot(15, [row("z")]));
   assert.deepEqual([Object.keys(content(replica)), replica.vector], [["z"], { orders: at(15) }]);
 });
