@@ -6,7 +6,7 @@ import asyncio
 import re
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,11 @@ import httpx
 import orjson
 import pytest
 from pymongo.asynchronous.database import AsyncDatabase
-from pymongo.errors import OperationFailure
 from websockets.exceptions import ConnectionClosed
 
 from eventsync.mongodb.client import Client, app_name
 from eventsync.settings import Settings
+from support.failpoints import faults
 from support.peers.python import connect
 from support.systems import running_system
 from support.waiting import patience, time_limits, within
@@ -208,18 +208,9 @@ CODES = [*FORBIDDEN, 1, 18, 43, 50, 91, 112, 121, 189, 246, 286, 10107, 11000, 1
 """One of each kind: refused for good, unknown, timed out, not primary, a lost race, lost history, refused by a rule."""
 
 
-@asynccontextmanager
-async def failing(client: Client, served: Served, commands: list[str], **how: Any) -> AsyncIterator[None]:
+def failing(client: Client, served: Served, commands: list[str], **how: Any) -> AbstractAsyncContextManager[None]:
     """These commands of the server's requests fail while the block runs."""
-    data = {"failCommands": commands, "appName": app_name(served.settings, "serve"), **how}
-    try:
-        await client.admin.command({"configureFailPoint": "failCommand", "mode": "alwaysOn", "data": data})
-    except OperationFailure as error:
-        pytest.skip(f"this MongoDB has no test commands: {error}")
-    try:
-        yield
-    finally:
-        await client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+    return faults(client, commands, app=app_name(served.settings, "serve"), **how)
 
 
 def requests(served: Served) -> list[tuple[str, str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import orjson
 import pytest
 
 from eventsync.settings import Settings
+from support.systems import Processes
 from support.waiting import time_limits
 
 DATA = Path(__file__).parents[1] / "data"
@@ -36,3 +38,13 @@ def settings(mongodb_uri: str, database_name: str) -> Settings:
         # A shape without news hears of its position by the heartbeat only.
         heartbeat=0.5,
     )
+
+
+@pytest.fixture
+def processes(settings: Settings, tmp_path: Path) -> Iterator[Processes]:
+    """Processes of this test, which end with it."""
+    found = Processes(settings, tmp_path)
+    try:
+        yield found
+    finally:
+        found.stop()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -43,11 +42,9 @@ def settings(settings: Settings) -> Settings:
 
 
 @pytest.fixture
-def processes(settings: Settings, tmp_path: Path) -> Iterator[Processes]:
-    running = Processes(settings, tmp_path)
-    running.start("worker", "serve")
-    yield running
-    running.stop()
+def processes(processes: Processes) -> Processes:
+    processes.start("worker", "serve")
+    return processes
 
 
 def token_of(sub: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -22,15 +22,6 @@ from support.waiting import scaled
 def settings(settings: Settings) -> Settings:
     changed = {"collections": ("docs",), "write_queue_delay": scaled(0.3), "mongodb_pool_size": 5}
     return settings.model_copy(update=changed)
-
-
-@pytest.fixture
-def processes(settings: Settings, tmp_path: Path) -> Iterator[Processes]:
-    found = Processes(settings, tmp_path)
-    try:
-        yield found
-    finally:
-        found.stop()
 
 
 @pytest.mark.slow

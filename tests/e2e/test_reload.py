@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,8 @@ from support.waiting import patience
 
 
 @pytest.fixture
-def processes(settings: Settings, tmp_path: Path) -> Iterator[Processes]:
-    settings = settings.model_copy(update={"collections": ("theaters",), "drain_timeout": 2.0, "lease_period": 1.0})
-    found = Processes(settings, tmp_path)
-    try:
-        yield found
-    finally:
-        found.stop()
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"collections": ("theaters",), "drain_timeout": 2.0, "lease_period": 1.0})
 
 
 def write(tmp_path: Path, text: str) -> None:

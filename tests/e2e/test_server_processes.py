@@ -84,15 +84,6 @@ def runs(pids: set[int]) -> bool:
     return any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
-@pytest.fixture
-def processes(settings: Settings, tmp_path: Path) -> Any:
-    found = Processes(settings, tmp_path)
-    try:
-        yield found
-    finally:
-        found.stop()
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("short_transactions")
 async def test_several_share_a_port_are_replaced_and_killed_and_end_in_time(

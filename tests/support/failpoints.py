@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -16,15 +16,15 @@ _NO_SUCH_COMMAND = 59
 
 
 @asynccontextmanager
-async def failing(
-    client: Client, command: str, code: int, *, app: str, times: int | None = 1, of: str | None = None
+async def faults(
+    client: Client, commands: Sequence[str], *, app: str, times: int | None = None, **how: Any
 ) -> AsyncIterator[None]:
-    """The next `times` such commands (None: all) of the clients with this `app_name` fail with `code`.
+    """The next `times` such commands (None: all) of the clients with this `app_name` fail while the block runs.
 
-    With `of`, only those about this `database.collection`. Skips where MongoDB injects no faults.
+    `how` is the data of MongoDB's fail point `failCommand`. Skips where MongoDB injects no faults.
     """
     point = {"configureFailPoint": "failCommand"}
-    data = {"failCommands": [command], "errorCode": code, "appName": app} | ({"namespace": of} if of else {})
+    data = {"failCommands": list(commands), "appName": app, **how}
     mode = "alwaysOn" if times is None else {"times": times}
     try:
         await client.admin.command(point | {"mode": mode, "data": data})
@@ -38,15 +38,18 @@ async def failing(
         await client.admin.command(point | {"mode": "off"})
 
 
-@asynccontextmanager
-async def blocking(client: Client, commands: Sequence[str], milliseconds: int, *, app: str) -> AsyncIterator[None]:
-    """MongoDB waits so long before each such command of the clients with this `app_name`, while the block runs."""
-    data = {"failCommands": list(commands), "blockConnection": True, "blockTimeMS": milliseconds, "appName": app}
-    await client.admin.command({"configureFailPoint": "failCommand", "mode": "alwaysOn", "data": data})
-    try:
-        yield
-    finally:
-        await client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+def failing(
+    client: Client, command: str, code: int, *, app: str, times: int | None = 1, of: str | None = None
+) -> AbstractAsyncContextManager[None]:
+    """Have commands fail with `code`, as `faults` does. With `of`, only those about this `database.collection`."""
+    return faults(client, [command], app=app, times=times, errorCode=code, **({"namespace": of} if of else {}))
+
+
+def blocking(
+    client: Client, commands: Sequence[str], milliseconds: int, *, app: str
+) -> AbstractAsyncContextManager[None]:
+    """Have MongoDB wait so long before each such command, as `faults` does."""
+    return faults(client, commands, app=app, blockConnection=True, blockTimeMS=milliseconds)
 
 
 @asynccontextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from eventsync.mongodb.client import Client, app_name
 from eventsync.settings import Settings
 from eventsync.stores.access.revocations import of_subject
 from eventsync.stores.stores import Stores
+from support.failpoints import faults
 from support.secured import DOCUMENTS, Secured, apply_rules, event_stream, rules_tree, secured, socket
 from support.waiting import eventually, patience, within
 
@@ -341,16 +342,9 @@ async def until_waiting(system: Secured) -> None:
     await eventually(lambda: sum(map(len, channels.values())) == 2, 10)
 
 
-@asynccontextmanager
-async def no_reads(client: Client, app: str) -> AsyncIterator[None]:
+def no_reads(client: Client, app: str) -> AbstractAsyncContextManager[None]:
     """Every read of the clients with this name fails while the block runs."""
-    point = {"configureFailPoint": "failCommand"}
-    data = {"failCommands": ["aggregate", "getMore", "find"], "errorCode": 11600, "appName": app}
-    await client.admin.command(point | {"mode": "alwaysOn", "data": data})
-    try:
-        yield
-    finally:
-        await client.admin.command(point | {"mode": "off"})
+    return faults(client, ["aggregate", "getMore", "find"], app=app, errorCode=11600)
 
 
 async def test_credentials_are_refused_while_mongodb_is_away(

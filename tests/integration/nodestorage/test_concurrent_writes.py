@@ -16,7 +16,7 @@ import pytest
 from jsonpatch import apply_patch
 from pymongo.asynchronous.change_stream import AsyncChangeStream
 from pymongo.asynchronous.database import AsyncDatabase
-from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
+from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from eventsync.domain.condition import Condition, Tags
 from eventsync.domain.entity_tag import digest_of, entity_tag
@@ -35,6 +35,7 @@ from eventsync.errors import (
 from eventsync.mongodb.client import Client, app_name, connect
 from eventsync.nodestorage import Author, JsonPatch, MergePatch, NodeStorage, WritePolicy, WriteResult
 from eventsync.settings import Settings
+from support.failpoints import faults
 from support.tcp_proxy import TcpProxy, tcp_proxy
 from support.waiting import eventually, within
 
@@ -401,23 +402,7 @@ async def test_a_connection_that_breaks_in_a_burst(proxied: tuple[Race, TcpProxy
     await race.judge()
 
 
-@asynccontextmanager
-async def faults(
-    client: Client, settings: Settings, commands: list[str], times: int, **how: Any
-) -> AsyncIterator[None]:
-    """The next `times` such commands of a storage that is `reached` fail."""
-    data = {"failCommands": commands, "appName": app_name(settings, "serve"), **how}
-    try:
-        await client.admin.command({"configureFailPoint": "failCommand", "mode": {"times": times}, "data": data})
-    except OperationFailure as error:
-        pytest.skip(f"this MongoDB has no test commands: {error}")
-    try:
-        yield
-    finally:
-        await client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
-
-
-IN_DOUBT = {"writeConcernError": {"code": 64, "errmsg": "in doubt"}}
+IN_DOUBT: dict[str, Any] = {"writeConcernError": {"code": 64, "errmsg": "in doubt"}}
 
 
 @pytest.mark.parametrize("fault", [IN_DOUBT, {"closeConnection": True}, {"errorCode": 10107}])
@@ -428,7 +413,7 @@ async def test_faults_of_mongodb_itself(
     choose = random.Random(1)
     async with reached(mongodb_uri, settings) as storage, racing(outside, storage) as race:
         for times in (1, 2, 5, 9):
-            async with faults(client, settings, commands, times, **fault):
+            async with faults(client, commands, app=app_name(settings, "serve"), times=times, **fault):
                 await race.mixed(choose, count=24, foreign=0)
         await race.judge()
 
@@ -439,7 +424,7 @@ async def test_deletes_whose_commit_stays_in_doubt_are_not_called_refused(
     keys = [f"k{n}" for n in range(10)]
     async with reached(mongodb_uri, settings, deadline=0.3) as storage, racing(outside, storage) as race:
         await race.together([create({"_id": key}) for key in keys])
-        async with faults(client, settings, ["commitTransaction"], 1_000_000, **IN_DOUBT):
+        async with faults(client, ["commitTransaction"], app=app_name(settings, "serve"), **IN_DOUBT):
             told = await race.together([delete(key) for key in keys])
         assert all(isinstance(one, WriteResult | Unavailable) for one in told), told
         await race.judge()

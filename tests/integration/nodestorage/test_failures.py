@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
-from pymongo.errors import OperationFailure
 
 from eventsync.domain.ids import IdText
 from eventsync.domain.stamp import Stamp
@@ -19,6 +18,7 @@ from eventsync.mongodb.client import app_name, connect
 from eventsync.nodestorage import Author, Create, Idempotency, NodeStorage, WritePolicy
 from eventsync.nodestorage.documents import Documents
 from eventsync.settings import Settings
+from support.failpoints import faults
 from support.waiting import patience, time_limits
 
 Break = Callable[..., Awaitable[None]]
@@ -50,17 +50,15 @@ async def failing(uri: str, database: str, deadline: float, **limits: Any) -> As
 
 @pytest.fixture
 async def breaking(client: Any) -> AsyncIterator[Break]:
-    """Make MongoDB fail a command `times` times."""
+    """Make MongoDB fail commands `times` times (None: always)."""
 
-    async def configure(command: str, *, times: int = 1_000_000, **how: Any) -> None:
-        data = {"failCommands": [command], "appName": app_name(Settings(), "failing"), **how}
-        try:
-            await client.admin.command({"configureFailPoint": "failCommand", "mode": {"times": times}, "data": data})
-        except OperationFailure as error:
-            pytest.skip(f"this MongoDB has no test commands: {error}")
+    async def configure(*commands: str, times: int | None = None, **how: Any) -> None:
+        await stack.enter_async_context(
+            faults(client, commands, app=app_name(Settings(), "failing"), times=times, **how)
+        )
 
-    yield configure
-    await client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+    async with AsyncExitStack() as stack:
+        yield configure
     # A transaction whose commit never got through stays open for a minute, and keeps its locks.
     await client.admin.command({"killAllSessions": []})
 
@@ -109,12 +107,10 @@ async def test_a_write_whose_replication_is_not_confirmed_is_looked_for(
 
 
 async def test_a_write_is_unknown_if_the_look_for_it_fails_too(
-    storage: NodeStorage, hasty: NodeStorage, breaking: Break, author: Author, client: Any
+    storage: NodeStorage, hasty: NodeStorage, breaking: Break, author: Author
 ) -> None:
     await storage.create("orders", {"_id": 1, "n": 1}, author=author)
-    data = {"appName": app_name(Settings(), "failing"), "failCommands": ["update", "find"], "closeConnection": True}
-    await breaking("update", times=1)  # skips where MongoDB has no test commands
-    await client.admin.command({"configureFailPoint": "failCommand", "mode": "alwaysOn", "data": data})
+    await breaking("update", "find", closeConnection=True)
     with pytest.raises(Unavailable, match="the outcome is unknown"):
         await hasty.find_one_and_update("orders", 1, increment, author=author)
 
