@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 
@@ -13,7 +14,6 @@ from eventsync.errors import EventsyncError, Unavailable
 from eventsync.logging import Alarms
 from eventsync.mongodb.leases import LeaseStore, RenewalTimer
 from eventsync.settings import Settings
-from eventsync_workers.jobs.time_slice import TimeSlice
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +21,15 @@ YieldControl = Callable[[], Awaitable[None]]
 """`Job.yield_control`, for the parts of a job."""
 
 _BACKOFF_CAP = 60.0
+
+_SLICE = 0.001
+"""Seconds of the event loop that are taken at once; decoding a single large document may take longer."""
+
+_ACTIVE = 0.0001
+"""Seconds of the event loop after which another task counts as busy."""
+
+_AWAY = 0.01
+"""Seconds to stay away then: a change takes several steps, each of which would wait for a slice to end."""
 
 
 class Stopped(EventsyncError):
@@ -116,3 +125,22 @@ class Job(ABC):
 
     def _backoff(self, failures: int) -> float:
         return backoff(failures, first=self._pause, cap=_BACKOFF_CAP) if failures else self._pause
+
+
+class TimeSlice:
+    """The slices of one long piece of work. It calls `next` often, which is nearly free while the slice lasts."""
+
+    def __init__(self) -> None:
+        self._until = time.monotonic() + _SLICE
+
+    async def next(self) -> bool:
+        """Let other tasks run if the slice is over, and begin the next one; return True if it was over."""
+        now = time.monotonic()
+        if now < self._until:
+            return False
+        for _ in range(3):  # One round of the loop reads what has arrived, the next runs the task that it wakes.
+            await asyncio.sleep(0)
+        if time.monotonic() - now > _ACTIVE:
+            await asyncio.sleep(_AWAY)
+        self._until = time.monotonic() + _SLICE
+        return True

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from eventsync_workers.jobs import time_slice as module
-from eventsync_workers.jobs.time_slice import TimeSlice
+from eventsync_workers.jobs import job as module
+from eventsync_workers.jobs.job import TimeSlice
 
 
 class Clock:
