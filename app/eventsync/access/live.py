@@ -48,6 +48,7 @@ class LiveAccess:
     @property
     def is_silent(self) -> bool:
         """True if no data may be sent, because the credential has ended."""
+        # By the same leeway as a new connection: what would be accepted now is not silenced.
         expires = self.access.expires
         return expires is not None and self._control.now() >= expires + LEEWAY
 
@@ -130,6 +131,7 @@ class LiveAccesses:
             yield live
         finally:
             self._live.discard(live)
+            # It may still wait in the pacer to be woken.
             live.suspend = live.wake = _nothing
 
     def renewed(self, access: Access) -> Access:

@@ -184,6 +184,7 @@ class ActiveCollections:
         """
         if self.pending is not None and self.pending.names:
             names = self.pending.names
+            # Marked first: the audit takes active collections without the mark for those of a dropped registry.
             await self._stores.tracking.mark(self._log.id, names)
             await self._stores.tracking.activate(names, self._log.id, seq, time)
             logger.info("log %s: tracking %s from %d", self._log.id, ", ".join(names), seq)

@@ -79,6 +79,7 @@ class Leader:
         finally:
             over.set()
             await auditing
+        # The audit only notes a fault. The reader stops by it (`_is_over`), and has appended what it had read.
         if self._audit.failure is not None:
             raise self._audit.failure
 
@@ -134,8 +135,10 @@ class Leader:
         self._writer = LogWriter(
             self._log.id, self._stores.events, self._images, point.head, point.time, self._stores.offload
         )
+        # After the head: whoever has read an event has read a registry no older than that of the event's writer.
         await self._shapes.load(self._writer)
         self._checkpoints.resume(self._writer, NewCheckpoint(checkpoint.seq, checkpoint.token, checkpoint.time))
+        # Not the head's time, at which more changes may follow. Of the checkpoint's time, all are in the log.
         self._reader.resume(self._writer, checkpoint.time)
         if checkpoint.repair is not None:
             return await self._repair(checkpoint.repair)

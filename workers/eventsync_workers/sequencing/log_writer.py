@@ -149,6 +149,7 @@ class LogWriter:
             new += await self._number(changes, Seq(numbered + len(new)))
             # The changes of a transaction share a cluster time, but only the last token resumes behind them all.
             time, token = first["clusterTime"], last["_id"]["_data"]
+        # Only now, so that a failure above numbers nothing.
         self._numbered, self._time, self._token = Seq(numbered + len(new)), time, token
         if read is not None and self.settles(read):
             checkpoint = NewCheckpoint(self._numbered, read.token, read.time)
@@ -193,6 +194,7 @@ class LogWriter:
         ]
         await self._events.append(self.log, new)
         self._appended(new[-1])
+        # Numbering begins again behind the repair: events that were numbered before it are never appended.
         self._numbered = self.seq
         self._time, self._token = time, token
 

@@ -61,6 +61,7 @@ async def repair_log(
         try:
             await repair.compare(name, token)
         except NoBase:
+            # The log has nothing that the collection could be compared with, so it begins again, without a repair.
             await collections.restart(name)
         # One collection that can't be read must not keep the others from being repaired.
         except Barred as error:

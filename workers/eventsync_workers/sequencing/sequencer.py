@@ -92,6 +92,7 @@ class Sequencer:
         if not await self._stores.tracking.is_marked():
             await self._stores.tracking.ask_if_new((*self._active, *self._settings.collections))
         cluster = await cluster_identity(self._stores.data)
+        # Opened for its token alone: the log begins there, and no collection is active in it yet.
         async with watch(self._stores.data, change_pipeline(())) as stream:
             token = stream.token
         begun = await self._stores.logs.begin(

@@ -138,6 +138,7 @@ class StreamReader:
             self._mode.opened()
             self._writer.connection = connection
             try:
+                # The innermost: at its end it appends all that it has, over the connection.
                 async with Pipeline.running(self._writer, self._settings.pipeline_bytes) as running:
                     return await self._read_all(stream, running)
             except ChangeTooLarge as error:
@@ -158,6 +159,7 @@ class StreamReader:
             if 0 < len(batch.changes) < self._mode.limit:
                 self._journal.saw(batch.changes[0]["wallTime"], asked, self._writer.took)
             self._mode.did(len(batch.changes))
+            # Before the batch is handed over: what becomes active here applies to its changes.
             if batch.changes and await self._activate_before(batch, pipeline):
                 return self._token
             if await self._take(batch, pipeline):
@@ -206,6 +208,7 @@ class StreamReader:
         has_collections = self._is_activation_due(settled) and self._can_open_inside
         if not self._used <= settled < first or not (has_collections or self._shapes.pending is not None):
             return False
+        # A transaction that was open has ended: the next change is of a later time.
         if whole := self._assembled((), first):
             await pipeline.put(whole)
         await pipeline.drained()

@@ -177,6 +177,7 @@ class EventStore:
                     await self._insert(runs[0], over)
                     return
                 for rows in runs:
+                    # Ordered: after a failure the log has no event behind one that is missing.
                     await self._events.insert_many(rows, ordered=True)
             except BulkWriteError as error:
                 codes = {item["code"] for item in error.details.get("writeErrors", ())}
@@ -357,6 +358,7 @@ class EventStore:
 def _named(log: LogId, new: NewEvent) -> dict[str, Any]:
     """Return the small fields of a row, which tell which event it is."""
     event = new.event
+    # One letter each, since every row has them. ARCHITECTURE.md lists them.
     return {
         "_id": event_key(log, event.seq),
         "t": new.token,

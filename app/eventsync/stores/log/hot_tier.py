@@ -152,6 +152,7 @@ class HotRows:
                         size += texts_size(row)
                         if len(rows) >= batch or size >= _BATCH_BYTES:
                             self._size.learn(map(texts_size, rows))
+                            # After the rows were read, and before anybody gets them.
                             await self._validate(log, is_complete, session)
                             yield rows
                             rows, size = [], 0

@@ -113,8 +113,10 @@ class TierStore:
 
     async def _raise(self, log: LogId, *names: str, seq: Seq) -> None:
         with translated(f"the log's {' and '.join(names)} can't be raised"):
+            # By `$max`: two jobs may hold the lease for a moment, and the later write may be that of the lower seq.
             await self._tiers.update_one({"_id": log}, {"$max": dict.fromkeys(names, Int64(seq))}, upsert=True)
 
 
 def _tiers(row: dict[str, Any]) -> Tiers:
+    # Stored names stay as they are: `floor` is `archived_up_to`.
     return Tiers(Seq(row.get("floor", 0)), Seq(row.get("horizon", 0)), Seq(row.get("squash_floor", 0)))

@@ -43,12 +43,13 @@ class Binder:
         if access.is_open:
             return self._whole(shape)
         collection = shape.name if shape.declared is None else self._definitions.collection_of(shape.name)
+        # An operator learns that there is no such shape. To all others it is like one that they may not read.
         if collection is None and access.is_operator:
             return self._whole(shape)
         grant = None if collection is None else access.grant(collection)
         if grant is None or not (grant.everything or grant.parts):
             raise forbidden(shape)
-        whole = self._whole(shape, partial(_filled, claims={"sub": access.principal.sub, **access.principal.claims}))
+        whole = self._whole(shape, partial(_filled, claims=access.principal.claims))
         if not grant.everything or grant.redaction is not None or _is_filled(whole):
             return self._seen(whole, grant)
         return whole

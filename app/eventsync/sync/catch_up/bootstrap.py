@@ -104,6 +104,7 @@ class Bootstraps:
         """Return the state of a route a moment ago; None for other shapes, and if it is too large to be shared."""
         if shape.route is None or (await self._planner.size(shape)).bytes > _SHARED_BYTES:
             return None
+        # With the term: after an interruption of the feed, what was read before it may be of another history.
         key = (term, shape.topic, shape.route.activations)
         return await self._shared.get(key, lambda: self._route_state(shape, term))
 

@@ -63,8 +63,10 @@ class Source:
     ) -> Source:
         """Create the source, with the bounds that `settings` give."""
         queue, wait = settings.max_waiting, settings.send_timeout
+        # Two of them: new clients, whose snapshots take long, hold no place of clients that have missed a few events.
         beginning = Admission(settings.max_bootstraps, queue=queue, wait=wait, what="snapshots")
         reading = Admission(settings.max_reads, queue=queue, wait=wait, what="clients that are behind")
+        # A chunk that is cached takes no place.
         chunks = ChunkCache(_admitted(ChunkStore(stores.log).read, reading), settings.snapshot_cache_bytes)
         planner = Planner(stores, window, tracking, definitions)
         bootstraps = Bootstraps(stores, planner, continuity, chunks, beginning)
@@ -133,6 +135,7 @@ class Source:
         A frame with empty `data` says that the shape has no events up to its `end`.
         """
         if self.window.covers(cursor, shape):
+            # The client may be ahead of this server: another one has sent it events that were not read here yet.
             head = max(cursor, self.window.head)
             return self.window.frame(shape, cursor) or Frame(cursor, head, b"")
         return await self.behind.frame(scoped(self.log(), shape.scope), shape, cursor, self.window.head)

@@ -105,6 +105,7 @@ class VectorWriter:
 
     async def _write(self) -> bool:
         """Store all queued updates. Return True on success; on failure they are queued again."""
+        # All of it before the first await: what comes during the write is for the next one.
         self._writing, self._waiting = self._waiting, {}
         watchers, self._watchers = self._watchers, []
         self._has_updates.clear()

@@ -54,7 +54,9 @@ _READ_AT_ONCE = 100
 
 _DELETED = "the event log was deleted"
 
+# Without deletes: the archiver and a TTL index make one for each insert, and none of them matters here.
 _GROWING = {"ns.coll": {"$in": ["events", "heads", "revocations"]}, "operationType": {"$ne": "delete"}}
+# Their changes are rare. At each of them the feed reads what is stored, and not what the change says.
 _REGISTRIES = {"ns.coll": {"$in": ["collections", "logs", "shapes", "service_keys"]}}
 _WRITES = frozenset({"insert", "update", "replace"})
 _OF_COLLECTIONS = {"operationType": {"$in": ["drop", "rename", "dropDatabase", "invalidate"]}}
@@ -155,6 +157,7 @@ class Feed:
     async def _follow(self, stream: ChangeStream, process: str, stop: asyncio.Event) -> None:
         while not stop.is_set():
             batch = await stream.read(wait=_WAIT, limit=self._batch)
+            # Before the batch is taken: a reader has found another primary, which may have been restored.
             if self._continuity.is_doubted:
                 raise _primary_changed()
             self._heard()
@@ -232,6 +235,7 @@ class Feed:
             self.state.detail = "there is no log yet: no worker has run"
             return
         self._window.suspended = None
+        # Before any of these events is published: an activation that one of them contradicts is void.
         await self._prove(seq)
         floor = (await self._stores.tiers.read(self._log.id)).archived_up_to
         # Too far behind: the few clients that need the events in between get them from the store.
@@ -402,7 +406,9 @@ class Feed:
     async def _publish(self, count: int) -> None:
         if count:
             events = self._held[:count]
-            self._window.extend(events, await redacted(events, self._window.followers, self._offload))
+            bodies = await redacted(events, self._window.followers, self._offload)
+            # Without an await in between: `_next` counts the events of the window and those that are held.
+            self._window.extend(events, bodies)
             del self._held[:count]
 
 

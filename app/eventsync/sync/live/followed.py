@@ -80,6 +80,7 @@ def _counted(events: list[StoredEvent], name: str) -> Iterator[StoredEvent]:
     for n, event in enumerate(events, start=1):
         was, now = event.transaction, TransactionPart(name, n, of) if of > 1 else None
         if was is None or was == now:
+            # They see the whole transaction, so they get the bytes that everybody gets.
             yield event
         else:
             yield event._replace(body=recounted(event.body, was, now), transaction=now)

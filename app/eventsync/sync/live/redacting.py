@@ -32,6 +32,7 @@ async def redacted(
             try:
                 found[key] = await offload.run(shown_body, event.body, transition, document, route.redaction, size=size)
             except (TooComplex, Unavailable):
+                # `seen_body` then does it on the event loop: that delays others, but shows nothing that is hidden.
                 continue
     return found
 

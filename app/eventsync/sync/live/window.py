@@ -121,6 +121,7 @@ class Window:
             # A frame that was cached lacks the new events.
             self._frames.pop(topic, None)
             for channel in self._followers(topic):
+                # A view may be found by several keys. Its message begins before the first event of any of them.
                 published[channel] = min(after, published.get(channel, after))
         for channel, after in published.items():
             self._frames.pop(channel.shape.topic, None)
