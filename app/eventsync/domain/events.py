@@ -87,6 +87,7 @@ class Event(NamedTuple):
             fields["external"] = True
         else:
             fields |= {"op_id": self.op_id, "by": self.by}
+        # Without its braces: `place` puts the seq before it and the transaction behind it.
         return to_json(fields, plain=self.plain or self.document is None)[1:-1]
 
 

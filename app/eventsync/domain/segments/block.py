@@ -142,6 +142,7 @@ class Block:
     def _read(cls, raw: bytes) -> Block:
         line, _, _ = raw.partition(b"\n")
         header = orjson.loads(line)
+        # Interned: all cached blocks share the names, of which there are few.
         names = [sys.intern(name) for name in header["collections"]]
         starts = list(accumulate((length + 1 for length in header["length"]), initial=len(line) + 1))
         routes, end = _read_routes(header, raw, starts[-1])
@@ -158,6 +159,7 @@ class Block:
             routes=routes,
         )
         columns = {len(block.collections), len(block.ids), len(block.versions), len(block.times), len(starts) - 1}
+        # A line break is counted behind each line, and there is none behind the last.
         if len(columns) > 1 or end != len(raw) + 1:
             raise ValueError("its columns have different lengths")
         return block

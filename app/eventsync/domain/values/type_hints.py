@@ -79,12 +79,14 @@ def from_tree_with_hints(tree: Any, pointers: Sequence[str]) -> Any:
     """
     if pointers and pointers[0].startswith(_WHOLE):
         return _whole(pointers[0])
+    # Each pointer begins with an empty token, which so leads to the tree. The tree itself may be replaced, too.
     root: dict[str, Any] = {"": tree}
     exact: list[tuple[str, Any]] = []
     for pointer in pointers:
         try:
             where, nul, value = pointer.partition("\0")
             if nul:
+                # What stands there in the JSON is for clients, and must not be read as a value.
                 _replace(root, where, None)
                 exact.append((where, _read_exact(value, whole=not where)))
             else:

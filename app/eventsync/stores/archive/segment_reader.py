@@ -124,6 +124,7 @@ class SegmentReader:
         footer = await self._footer(segment)
         having: set[int] | None = None
         if selection.keys is not None:
+            # Its events can't be told apart by route, so a client that needs them gets the present state instead.
             if not footer.has_routes:
                 raise BehindHorizon(segment.log, after, segment.span.last)
             index = await self._index(segment, footer)

@@ -139,6 +139,7 @@ class TieredEvents:
                 async with aclosing(source) as batches:
                     async for batch in batches:
                         yield batch
+                        # Only once it was taken: after `Moved`, the other tier continues behind it.
                         position = batch.last
             except Moved:
                 continue  # the check has updated the known border

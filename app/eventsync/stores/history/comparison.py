@@ -74,6 +74,7 @@ class Comparison:
 
         Raises `NoBase`, `Damaged`, and `Unavailable` (MongoDB keeps a cluster time for five minutes by default).
         """
+        # Both ways: a merge by id would need the log's later documents in BSON order, and so all of them in memory.
         async with aclosing(self._changed(log, collection, seq, time)) as batches:
             async for count, differences in batches:
                 for one in differences:
