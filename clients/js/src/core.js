@@ -4,7 +4,9 @@
 // Each input returns nothing. `take()` returns the outputs since the last call, in order. `due` is when `tick` is to be
 // called next.
 
-import { Replica, parsePosition } from "./replica.js";
+import { Acknowledgements } from "./acks.js";
+import { Credential } from "./credential.js";
+import { Replica } from "./replica.js";
 
 /** @typedef {import("./replica.js").Message} Message */
 /** @typedef {import("./replica.js").Change} Change */
@@ -28,7 +30,7 @@ import { Replica, parsePosition } from "./replica.js";
  *   | { type: "send", message: Message }
  *   | { type: "apply", shape: string, step: Step }
  *   | { type: "forget", shape: string }
- *   | { type: "changes", shape: string, source: "snapshot" | "squashed" | "events", changes: Change[], replayed: boolean }
+ *   | { type: "changes", shape: string, source: Change["source"], changes: Change[], replayed: boolean }
  *   | { type: "progress" }
  *   | { type: "reset", shape: string, reason: string }
  *   | { type: "refused", error: Message }
@@ -40,8 +42,8 @@ const LONGEST = 30_000; // ms, of all others
 const SILENCE = 60_000; // ms without a message, while no heartbeat is known
 const ACK_EVERY = 1000; // ms
 const RESUBSCRIBE_JITTER = 100; // ms
-const RENEWAL = 60_000; // ms before the end of a token
-const SAME_END = 5000; // ms that two ends of one token may differ by
+const NO_TOKEN = "the token function does not answer";
+const SILENT = "the server was silent for too long";
 const BEATS = 2.5; // heartbeats without a message
 
 /**
@@ -60,27 +62,19 @@ export class Core {
   #wanted = false; // true between start and stop
   #oneWay = false;
   #attempts = 0; // since the client was last live
-  /** @type {string | null} */
-  #token = null;
-  /** @type {string | null} The token that the server refused, and its reason. */
-  #refusedToken = null;
+  #credential = new Credential();
   /** @type {TokenReason} */
   #why = "connect";
-  #renewing = false;
-  #end = 0; // of the token; 0: not known
   #floor = 0; // ms that the server asks a client to stay away
   /** @type {Message | null} The last error of this connection that names no shape. */
   #error = null;
   #silence = SILENCE;
   #remembered = true;
-  /** @type {Map<string, string>} */
-  #durable = new Map();
-  /** @type {Map<string, string>} */
-  #acked = new Map();
+  #acks = new Acknowledgements();
   /** @type {Map<string, number>} Shape → when to subscribe to it again. */
   #resubscribe = new Map();
   /** When something is due; Infinity: never. */
-  #at = { reconnect: Infinity, silence: Infinity, renew: Infinity, ack: Infinity };
+  #at = { reconnect: Infinity, silence: Infinity, ack: Infinity };
 
   /** @type {StatusName} */
   status = "stopped";
@@ -93,9 +87,7 @@ export class Core {
   /** Milliseconds of the present delay. */
   delay = 0;
 
-  /**
-   * @param {{ clientId?: string, hasToken?: boolean, random?: () => number }} [options]
-   */
+  /** @param {{ clientId?: string, hasToken?: boolean, random?: () => number }} [options] */
   constructor({ clientId, hasToken = false, random = Math.random } = {}) {
     this.clientId = clientId;
     this.hasToken = hasToken;
@@ -111,7 +103,7 @@ export class Core {
 
   /** When `tick` is to be called, by the clock of the other calls; Infinity if nothing is due. */
   get due() {
-    return Math.min(...Object.values(this.#at), ...this.#resubscribe.values());
+    return Math.min(...Object.values(this.#at), this.#credential.renewAt, ...this.#resubscribe.values());
   }
 
   /** When the next attempt to connect is due; Infinity if none is. */
@@ -126,7 +118,7 @@ export class Core {
 
   /** The token that the next connection uses, or null. */
   get token() {
-    return this.#token;
+    return this.#credential.token;
   }
 
   get vector() {
@@ -196,7 +188,7 @@ export class Core {
   follow(shape, saved, now) {
     if (this.shapes.includes(shape)) return;
     this.#replica.hold(shape, saved);
-    if (saved) this.#durable.set(shape, saved.position);
+    if (saved) this.#acks.durable(shape, saved.position);
     if (!this.#wanted) return;
     if (this.#phase === "off") this.#begin(now);
     else if (this.#phase === "open" && this.#oneWay) this.reconnect(now);
@@ -228,7 +220,7 @@ export class Core {
    * @param {number} now
    */
   durable(shape, position, now) {
-    this.#durable.set(shape, position);
+    this.#acks.durable(shape, position);
     this.#planAck(now);
   }
 
@@ -241,12 +233,10 @@ export class Core {
    * @param {number} now
    */
   tokenAnswered(token, now) {
-    if (this.#renewing) return this.#renewed(token, now);
+    if (this.#credential.renewing) return this.#renewed(token, now);
     if (this.#phase !== "asking") return;
-    if (token !== null && token === this.#refusedToken) return this.#fail(this.reason, 4401);
-    this.#token = token;
-    this.#refusedToken = null;
-    this.#open(now);
+    if (this.#credential.use(token)) this.#open(now);
+    else this.#fail(this.reason, 4401);
   }
 
   /**
@@ -256,50 +246,19 @@ export class Core {
    * @param {number} now
    */
   tokenFailed(reason, now) {
-    if (this.#renewing) {
-      this.#renewing = false;
-      this.#at.renew = now + Math.max(1000, (this.#end - now) / 2);
-    } else if (this.#phase === "asking") {
-      this.#again(`no token: ${reason}`, now);
-    }
+    if (this.#credential.renewing) this.#credential.renewLater(now);
+    else if (this.#phase === "asking") this.#again(`no token: ${reason}`, now);
   }
 
-  /**
-   * @param {string | null} token
-   * @param {number} now
-   */
+  /** @param {string | null} token @param {number} now */
   #renewed(token, now) {
-    this.#renewing = false;
-    if (token === null || token === this.#token) {
-      this.#at.renew = now + Math.max(1000, (this.#end - now) / 2);
-      return;
-    }
-    this.#token = token;
-    this.#end = 0;
+    if (!this.#credential.renew(token, now)) return;
     if (this.#oneWay) {
       this.#cut();
       this.#open(now);
     } else {
       this.#output({ type: "send", message: { type: "auth", token } });
     }
-  }
-
-  /**
-   * The token ends in so many seconds; undefined: it has no end.
-   *
-   * @param {number | undefined} seconds
-   * @param {number} now
-   */
-  #tokenEnds(seconds, now) {
-    if (seconds === undefined || !this.hasToken) {
-      this.#end = 0;
-      this.#at.renew = Infinity;
-      return;
-    }
-    const left = seconds * 1000;
-    if (this.#end && Math.abs(this.#end - now - left) <= SAME_END) return;
-    this.#end = now + left;
-    this.#at.renew = now + Math.max(left - RENEWAL, left / 2);
   }
 
   // --- the connection ---------------------------------------------------------------------------------------------
@@ -317,14 +276,12 @@ export class Core {
     this.#watch(now);
     if (oneWay) return;
     const { shapes, vector, clientId } = this;
-    const identity = { ...(clientId && { client_id: clientId }), ...(this.#token !== null && { token: this.#token }) };
+    const { token } = this.#credential;
+    const identity = { ...(clientId && { client_id: clientId }), ...(token !== null && { token }) };
     this.#output({ type: "send", message: { type: "hello", shapes, vector, ...identity } });
   }
 
-  /**
-   * @param {Message} message
-   * @param {number} now
-   */
+  /** @param {Message} message @param {number} now */
   receive(message, now) {
     if (this.#phase !== "open") return;
     this.#watch(now);
@@ -370,15 +327,20 @@ export class Core {
    * @param {number} now
    */
   tick(now) {
-    if (now >= this.#at.silence) this.#again(this.#phase === "asking" ? "the token function does not answer" : "the server was silent for too long", now);
+    if (now >= this.#at.silence) this.#again(this.#phase === "asking" ? NO_TOKEN : SILENT, now);
     if (now >= this.#at.reconnect) this.#begin(now);
-    if (now >= this.#at.renew) {
-      this.#at.renew = Infinity;
-      this.#renewing = true;
+    if (now >= this.#credential.renewAt) {
+      this.#credential.renewAt = Infinity;
+      this.#credential.renewing = true;
       this.#output({ type: "ask", why: "expiring" });
     }
     for (const [shape, at] of this.#resubscribe) if (now >= at) this.#subscribe(shape);
     if (now >= this.#at.ack) this.#ack();
+  }
+
+  /** @param {number | undefined} seconds @param {number} now */
+  #tokenEnds(seconds, now) {
+    if (this.hasToken) this.#credential.ends(seconds, now);
   }
 
   /** @param {number} now */
@@ -405,12 +367,12 @@ export class Core {
   #cut() {
     if (this.#phase === "open" || this.#phase === "opening") this.#output({ type: "disconnect" });
     this.#phase = "off";
-    this.#oneWay = this.#renewing = false;
-    this.#end = 0;
+    this.#oneWay = false;
+    this.#credential.disconnected();
     this.#error = null;
-    this.#at = { reconnect: Infinity, silence: Infinity, renew: Infinity, ack: Infinity };
+    this.#at = { reconnect: Infinity, silence: Infinity, ack: Infinity };
     this.#resubscribe.clear();
-    this.#acked.clear();
+    this.#acks.reconnected();
     this.#replica.reconnected();
   }
 
@@ -449,13 +411,10 @@ export class Core {
     this.#tell("waiting", reason);
   }
 
-  /**
-   * @param {string} reason
-   * @param {number} now
-   */
+  /** @param {string} reason @param {number} now */
   #unauthenticated(reason, now) {
     if (!this.hasToken) return this.#fail(reason, 4401);
-    this.#refusedToken = this.#token;
+    this.#credential.refused();
     this.#why = "refused";
     this.#again(reason, now);
   }
@@ -467,10 +426,7 @@ export class Core {
 
   // --- messages ---------------------------------------------------------------------------------------------------
 
-  /**
-   * @param {Message} message
-   * @param {number} now
-   */
+  /** @param {Message} message @param {number} now */
   #apply(message, now) {
     const before = message.type === "progress" || message.type === "live" ? this.vector : null;
     const applied = this.#replica.apply(message);
@@ -515,10 +471,7 @@ export class Core {
     this.#tell("live");
   }
 
-  /**
-   * @param {Message} message
-   * @param {number} now
-   */
+  /** @param {Message} message @param {number} now */
   #refused(message, now) {
     const { shape, retry_after } = message;
     this.#output({ type: "refused", error: message });
@@ -528,7 +481,7 @@ export class Core {
       return;
     }
     if (!this.shapes.includes(shape)) return;
-    if (retry_after === undefined) return this.#end_of(shape, message.message);
+    if (retry_after === undefined) return this.#endOf(shape, message.message);
     this.#replica.interrupted(shape);
     if (this.#oneWay) {
       this.#floor = retry_after * 1000;
@@ -544,12 +497,13 @@ export class Core {
    * @param {string} shape
    * @param {string} reason
    */
-  #end_of(shape, reason) {
+  #endOf(shape, reason) {
     const gone = [...this.#replica.documents(shape)];
     this.#drop(shape);
     this.#output({ type: "forget", shape });
     if (gone.length) {
-      const changes = gone.map(([id, before]) => ({ shape, kind: /** @type {const} */ ("delete"), id, before, after: undefined, source: /** @type {const} */ ("snapshot") }));
+      const rest = { shape, kind: /** @type {const} */ ("delete"), source: /** @type {const} */ ("snapshot") };
+      const changes = gone.map(([id, before]) => ({ ...rest, id, before, after: undefined }));
       this.#output({ type: "changes", shape, source: "snapshot", changes, replayed: true });
     }
     // A connection without shapes would be called live.
@@ -561,8 +515,7 @@ export class Core {
   #drop(shape) {
     this.#replica.forget(shape);
     this.#resubscribe.delete(shape);
-    this.#durable.delete(shape);
-    this.#acked.delete(shape);
+    this.#acks.forget(shape);
   }
 
   /** @param {string} shape */
@@ -583,17 +536,13 @@ export class Core {
     this.#at.ack = Infinity;
     const fresh = this.#unacknowledged();
     if (!fresh.length) return;
-    for (const [shape, position] of fresh) this.#acked.set(shape, position);
+    this.#acks.sent(fresh);
     this.#output({ type: "send", message: { type: "ack", vector: Object.fromEntries(fresh) } });
   }
 
-  /** The durable positions that the server does not know, of shapes that it serves on this connection. */
+  /** What is durable of the shapes that the server serves on this connection, and that it does not know. */
   #unacknowledged() {
-    return [...this.#durable].filter(([shape, position]) => {
-      const own = this.#replica.position(shape);
-      if (!own || this.#resubscribe.has(shape) || this.#acked.get(shape) === position) return false;
-      return parsePosition(own).log === parsePosition(position).log;
-    });
+    return this.#acks.open((shape) => (this.#resubscribe.has(shape) ? null : this.#replica.position(shape)));
   }
 
   /** @param {boolean} stale */
@@ -603,11 +552,7 @@ export class Core {
     this.#output({ type: "status" });
   }
 
-  /**
-   * @param {StatusName} status
-   * @param {string} [reason]
-   * @param {number} [code]
-   */
+  /** @param {StatusName} status @param {string} [reason] @param {number} [code] */
   #tell(status, reason = "", code = 0) {
     Object.assign(this, { status, reason: status === "connecting" ? this.reason : reason, code });
     this.#output({ type: "status" });

@@ -23,11 +23,7 @@ export function applyPatch(document, patch) {
   return patch.reduce(applyOperation, document);
 }
 
-/**
- * @param {any} document
- * @param {Operation} operation
- * @returns {any}
- */
+/** @param {any} document @param {Operation} operation @returns {any} */
 function applyOperation(document, operation) {
   const tokens = parsePointer(operation.path);
   switch (operation.op) {
@@ -50,11 +46,7 @@ function applyOperation(document, operation) {
   }
 }
 
-/**
- * @param {any} document
- * @param {string[]} from
- * @param {string[]} to
- */
+/** @param {any} document @param {string[]} from @param {string[]} to */
 function move(document, from, to) {
   const value = read(document, from);
   const inside = to.length > from.length && from.every((token, index) => token === to[index]);
@@ -62,9 +54,7 @@ function move(document, from, to) {
   return from.length ? put(drop(document, from), to, value) : document;
 }
 
-/**
- * @param {Operation} operation
- */
+/** @param {Operation} operation */
 function valueOf(operation) {
   if (operation.value === undefined) throw new PatchError(`${operation.op} needs a value`);
   return operation.value;
@@ -114,21 +104,13 @@ function existing(node, token) {
   throw new PatchError(`there is no ${token}`);
 }
 
-/**
- * @param {string} token
- * @param {number} last
- */
+/** @param {string} token @param {number} last */
 function index(token, last) {
   if (!/^(0|[1-9][0-9]*)$/.test(token) || Number(token) > last) throw new PatchError(`${token} is no index here`);
   return Number(token);
 }
 
-/**
- * @param {any} node
- * @param {string[]} tokens
- * @param {any} value
- * @param {{ replace?: boolean }} [options]
- */
+/** @param {any} node @param {string[]} tokens @param {any} value @param {{ replace?: boolean }} [options] */
 function put(node, tokens, value, { replace = false } = {}) {
   if (!tokens.length) return value;
   return atParent(node, tokens, (parent, token) => {
@@ -141,10 +123,7 @@ function put(node, tokens, value, { replace = false } = {}) {
   });
 }
 
-/**
- * @param {any} node
- * @param {string[]} tokens
- */
+/** @param {any} node @param {string[]} tokens */
 function drop(node, tokens) {
   if (!tokens.length) return null;
   return atParent(node, tokens, (parent, token) => {
@@ -155,12 +134,7 @@ function drop(node, tokens) {
   });
 }
 
-/**
- * @param {any[]} array
- * @param {number} at
- * @param {number} count
- * @param {any[]} values
- */
+/** @param {any[]} array @param {number} at @param {number} count @param {any[]} values */
 function spliced(array, at, count, ...values) {
   const copy = array.slice();
   copy.splice(at, count, ...values);
@@ -202,9 +176,7 @@ export function equal(left, right) {
   );
 }
 
-/**
- * @param {any} value
- */
+/** @param {any} value */
 function isObject(value) {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
@@ -220,8 +192,9 @@ function isObject(value) {
 export function mergePatch(document, patch) {
   const merged = new Map(isObject(document) ? Object.entries(document) : []);
   for (const [key, value] of Object.entries(patch)) {
+    const before = merged.get(key);
     if (value === null) merged.delete(key);
-    else merged.set(key, isMergeable(value) ? mergePatch(isMergeable(merged.get(key)) ? merged.get(key) : {}, value) : value);
+    else merged.set(key, isMergeable(value) ? mergePatch(isMergeable(before) ? before : {}, value) : value);
   }
   // Not by assignment, for which `__proto__` would be no key.
   return Object.fromEntries(merged);

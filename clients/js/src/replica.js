@@ -126,7 +126,8 @@ export class Replica {
    * @returns {Record<string, string>}
    */
   get vector() {
-    return Object.fromEntries([...this.#held].flatMap(([shape, { position }]) => (position ? [[shape, position]] : [])));
+    const positions = [...this.#held].flatMap(([shape, { position }]) => (position ? [[shape, position]] : []));
+    return Object.fromEntries(positions);
   }
 
   /** True while every shape has caught up since the connection began. */
@@ -187,18 +188,12 @@ const TAKE = new Map(Object.entries({ snapshot, squashed, events, live, reset })
 /** The types of messages that `apply` takes. */
 export const TYPES = [...TAKE.keys(), "progress"];
 
-/**
- * @param {any} message
- * @returns {Partial<Applied>}
- */
+/** @param {any} message @returns {Partial<Applied>} */
 function hole({ shape }) {
   return { kind: "hole", reason: `what came for ${shape} does not continue what is here` };
 }
 
-/**
- * @param {Held} held
- * @param {any} message
- */
+/** @param {Held} held @param {any} message */
 function snapshot(held, message) {
   const rows = staged(held, message, `snapshot ${message.position}`);
   if (!rows) return null;
@@ -211,10 +206,7 @@ function snapshot(held, message) {
   return { changes, step: { position: message.position, put: [...held.documents], remove: [], clear: true } };
 }
 
-/**
- * @param {Held} held
- * @param {any} message
- */
+/** @param {Held} held @param {any} message */
 function squashed(held, message) {
   if (!held.position) return null; // it is of a former subscription: only a snapshot follows here
   if (!reaches(held, message.from)) return hole(message);
@@ -247,10 +239,7 @@ function staged(held, { part, docs, last }, answer) {
   return here.rows;
 }
 
-/**
- * @param {Held} held
- * @param {any} message
- */
+/** @param {Held} held @param {any} message */
 function events(held, message) {
   if (!held.position) return null;
   if (!reaches(held, message.from)) return hole(message);
@@ -348,22 +337,14 @@ function made({ type, shape }, id, before, after) {
   return { shape, kind, id, before, after, source: /** @type {any} */ (type) };
 }
 
-/**
- * @param {Held} held
- * @param {any} message
- * @returns {Partial<Applied>}
- */
+/** @param {Held} held @param {any} message @returns {Partial<Applied>} */
 function live(held, { position }) {
   advance(held, position);
   held.live = held.position !== null; // else it is of a former subscription
   return {};
 }
 
-/**
- * @param {Held} held
- * @param {any} message
- * @returns {Partial<Applied>}
- */
+/** @param {Held} held @param {any} message @returns {Partial<Applied>} */
 function reset(held, { reason }) {
   // The documents stay visible until the snapshot that follows replaces them.
   Object.assign(held, { position: null, staged: null, live: false });

@@ -71,10 +71,7 @@ function plain(value) {
   return !rest || rest === "." || rest === ".." || PREFIXED.test(rest) || OBJECT_ID.test(rest) ? value : rest;
 }
 
-/**
- * @param {string} left
- * @param {string} right
- */
+/** @param {string} left @param {string} right */
 function byCharacters(left, right) {
   const [a, b] = [left, right].map((text) => [...text].map((character) => character.codePointAt(0) ?? 0));
   const at = a.findIndex((character, index) => character !== b[index]);
@@ -82,9 +79,7 @@ function byCharacters(left, right) {
   return at < b.length ? a[at] - b[at] : 1;
 }
 
-/**
- * @param {string} value
- */
+/** @param {string} value */
 function quoted(value) {
   const percent = (/** @type {string} */ character) => `%${character.charCodeAt(0).toString(16).toUpperCase()}`;
   return encodeURIComponent(value).replace(/[!'()*]/g, percent).replaceAll("%3A", ":");

@@ -50,7 +50,7 @@
  * while another call is under way.
  *
  * @typedef {object} OpenStore
- * @property {(shape: string) => Promise<SavedShape | null>} load - The shape as it was last applied; null if it is not here.
+ * @property {(shape: string) => Promise<SavedShape | null>} load - The shape as it was last applied; null without one.
  * @property {(shape: string, step: Step) => Promise<void>} apply - Apply one step in one transaction. It is durable
  *   once the promise resolves, and nothing of it is stored if it rejects.
  * @property {(shape: string) => Promise<void>} forget - Remove a shape with its rows and its position.
@@ -94,10 +94,7 @@ class MemoryDatabase {
   /** @type {Map<string, QueuedWrite>} */
   #queue = new Map();
 
-  /**
-   * @param {() => void} destroyed
-   * @returns {OpenStore}
-   */
+  /** @param {() => void} destroyed @returns {OpenStore} */
   open(destroyed) {
     return {
       load: async (shape) => {

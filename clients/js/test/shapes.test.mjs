@@ -3,7 +3,7 @@ import test from "node:test";
 
 import { canonicalShape, isDeclared, parseShape, shapeText, valueText } from "../src/shapes.js";
 
-test("a declared shape is told from a collection and a document", () => {
+test("a declared shape differs from a collection and a document", () => {
   assert.deepEqual(["cards", "cards/1", "cards/a?b", "cards?", "cards?a=1", "cards?a=b/c"].map(isDeclared), [false, false, false, true, true, true]);
 });
 

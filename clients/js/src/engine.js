@@ -1,0 +1,234 @@
+// A whole client without I/O: the core, the outbox, and what the application sees of each shape.
+//
+// One input makes at most one change of each view: a frame, and what it settles, are seen together.
+
+import { Core } from "./core.js";
+import { Outbox } from "./outbox.js";
+import { isDeclared } from "./shapes.js";
+import { View, overlay } from "./view.js";
+
+/** @typedef {import("./store.js").QueuedWrite} QueuedWrite */
+/** @typedef {import("./view.js").ViewChange} ViewChange */
+/** @typedef {import("./replica.js").LogEvent} LogEvent */
+
+/**
+ * What a shape of an application is.
+ *
+ * @typedef {object} ShapeInfo
+ * @property {string} [collection] - The collection of its documents. Without it, own writes are not shown.
+ * @property {string} [id] - Of a shape of one document.
+ * @property {(doc: any) => boolean} [matches] - Whether a document with own writes is part of a declared shape.
+ */
+
+/**
+ * Where a change comes from: the store, the server, or a write of the application (`local`), which was made, settled or
+ * taken back.
+ *
+ * @typedef {"cache" | "snapshot" | "squashed" | "events" | "local"} Source
+ */
+
+/**
+ * What the engine wants done, beside the outputs of the core and of the outbox. `confirmed` are the changes of what the
+ * server has sent, and `view` those of what the application sees.
+ *
+ * @typedef {{ type: "view", shape: string, source: Source, changes: ViewChange[], replayed: boolean }
+ *   | { type: "confirmed", shape: string, changes: import("./replica.js").Change[], position: string | null }
+ *   | Exclude<import("./core.js").Output, { type: "changes" | "progress" }>
+ *   | Exclude<import("./outbox.js").OutboxOutput, { type: "redraw" }>} EngineOutput
+ */
+
+class Followed {
+  view = new View();
+  /** @type {Set<string>} Ids of documents that may look otherwise than the view. */
+  dirty = new Set();
+  /** @type {Map<string, LogEvent>} The last event of each of them. */
+  events = new Map();
+  /** @type {Source} */
+  source = "local";
+  replayed = false;
+
+  /** @param {ShapeInfo} info */
+  constructor(info) {
+    this.info = info;
+  }
+}
+
+export class Engine {
+  /** @type {EngineOutput[]} */
+  #outputs = [];
+  /** @type {Map<string, Followed>} */
+  #shapes = new Map();
+
+  /** @param {{ clientId?: string, hasToken?: boolean, random?: () => number }} [options] */
+  constructor(options) {
+    this.core = new Core(options);
+    this.outbox = new Outbox(options);
+  }
+
+  /** When `tick` is to be called; Infinity if nothing is due. */
+  get due() {
+    return Math.min(this.core.due, this.outbox.due);
+  }
+
+  /**
+   * The outputs since the last call, in order.
+   *
+   * @param {number} now
+   */
+  take(now) {
+    this.#pump(now);
+    for (const [shape, followed] of this.#shapes) this.#show(shape, followed);
+    const outputs = this.#outputs;
+    this.#outputs = [];
+    return outputs;
+  }
+
+  /**
+   * What the application sees of a shape; nothing if it is not followed.
+   *
+   * @param {string} shape
+   */
+  view(shape) {
+    return this.#shapes.get(shape)?.view;
+  }
+
+  /** @param {number} now */
+  tick(now) {
+    this.core.tick(now);
+    this.outbox.tick(now);
+  }
+
+  /** @param {number} now */
+  start(now) {
+    this.core.start(now);
+    this.outbox.start(now);
+  }
+
+  stop() {
+    this.core.stop();
+    this.outbox.stop();
+  }
+
+  /**
+   * Follow a shape, from what was saved of it.
+   *
+   * @param {string} shape
+   * @param {ShapeInfo} info
+   * @param {import("./store.js").SavedShape | null} saved
+   * @param {number} now
+   */
+  follow(shape, info, saved, now) {
+    if (this.#shapes.has(shape)) return;
+    const followed = new Followed(info);
+    this.#shapes.set(shape, followed);
+    this.core.follow(shape, saved, now);
+    if (info.collection !== undefined) {
+      const position = () => this.core.position(shape);
+      const row = (/** @type {string} */ id) => this.core.documents(shape).get(id);
+      this.outbox.follow(shape, { collection: info.collection, id: info.id, position, row });
+    }
+    this.#mark(followed, [...this.core.documents(shape).keys(), ...this.outbox.ids(shape)], saved ? "cache" : "local");
+  }
+
+  /** @param {string} shape @param {number} now */
+  unfollow(shape, now) {
+    this.#shapes.delete(shape);
+    this.core.unfollow(shape, now);
+    this.outbox.unfollow(shape);
+  }
+
+  /**
+   * The version that a new write of a document is made on: that of the document here, if it is, after all own writes.
+   *
+   * @param {string} collection
+   * @param {string} id
+   */
+  baseOf(collection, id) {
+    for (const [shape, { info }] of this.#shapes) {
+      const row = info.collection === collection ? this.core.documents(shape).get(id) : undefined;
+      if (row) return row.version + this.outbox.unanswered(collection, id);
+    }
+    return undefined;
+  }
+
+  /** @param {number} now */
+  #pump(now) {
+    for (;;) {
+      const outputs = [...this.core.take(), ...this.outbox.take()];
+      if (!outputs.length) return;
+      for (const output of outputs) this.#handle(output, now);
+    }
+  }
+
+  /** @param {import("./core.js").Output | import("./outbox.js").OutboxOutput} output @param {number} now */
+  #handle(output, now) {
+    switch (output.type) {
+      case "changes":
+        return this.#changed(output, now);
+      case "progress":
+        for (const shape of this.#shapes.keys()) this.outbox.moved(shape, now);
+        return;
+      case "redraw":
+        return this.#redraw(output);
+      case "status":
+        // What could not be reached can be again.
+        if (this.core.status === "syncing") this.outbox.hurry(now);
+        break;
+      case "forget":
+        if (!this.core.shapes.includes(output.shape)) this.outbox.unfollow(output.shape);
+    }
+    this.#outputs.push(output);
+  }
+
+  /** @param {Extract<import("./core.js").Output, { type: "changes" }>} output @param {number} now */
+  #changed({ shape, source, changes, replayed }, now) {
+    const followed = this.#shapes.get(shape);
+    if (!followed) return;
+    followed.replayed = replayed;
+    this.#mark(followed, changes.map(({ id }) => id), source);
+    const events = changes.flatMap(({ event }) => event ?? []);
+    for (const event of events) followed.events.set(event.id, event);
+    this.#outputs.push({ type: "confirmed", shape, changes, position: this.core.position(shape) });
+    if (source === "events") this.outbox.eventsApplied(shape, events, now);
+    else this.outbox.rowsReplaced(shape, now);
+  }
+
+  /** @param {{ collection: string, id: string, shape?: string }} output */
+  #redraw({ collection, id, shape: only }) {
+    for (const [shape, followed] of this.#shapes) {
+      if (followed.info.collection !== collection || (only !== undefined && only !== shape)) continue;
+      if (followed.info.id === undefined || followed.info.id === id) followed.dirty.add(id);
+    }
+  }
+
+  /** @param {Followed} followed @param {string[]} ids @param {Source} source */
+  #mark(followed, ids, source) {
+    for (const id of ids) followed.dirty.add(id);
+    followed.source = source;
+  }
+
+  /** @param {string} shape @param {Followed} followed */
+  #show(shape, followed) {
+    if (!followed.dirty.size && followed.source === "local") return;
+    const { dirty, events, source, replayed, view } = followed;
+    const changes = view.update(dirty, (id) => this.#see(shape, followed.info, id));
+    for (const change of changes) {
+      const event = events.get(change.id);
+      if (event) change.event = event;
+    }
+    Object.assign(followed, { dirty: new Set(), events: new Map(), source: "local", replayed: false });
+    // The first rows are announced even if there are none: the application may wait for them.
+    if (!changes.length && source !== "cache" && source !== "snapshot") return;
+    this.#outputs.push({ type: "view", shape, source, changes, replayed });
+  }
+
+  /** @param {string} shape @param {ShapeInfo} info @param {string} id */
+  #see(shape, info, id) {
+    const row = this.core.documents(shape).get(id);
+    const writes = this.outbox.shown(shape, id);
+    if (!writes.length) return row;
+    const showsAll = !isDeclared(shape) || info.matches !== undefined;
+    const seen = overlay(row, writes, (write) => showsAll || write.shape === shape);
+    return seen?.pending && info.matches && !info.matches(seen.doc) ? undefined : seen;
+  }
+}
