@@ -115,7 +115,7 @@ class Window:
                 self._keep(topic, event)
                 # Nothing is published before all events are kept: a frame has to hold a whole transaction.
                 before.setdefault(topic, Seq(event.seq - 1))
-        self._evict()
+        self._drop_oldest()
         published: dict[Channel, Seq] = {}
         for topic, after in before.items():
             # A frame that was cached lacks the new events.
@@ -163,7 +163,7 @@ class Window:
         else:
             channel.publish(frame.data, Position(scoped(self.log, shape.scope), frame.end))
 
-    def _evict(self) -> None:
+    def _drop_oldest(self) -> None:
         # The newest event stays, however large it is: the feed compares it with the log to detect a restored backup.
         while self.bytes > self._limit and len(self._all) > 1:
             oldest = self._all.popleft()

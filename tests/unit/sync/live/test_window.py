@@ -107,7 +107,7 @@ def test_extend_refuses_events_that_are_not_dense() -> None:
             filled.extend([event(wrong)])
 
 
-def test_full_window_evicts_the_oldest_events_and_all_state_of_their_shapes() -> None:
+def test_full_window_drops_the_oldest_events_and_all_state_of_their_shapes() -> None:
     filled = window(limit=3000)
     for seq in range(1, 101):
         filled.extend([event(seq, key=str(seq))])
