@@ -59,7 +59,7 @@ LIMITS: Final = {
 }
 """Most of each figure that CI lets pass."""
 
-FLOORS: Final = {"comment lines %": 1.7, "comments and attribute docstrings %": 3.1}
+FLOORS: Final = {"comment lines %": 1.7, "comments and attribute docstrings %": 3.2}
 """Least of each figure that CI lets pass."""
 
 

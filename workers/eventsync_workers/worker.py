@@ -99,6 +99,7 @@ class Worker:
                 failures = 0
             except (Unavailable, Fenced) as error:
                 await self._check_rights(error)
+                # A term that has lasted was no failure in a row: the next attempt comes soon.
                 failures = 1 if time.monotonic() - began > 2 * _BACKOFF_CAP else failures + 1
                 logger.warning("%s; trying again", error.diagnosis)
                 await set_within(self._stop, backoff(failures, first=0.1, cap=_BACKOFF_CAP))
@@ -128,6 +129,7 @@ class Worker:
                 logger.info("%s leads", self._name)
                 await self._lead_or_release(stores, leases)
                 return
+            # At random, so that workers that wait do not all ask at the same moment.
             await set_within(self._stop, period / 4 * random.uniform(0.8, 1.2))
 
     async def _sweep(self, stores: Stores) -> None:

@@ -130,6 +130,7 @@ class AccessControl:
         return self.open_access
 
     def _access(self, found: Authenticated) -> Access:
+        # Kept with what was authenticated, which all requests with a token share: roles are evaluated once for each.
         if not isinstance(access := found.access, Access) or access.number != self._number:
             access = found.access = Access(found, self._rules, self._number)
         return access

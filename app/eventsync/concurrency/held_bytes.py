@@ -42,6 +42,7 @@ class HeldBytes:
         if reservation.share is not None:
             reservation.share.check(reservation.size, size)
         others = self.held - reservation.size
+        # A request that is alone is not refused here: what a single one may hold is limited elsewhere.
         if size > FREE and others > 0 and others + size > self._max_bytes:
             self.refused += 1
             raise Unavailable.busy("the requests in progress use all the memory they may", 1.0, 5.0)

@@ -125,6 +125,7 @@ class ChangeStream:
             "getMore": self._id,
             "collection": "$cmd.aggregate",
             "batchSize": limit,
+            # 0 would be no limit.
             "maxTimeMS": int(wait * 1000) or 1,
             # The session of the `aggregate`: MongoDB refuses a cursor of another session.
             "lsid": self._session.session_id,

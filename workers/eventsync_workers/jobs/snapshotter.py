@@ -67,6 +67,7 @@ class Snapshotter(Job):
         await self._need.update(current.id, self.yield_control)
         failures = await self._make_all_due(current.id, tracked, checkpoint)
         failures += await self._answer_requests(current.id, tracked)
+        # The last, because a snapshot that was just stored may make older ones superfluous.
         await self._retirement.run_once(current.id, tracked, checkpoint.at)
         if failures:
             raise failures[0]
@@ -143,6 +144,7 @@ class Snapshotter(Job):
     # --- making ---------------------------------------------------------------------------------------------------
 
     async def _make(self, log_id: LogId, shape: Shape, reason: str) -> StoredSnapshot | None:
+        # Before the checkpoint is read: the snapshot counts only if this process is primary until its end.
         process = await primary_process(self._stores.log)
         # Activation records a checkpoint first, so the newest one is no older than the collection's first event.
         checkpoint = await self._stores.logs.read_checkpoint(log_id)

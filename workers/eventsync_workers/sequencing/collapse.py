@@ -47,6 +47,7 @@ def collapse_transaction(changes: Sequence[ChangeAndRaw]) -> Sequence[ChangeAndR
 
 
 def _key(change: DecodedChange) -> tuple[str, str]:
+    # As text: an id may be a document, which can't be a key.
     return change["ns"]["coll"], repr(change["documentKey"]["_id"])
 
 

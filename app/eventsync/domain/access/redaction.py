@@ -168,6 +168,7 @@ class Paths:
                 return []
             return [self.without(item, inner) for item in value] if isinstance(inner, _State) else value
         if (inside := _inside(value)) is not None:
+            # Without a hidden field in it, it stays a reference or code.
             shown = self._members(inside, state)
             return value if same(shown, inside) else shown
         if isinstance(value, Mapping):

@@ -135,6 +135,7 @@ def _field_equals(name: str, wanted: Any) -> Check:
     """Return the commonest test of all, faster: a string or an ObjectId in a field of the document."""
 
     def check(document: Any) -> bool:
+        # A string or an ObjectId equals no value of another type, so `==` and `in` decide as MongoDB does.
         value = document.get(name)
         if value == wanted:
             return True
@@ -282,6 +283,7 @@ def _equal(wanted: Any) -> Check:
     if rank == NUMERIC:
         return _number(operator.eq, number_of(wanted)) if key[0] else _is_nan
     if type(wanted) in {str, bool, ObjectId}:
+        # By the type, too: True equals 1 to Python, and not to MongoDB.
         kind = type(wanted)
         return lambda value: type(value) is kind and value == wanted
     return lambda value: rank_of(value) == rank and key_of(value)[1] == key
@@ -330,6 +332,7 @@ def _one_of(values: tuple[Any, ...]) -> Check:
         texts = frozenset(values)
         return lambda value: type(value) is str and value in texts
     keys = {key_of(value) for value in values}
+    # Null also equals a field that is not there.
     if None in values:
         keys.add(key_of(MISSING))
     ranks = frozenset(rank for rank, _ in keys)
@@ -343,6 +346,7 @@ def _modulo(divisor: int, remainder: int) -> Check:
         number = number_of(value)
         if not (math.isfinite(number) and INT64_MIN - 1 < number < INT64_MAX + 1):
             return False
+        # The fraction is cut off, and the remainder has the sign of the number, as in C.
         whole = int(number)
         left = abs(whole) % abs(divisor)
         return (-left if whole < 0 else left) == remainder

@@ -48,6 +48,7 @@ class RevocationStore:
         Raises `RateLimited` if there are too many.
         """
         until = {"$dateAdd": {"startDate": "$$NOW", "unit": "second", "amount": int(kept) + 1}}
+        # The later end: revoked again for a shorter time, it still covers what it was for before.
         change = [{"$set": {"at": "$$NOW", "until": {"$max": ["$until", until]}}}]
         with translated("the revocation can't be stored"):
             if await self._revocations.estimated_document_count() >= self._max:

@@ -228,6 +228,7 @@ def _shortening(client_ids: list[str], max_entries: int) -> UpdateMany:
 
 
 def _entry(item: NumberedPosition) -> dict[str, Any]:
+    # In this order: `$max` compares the log's number before the seq.
     return {"g": Int64(item.log_number), "n": Int64(item.seq), "l": item.log}
 
 

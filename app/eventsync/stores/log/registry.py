@@ -184,6 +184,7 @@ class DefinitionStore:
         applied = Applied(0, (), (), (), ())
 
         def edit(registry: Registry) -> Registry:
+            # Called again after a lost race. What is returned is of the last call.
             nonlocal applied
             known = {shape.name: shape for shape in registry.shapes}
             kept = {name for name in wanted.keys() & known.keys() if wanted[name].digest == known[name].digest}

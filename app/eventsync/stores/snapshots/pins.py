@@ -73,6 +73,7 @@ class Pins:
         name = secrets.token_hex(8)
         row = {"l": log, "n": None if seq is None else Int64(seq), "s": snapshot}
         literal = {key: {"$literal": value} for key, value in row.items()}
+        # Not an insert: only the pipeline of an update has MongoDB's time.
         with translated("what is being read can't be pinned"):
             await self._pins.update_one({"_id": name}, [{"$set": literal | {"until": from_now(self.ttl)}}], upsert=True)
         try:

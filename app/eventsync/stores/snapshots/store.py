@@ -254,6 +254,7 @@ class SnapshotStore:
 
     async def _update(self, name: str, fields: dict[str, Any], *, upsert: bool = False) -> dict[str, Any]:
         """Set fields of a snapshot that is being written. `at` is the time of its last progress."""
+        # Without `upsert`, a snapshot that was swept meanwhile is not made again.
         query = {"_id": name} | ({} if upsert else {"complete": False})
         change = [{"$set": {key: {"$literal": value} for key, value in fields.items()} | {"at": NOW}}]
         with translated(f"snapshot {name} can't be written"):

@@ -166,11 +166,13 @@ class Counters:
         ]
         progress = {"_id": {"l": log}}
         with translated("the counters can't be written"):
+            # Made before the transaction, which then only compares and sets it.
             await self._counters.update_one(progress, {"$setOnInsert": {"upto": Int64(0)}}, upsert=True)
             async with self._database.client.start_session() as session, await session.start_transaction():
                 moved = await self._counters.update_one(
                     progress | {"upto": Int64(after)}, {"$set": {"upto": Int64(up_to)}}, session=session
                 )
+                # Otherwise another caller has counted these events.
                 if moved.matched_count and writes:
                     await self._counters.bulk_write(writes, ordered=False, session=session)
 
