@@ -184,7 +184,8 @@ def _written(root: Path) -> Iterator[str]:
     """Yield the texts of all modules and pages that people write. This file names the phrases that it counts."""
     made = {"cli.md", "http.md", "settings.md"}
     kinds_of = {"app": "py js", "workers": "py", "scripts": "py", "tests": "py mjs", "docs": "md"}
-    for top, kinds in (kinds_of | {"clients/js/src": "js", "clients/js/test": "mjs"}).items():
+    kinds_of |= {"clients/js/src": "js", "clients/js/test": "mjs", "clients/python": "py"}
+    for top, kinds in kinds_of.items():
         for kind in kinds.split():
             for path in sorted((root / top).rglob(f"*.{kind}")):
                 if path.name not in {"house.py", "test_documents.py"} and (kind != "md" or path.name not in made):

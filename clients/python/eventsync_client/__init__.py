@@ -1,0 +1,54 @@
+"""The client of eventsync: exact copies of collections, their changes, effects exactly once, and writes.
+
+async with AsyncClient("http://127.0.0.1:8000", store=Sqlite("cards.db")) as client:
+    async for change in client.shape("cards").changes():
+        async with change.transaction() as db:
+            db.execute("INSERT INTO moves VALUES (?, ?)", (change.id, change.kind))
+"""
+
+from eventsync_client.client import AsyncClient, Change, Shape, Token
+from eventsync_client.collection import Collection, Document, Written
+from eventsync_client.core import Status
+from eventsync_client.errors import (
+    ClientError,
+    Conflict,
+    Forbidden,
+    Gone,
+    NotFound,
+    OutcomeUnknown,
+    RequestError,
+    ShapeRefused,
+    SyncFailed,
+    Unauthenticated,
+    VersionMismatch,
+)
+from eventsync_client.store import Memory, Sqlite, Store
+from eventsync_client.sync import Client
+
+__all__ = [
+    "AsyncClient",
+    "Change",
+    "Client",
+    "ClientError",
+    "Collection",
+    "Conflict",
+    "Document",
+    "Forbidden",
+    "Gone",
+    "Memory",
+    "NotFound",
+    "OutcomeUnknown",
+    "RequestError",
+    "Shape",
+    "ShapeRefused",
+    "Sqlite",
+    "Status",
+    "Store",
+    "SyncFailed",
+    "Token",
+    "Unauthenticated",
+    "VersionMismatch",
+    "Written",
+]
+
+__version__ = "0.1.0"

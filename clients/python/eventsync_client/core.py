@@ -1,0 +1,451 @@
+"""The client of the sync protocol without I/O: messages, a clock and tokens in; messages and actions out.
+
+The files in `clients/vectors` say what it does; every transport and both kinds of client drive this one.
+Source: `docs/reference/protocol.md`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Literal
+
+from eventsync_client.replica import Gap, Held, Json, Row, Update
+
+Why = Literal["connect", "expiring", "refused"]
+"""Reason for which the token function is asked."""
+
+_SHORTEST: Final = 0.25
+_LONGEST: Final = 30.0
+"""Bounds of the time before an attempt, in seconds, before jitter."""
+
+_SILENT_HEARTBEATS: Final = 2.5
+"""Heartbeats without a message after which a connection is given up."""
+
+_OPENING: Final = 60.0
+"""Seconds without a message after which a connection is given up that has not said its heartbeat yet."""
+
+_RENEW_BEFORE: Final = 60.0
+"""Seconds before the end of a token at which another is asked for; half of the time for one that ends sooner."""
+
+_ACK_INTERVAL: Final = 1.0
+
+_UNAUTHENTICATED: Final = 4401
+_SUBJECT_CHANGED: Final = (4403, "subject_changed")
+
+
+class Status(StrEnum):
+    """State of the connection."""
+
+    CONNECTING = "connecting"
+    SYNCING = "syncing"
+    """Connected; not all shapes have caught up."""
+    LIVE = "live"
+    WAITING = "waiting"
+    """For the next attempt."""
+    FAILED = "failed"
+    """For good: asking again unchanged would not help."""
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Ask the token function, and pass its answer to `Core.token`."""
+
+    why: Why
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """Connect, and call `Core.opened`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """End the connection; nothing more of it is passed in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send a message."""
+
+    message: Json
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledge:
+    """Acknowledge a vector by a request (`PUT /v1/state-vectors/…`): the connection has one direction."""
+
+    vector: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The server has refused something, for the application to know. With `forgotten`, a shape is not followed more."""
+
+    message: Json
+    forgotten: str | None = None
+
+
+Action = Acknowledge | Ask | Connect | Cut | Send | Refused | Update
+
+
+class Core:
+    """One client. Each method takes the time in seconds; `actions` is emptied by its driver after each call.
+
+    An `Update` among the actions has been applied to the documents. Once it is durable, the driver calls `durable`.
+    """
+
+    def __init__(
+        self, *, client_id: str | None = None, has_token: bool = False, jitter: Callable[[], float] = random.random
+    ) -> None:
+        self.status = Status.STOPPED
+        self.reason = ""
+        self.stale = False
+        """True if the server has said that some changes may not be events yet."""
+        self.actions: deque[Action] = deque()
+        self.attempts = 0
+        """Attempts in a row that did not become live."""
+        self._held: dict[str, Held] = {}
+        self._client_id = client_id
+        self._has_token = has_token
+        self._jitter = jitter
+        self._connected = False
+        self._two_way = True
+        self._asking: Why | None = None
+        self._token: str | None = None
+        self._refused_token: str | None = None
+        self._retry_at: float | None = None
+        self._floor = 0.0
+        """Seconds that the server asked to wait before the next attempt."""
+        self._unauthenticated = ""
+        """Reason of an `error` that ends a connection of one direction."""
+        self._silence = _OPENING
+        self._silent_at: float | None = None
+        self._renew_at: float | None = None
+        self._renewing = False
+        self._durable: dict[str, str] = {}
+        self._acked: dict[str, str] = {}
+        self._ack_at: float | None = None
+        self._remembered = True
+
+    # --- what is held -----------------------------------------------------------------------------------------------
+
+    @property
+    def shapes(self) -> list[str]:
+        """The shapes that are followed."""
+        return list(self._held)
+
+    @property
+    def vector(self) -> dict[str, str]:
+        """The state vector: shape → position, of all shapes that have one."""
+        return {shape: text for shape, held in self._held.items() if (text := held.position_text) is not None}
+
+    def documents(self, shape: str) -> dict[str, Row] | None:
+        """Return the documents of a shape: id → row. None if it is not followed."""
+        held = self._held.get(shape)
+        return None if held is None else held.documents
+
+    def is_live(self, shape: str) -> bool:
+        """Return True if the shape has caught up on the present connection."""
+        held = self._held.get(shape)
+        return held is not None and held.live
+
+    def follow(self, shape: str, position: str | None = None, documents: Mapping[str, Row] | None = None) -> None:
+        """Follow a shape from now on, from what was kept of it."""
+        if shape in self._held:
+            return
+        self._held[shape] = held = Held(shape, position, documents)
+        if position is not None:
+            self._durable[shape] = position
+        if self._connected:
+            if self._two_way:
+                self._subscribe(held)
+            else:
+                self._again("another shape is followed", 0.0, attempts=0)
+        self._settle()
+
+    def unfollow(self, shape: str) -> None:
+        """Do not follow a shape any more."""
+        if self._forget(shape) and self._connected and self._two_way:
+            self._send({"type": "unsubscribe", "shape": shape})
+        self._settle()
+
+    def _forget(self, shape: str) -> bool:
+        self._durable.pop(shape, None)
+        self._acked.pop(shape, None)
+        return self._held.pop(shape, None) is not None
+
+    def durable(self, shape: str, position: str | None, now: float) -> None:
+        """Know that the state of a shape at this position is durable, and may be acknowledged."""
+        if position is None:
+            self._durable.pop(shape, None)
+        elif shape in self._held:
+            self._durable[shape] = position
+        self._plan_ack(now)
+
+    # --- the connection ---------------------------------------------------------------------------------------------
+
+    def start(self, now: float) -> None:
+        """Begin to connect."""
+        self._connect(now)
+
+    def stop(self) -> None:
+        """End the connection. The documents stay."""
+        self._disconnect()
+        self._retry_at = None
+        self.status = Status.STOPPED
+
+    def _connect(self, _now: float) -> None:
+        self.status, self._retry_at = Status.CONNECTING, None
+        if self._has_token:
+            self._ask("connect" if self._refused_token is None else "refused")
+        else:
+            self.actions.append(Connect())
+
+    def _ask(self, why: Why) -> None:
+        self._asking = why
+        self.actions.append(Ask(why))
+
+    def token(self, token: str, now: float) -> None:
+        """Take the answer of the token function."""
+        why, self._asking = self._asking, None
+        if why is None:
+            return
+        if why == "expiring":
+            self._renew(token, now)
+        elif token == self._refused_token:
+            self.fail(self.reason or "the token is refused")
+        else:
+            self._token, self._refused_token = token, None
+            self.actions.append(Connect())
+
+    def _renew(self, token: str, now: float) -> None:
+        if not self._connected or token == self._token:
+            return
+        self._token = token
+        if self._two_way:
+            self._renewing = True
+            self._send({"type": "auth", "token": token})
+        else:
+            self._again("the token is renewed", now, attempts=0)
+
+    def token_failed(self, reason: str, now: float) -> None:
+        """Know that the token function has failed: a connection stays, an attempt is repeated later."""
+        why, self._asking = self._asking, None
+        if why in {"connect", "refused"}:
+            self._again(reason, now)
+
+    @property
+    def current_token(self) -> str | None:
+        """The last token that was got."""
+        return self._token
+
+    def opened(self, now: float, *, two_way: bool = True) -> None:
+        """Know that the transport has connected. By one of one direction nothing is sent."""
+        self._connected, self._two_way = True, two_way
+        self._silence = _OPENING
+        self._silent_at = now + self._silence
+        if two_way:
+            hello: Json = {"type": "hello"}
+            if self._client_id is not None:
+                hello["client_id"] = self._client_id
+            if self._token is not None:
+                hello["token"] = self._token
+            self._send(hello | {"shapes": self.shapes, "vector": self.vector})
+
+    def closed(self, code: int | None, reason: str, now: float, *, retry_after: float = 0.0) -> None:
+        """Know that the connection has ended, or did not come to be; `code` is that of a WebSocket's close.
+
+        `retry_after`: seconds that the server asks to wait for.
+        """
+        if self.status in {Status.FAILED, Status.STOPPED, Status.WAITING}:
+            return
+        self._floor = max(self._floor, retry_after)
+        if code is None and self._unauthenticated:
+            code, reason = _UNAUTHENTICATED, self._unauthenticated
+        if code == _UNAUTHENTICATED and self._has_token:
+            self._refused_token = self._token
+        elif code is not None and 4400 <= code < 4500 and (code, reason) != _SUBJECT_CHANGED:
+            self.fail(reason or f"the server closed the connection with {code}")
+            return
+        self._again(reason or "the connection was lost", now)
+
+    def fail(self, reason: str) -> None:
+        """End for good."""
+        self._disconnect()
+        self.status, self.reason, self._retry_at = Status.FAILED, reason, None
+
+    def _again(self, reason: str, now: float, *, attempts: int | None = None) -> None:
+        """Connect again after a random time, so that many clients do not come back together."""
+        if attempts is not None:
+            self.attempts = attempts
+        self._disconnect()
+        ceiling = min(_LONGEST, _SHORTEST * 2 ** min(self.attempts, 10))
+        self.attempts += 1
+        self._retry_at = now + self._floor + self._jitter() * ceiling
+        self._floor = 0.0
+        self.status, self.reason = Status.WAITING, reason
+
+    def _disconnect(self) -> None:
+        self.actions.append(Cut())
+        self._connected = self._renewing = False
+        self._asking = None
+        self._unauthenticated = ""
+        self._silent_at = self._renew_at = self._ack_at = None
+        self._acked.clear()
+        for held in self._held.values():
+            held.disconnected()
+
+    # --- time -------------------------------------------------------------------------------------------------------
+
+    @property
+    def due(self) -> float | None:
+        """Time of the next call of `tick`; None if there is nothing to wait for."""
+        times = [self._retry_at, self._silent_at, self._renew_at, self._ack_at]
+        return min(
+            (at for at in [*times, *(held.retry_at for held in self._held.values())] if at is not None), default=None
+        )
+
+    @property
+    def retry_at(self) -> float | None:
+        """Time of the next attempt, while the client waits."""
+        return self._retry_at
+
+    def tick(self, now: float) -> None:
+        """Do what is due."""
+        if self._retry_at is not None and now >= self._retry_at:
+            self._connect(now)
+        if self._silent_at is not None and now >= self._silent_at:
+            self._again("the server was silent for too long", now)
+        if self._renew_at is not None and now >= self._renew_at:
+            self._renew_at = None
+            self._ask("expiring")
+        for held in self._held.values():
+            if held.retry_at is not None and now >= held.retry_at:
+                held.retry_at = None
+                self._subscribe(held)
+        if self._ack_at is not None and now >= self._ack_at:
+            self._ack(now)
+
+    def _subscribe(self, held: Held) -> None:
+        message: Json = {"type": "subscribe", "shape": held.shape}
+        if (position := held.position_text) is not None:
+            message["position"] = position
+        self._send(message)
+
+    def _send(self, message: Json) -> None:
+        self.actions.append(Send(message))
+
+    def _plan_ack(self, now: float) -> None:
+        if self._client_id is None or not self._remembered or self.status is not Status.LIVE:
+            return
+        if self._ack_at is None and self._ackable():
+            self._ack_at = now + _ACK_INTERVAL
+
+    def _ackable(self) -> dict[str, str]:
+        """Return the durable positions that the server does not know of, of shapes that are live on this connection."""
+        return {
+            shape: position
+            for shape, position in self._durable.items()
+            if self._acked.get(shape) != position and self._held[shape].live
+        }
+
+    def _ack(self, now: float) -> None:
+        self._ack_at = None
+        if vector := self._ackable():
+            self._acked |= vector
+            self.actions.append(Send({"type": "ack", "vector": vector}) if self._two_way else Acknowledge(vector))
+            self._plan_ack(now)
+
+    # --- messages ---------------------------------------------------------------------------------------------------
+
+    def receive(self, message: Json, now: float) -> None:
+        """Take a message of the server. Types and members that are not known are ignored."""
+        if not self._connected:
+            return
+        self._silent_at = now + self._silence
+        kind = message.get("type")
+        if kind == "welcome":
+            self._welcome(message, now)
+        elif kind == "progress":
+            self._progress(message, now)
+        elif kind == "authenticated":
+            self._renewing = False
+            self._plan_renewal(message.get("expires_in"), now)
+        elif kind == "error":
+            self._error(message, now)
+        elif (held := self._held.get(message.get("shape", ""))) is not None:
+            self._apply(held, message, now)
+        self._settle()
+        self._plan_ack(now)
+
+    def _welcome(self, message: Json, now: float) -> None:
+        self._silence = _SILENT_HEARTBEATS * message["heartbeat"]
+        self._silent_at = now + self._silence
+        self._remembered = message.get("remembered", True)
+        self.status, self.reason = Status.SYNCING, ""
+
+    def _progress(self, message: Json, now: float) -> None:
+        self.stale = bool(message.get("stale"))
+        for shape, position in message["vector"].items():
+            if (held := self._held.get(shape)) is not None:
+                self._updated(held.advance(position))
+        if self._renew_at is None and not self._renewing and self._asking is None:
+            self._plan_renewal(message.get("token_expires_in"), now)
+
+    def _plan_renewal(self, expires_in: float | None, now: float) -> None:
+        if self._has_token and expires_in is not None:
+            self._renew_at = now + max(expires_in - _RENEW_BEFORE, expires_in / 2)
+
+    def _apply(self, held: Held, message: Json, now: float) -> None:
+        try:
+            self._updated(held.apply(message))
+        except Gap as gap:
+            self._updated(gap.update)
+            self._again(str(gap), now)
+
+    def _updated(self, update: Update | None) -> None:
+        if update is not None:
+            self.actions.append(update)
+
+    def _error(self, message: Json, now: float) -> None:
+        shape, retry_after = message.get("shape"), message.get("retry_after")
+        if shape is None:
+            self.actions.append(Refused(message))
+            self._floor = retry_after or 0.0
+            if message["code"] == "unauthenticated":
+                self._renewing = False
+                self._unauthenticated = "" if self._two_way else str(message.get("reason", message["message"]))
+        elif (held := self._held.get(shape)) is None:
+            return
+        elif retry_after is None:
+            self._forget(shape)
+            self.actions.append(Refused(message, shape))
+            if not self._held:
+                self.fail(message["message"])
+        else:
+            self.actions.append(Refused(message))
+            held.disconnected()
+            if self._two_way:
+                held.retry_at = now + retry_after
+            else:
+                self._floor = retry_after
+                self._again(message["message"], now)
+
+    def _settle(self) -> None:
+        """Be live when all shapes are."""
+        if self.status in {Status.SYNCING, Status.LIVE} and self._held:
+            is_live = all(held.live for held in self._held.values())
+            self.status = Status.LIVE if is_live else Status.SYNCING
+            if is_live:
+                self.attempts = 0
+
+
+def drained(core: Core) -> Iterable[Action]:
+    """Yield the actions of a core, also those that come up meanwhile."""
+    while core.actions:
+        yield core.actions.popleft()

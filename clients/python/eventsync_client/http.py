@@ -1,0 +1,122 @@
+"""Requests of the HTTP API that are repeated until their outcome is known."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+import httpx
+
+from eventsync_client.core import Why
+from eventsync_client.errors import (
+    Conflict,
+    Forbidden,
+    Gone,
+    NotFound,
+    OutcomeUnknown,
+    RequestError,
+    Unauthenticated,
+    VersionMismatch,
+)
+from eventsync_client.transports import is_temporary, problem_of, retry_after_of
+
+_SHORTEST: Final = 0.1
+_LONGEST: Final = 5.0
+
+_KINDS: Final[Mapping[int, type[RequestError]]] = {
+    401: Unauthenticated,
+    403: Forbidden,
+    404: NotFound,
+    409: Conflict,
+    410: Gone,
+    412: VersionMismatch,
+}
+
+
+class Http:
+    """Requests to one server, with its credential."""
+
+    def __init__(self, client: httpx.AsyncClient, url: str, token: Callable[[Why], Awaitable[str]] | None) -> None:
+        self._client = client
+        self._url = url
+        self._ask = token
+        self._token: str | None = None
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Any = None,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float = 30.0,
+    ) -> httpx.Response:
+        """Return an answer of 2xx. What is temporary is tried again, within the timeout.
+
+        So the request must be one that may be repeated: a read, or a write with an `Idempotency-Key`.
+
+        Raises `RequestError`, and its subclass `OutcomeUnknown` if there is no answer in time.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + timeout
+        sent = dict(headers or {})
+        if body is not None:
+            sent = {"Content-Type": "application/json"} | sent
+        content = None if body is None else json.dumps(body).encode()
+        attempts, renewed = 0, False
+        while True:
+            sent |= await self._credential()
+            unknown = OutcomeUnknown(0, "no_answer", "no answer came in time", sent.get("Idempotency-Key"))
+            delay = random.random() * min(_LONGEST, _SHORTEST * 2 ** min(attempts, 8))
+            attempts += 1
+            try:
+                left = max(0.1, end - loop.time())
+                answer = await self._client.request(
+                    method, self._url + path, params=query, headers=sent, content=content, timeout=left
+                )
+            except httpx.HTTPError as error:
+                unknown.__cause__ = error
+            else:
+                if answer.is_success:
+                    return answer
+                if answer.status_code == 401 and self._ask is not None and not renewed:
+                    renewed, self._token = True, await self._ask("refused")
+                    continue
+                if not _may_succeed(answer):
+                    raise _error(answer)
+                delay += retry_after_of(answer)
+                unknown = _unknown(answer, unknown)
+            if loop.time() + delay >= end:
+                raise unknown
+            await asyncio.sleep(delay)
+
+    async def _credential(self) -> dict[str, str]:
+        if self._ask is None:
+            return {}
+        if self._token is None:
+            self._token = await self._ask("connect")
+        return {"Authorization": f"Bearer {self._token}"}
+
+
+def _unknown(answer: httpx.Response, before: OutcomeUnknown) -> OutcomeUnknown:
+    """Return the error by the last answer that came."""
+    problem = problem_of(answer)
+    return OutcomeUnknown(answer.status_code, problem["code"], str(problem.get("detail", "")), before.idempotency_key)
+
+
+def _may_succeed(answer: httpx.Response) -> bool:
+    """Return True if the same request may succeed later: the server says when."""
+    return is_temporary(answer.status_code) or (answer.status_code == 409 and "retry-after" in answer.headers)
+
+
+def _error(answer: httpx.Response) -> RequestError:
+    problem = problem_of(answer)
+    kind = _KINDS.get(answer.status_code, RequestError)
+    arguments = (answer.status_code, problem["code"], str(problem.get("detail", "")), problem)
+    if kind is VersionMismatch:
+        return VersionMismatch(*arguments, etag=answer.headers.get("etag"))
+    return kind(*arguments)

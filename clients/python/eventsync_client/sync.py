@@ -1,0 +1,238 @@
+"""The client for programs without an event loop: the asynchronous one, in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+
+from eventsync_client.client import AnyChange, AsyncClient, Shape, Token
+from eventsync_client.collection import Collection, Condition, Document, Written
+from eventsync_client.core import Status
+from eventsync_client.replica import Json
+from eventsync_client.shapes import Value
+from eventsync_client.store import Store
+from eventsync_client.transports import Transport
+from eventsync_client.values import Decode
+
+T = TypeVar("T")
+
+
+def _result(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> T:
+    """Return the result of work in the loop of another thread; it is cancelled if the wait is interrupted."""
+    future = asyncio.run_coroutine_threadsafe(work, loop)
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()
+        raise
+
+
+async def _acquire(lock: asyncio.Lock) -> None:
+    await lock.acquire()
+
+
+async def _next(items: AsyncIterator[T]) -> T | None:
+    return await anext(items, None)
+
+
+class SyncChange(AnyChange):
+    """A change of one document. `before` and `after` are the document; None where there was or is none."""
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Do the change in one transaction of the store: what the block writes, and that the change is done."""
+        client = self._shape.client
+        loop = self._loop
+        _result(loop, _acquire(client.lock))
+        try:
+            with client.store.transaction(self.shape, self._pending.number) as connection:
+                yield connection
+        finally:
+            loop.call_soon_threadsafe(client.lock.release)
+        loop.call_soon_threadsafe(self._shape.done, self._pending)
+
+    @classmethod
+    def of(cls, change: AnyChange, loop: asyncio.AbstractEventLoop) -> SyncChange:
+        """Return a change for use outside of the loop."""
+        made = cls(change._shape, change._pending)
+        made._loop = loop
+        return made
+
+    _loop: asyncio.AbstractEventLoop
+
+
+class SyncShape:
+    """A shape that is followed."""
+
+    def __init__(self, client: Client, shape: Shape) -> None:
+        self._client = client
+        self._shape = shape
+
+    @property
+    def documents(self) -> Mapping[str, Any]:
+        """A copy of the documents now: id → document."""
+        rows = dict(self._shape.rows)
+        return {key: self._shape.codec.decode(row.doc) for key, row in rows.items()}
+
+    def version(self, id: str) -> int:
+        """Return the version of a document, as `if_match` takes it. Raises `KeyError`."""
+        return self._shape.version(id)
+
+    @property
+    def position(self) -> str | None:
+        """The position at which the documents are so; None before the first snapshot."""
+        return self._shape.position
+
+    def live(self) -> Self:
+        """Wait until the shape has caught up. Raises `ShapeRefused` and `SyncFailed`."""
+        self._client.run(self._shape.live())
+        return self
+
+    def changes(self) -> Iterator[SyncChange]:
+        """Yield each change, as `Shape.changes` does."""
+        changes = self._shape.changes()
+        try:
+            while (change := self._client.run(_next(changes))) is not None:
+                yield SyncChange.of(change, self._client.loop)
+        finally:
+            self._client.run(changes.aclose())
+
+    def close(self) -> None:
+        """Follow the shape no more."""
+        self._client.run(self._shape.close())
+
+
+class SyncCollection:
+    """Documents of a collection on the server, as `Collection` has them."""
+
+    def __init__(self, client: Client, collection: Collection) -> None:
+        self._run = client.run
+        self._collection = collection
+
+    def get(self, id: Value, *, version: int | None = None, position: str | None = None) -> Document:
+        """Return a document as it is, or as it was at a version or a position."""
+        return self._run(self._collection.get(id, version=version, position=position))
+
+    def at(self, id: Value, time: datetime | str) -> Document:
+        """Return a document as it was at a time, with an offset."""
+        return self._run(self._collection.at(id, time))
+
+    def history(self, id: Value, *, after_version: int | None = None) -> Iterator[Json]:
+        """Yield the events of a document, as on the wire, from the oldest that is kept."""
+        events = self._collection.history(id, after_version=after_version)
+        while (event := self._run(_next(events))) is not None:
+            yield event
+
+    def insert(self, doc: Mapping[str, Any], *, idempotency_key: str | None = None) -> Written:
+        """Create a document; without `_id` the server chooses one."""
+        return self._run(self._collection.insert(doc, idempotency_key=idempotency_key))
+
+    def replace(
+        self,
+        id: Value,
+        doc: Mapping[str, Any],
+        *,
+        if_match: Condition = None,
+        if_none_match: Condition = None,
+        idempotency_key: str | None = None,
+    ) -> Written:
+        """Replace a document, or create it. `if_none_match="*"` creates only."""
+        made = self._collection.replace(
+            id, doc, if_match=if_match, if_none_match=if_none_match, idempotency_key=idempotency_key
+        )
+        return self._run(made)
+
+    def patch(
+        self,
+        id: Value,
+        patch: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        *,
+        if_match: Condition = None,
+        idempotency_key: str | None = None,
+    ) -> Written:
+        """Change a document by a merge patch (a mapping, RFC 7396) or a JSON Patch (a list, RFC 6902)."""
+        return self._run(self._collection.patch(id, patch, if_match=if_match, idempotency_key=idempotency_key))
+
+    def delete(self, id: Value, *, if_match: Condition = None, idempotency_key: str | None = None) -> Written:
+        """Delete a document."""
+        return self._run(self._collection.delete(id, if_match=if_match, idempotency_key=idempotency_key))
+
+
+class Client:
+    """A client of one server, as `AsyncClient` with the same arguments. It runs while its `with` block does."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: Token | None = None,
+        client_id: str | None = None,
+        store: Store | None = None,
+        transport: Transport | Literal["auto"] = "auto",
+        decode: Decode = "json",
+        max_pending: int = 10_000,
+    ) -> None:
+        self._client = AsyncClient(
+            url,
+            token=token,
+            client_id=client_id,
+            store=store,
+            transport=transport,
+            decode=decode,
+            max_pending=max_pending,
+        )
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, name="eventsync client", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        try:
+            self.run(self._client.__aenter__())
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self.run(self._client.__aexit__(kind, error, traceback))
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Return the result of asynchronous work."""
+        return _result(self.loop, work)
+
+    @property
+    def status(self) -> Status:
+        """The state of the connection; `reason` says why it waits or has failed."""
+        return self._client.status
+
+    @property
+    def reason(self) -> str:
+        return self._client.reason
+
+    def shape(self, name: str, **parameters: Any) -> SyncShape:
+        """Follow a collection, `collection/id`, or a declared shape with its parameters."""
+
+        async def follow() -> Shape:
+            return self._client.shape(name, **parameters)
+
+        return SyncShape(self, self.run(follow()))
+
+    def collection(self, name: str) -> SyncCollection:
+        """Return the documents of a collection on the server, to read and write."""
+        return SyncCollection(self, self._client.collection(name))

@@ -1,0 +1,237 @@
+"""The parts of the Python client: patches, texts of shapes, stores."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from bson import ObjectId
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eventsync.domain.ids import format_id
+from eventsync.domain.positions import vector_from_short, vector_from_text, vector_to_json
+from eventsync.domain.predicates.routed_shape import RoutedShape
+from eventsync.domain.shapes import Shape
+from eventsync_client import AsyncClient, Memory, Sqlite
+from eventsync_client.patch import PatchError, apply_patch, same
+from eventsync_client.positions import Position, vector_text
+from eventsync_client.replica import RawChange, Row, Update
+from eventsync_client.shapes import id_text, shape_text
+from eventsync_client.store import Pending
+
+DATA: Final = Path(__file__).parents[2] / "data"
+SUITE: Final = [
+    case
+    for name in ("json-patch-tests.json", "json-patch-spec_tests.json")
+    for case in json.loads((DATA / name).read_text())
+    if not case.get("disabled") and "patch" in case
+]
+VALUES: Final = st.one_of(
+    st.text(max_size=12),
+    st.sampled_from(["int:5", "str:x", "bool:true", "null:", "ejson:1", "5f2c81ab09d3e4175f2c81ab", ".", "a&b=c/d?e"]),
+    st.integers(-(2**63), 2**63 - 1),
+    st.booleans(),
+    st.none(),
+    st.floats(-1e9, 1e9).filter(lambda number: number == 0 or abs(number) > 1e-4),
+    st.uuids(),
+    st.datetimes(datetime(1970, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC)).map(  # noqa: DTZ001
+        lambda at: at.replace(microsecond=at.microsecond // 1000 * 1000)
+    ),
+    st.binary(min_size=12, max_size=12).map(ObjectId),
+)
+
+
+@pytest.mark.parametrize("case", SUITE, ids=lambda case: case.get("comment", "")[:60])
+def test_json_patch_suite(case: dict[str, Any]) -> None:
+    before = json.dumps(case["doc"])
+    if "error" in case:
+        with pytest.raises((PatchError, TypeError)):
+            apply_patch(case["doc"], case["patch"])
+    else:
+        assert same(apply_patch(case["doc"], case["patch"]), case.get("expected", case["doc"]))
+    assert json.dumps(case["doc"]) == before, "nothing is changed in place"
+
+
+def test_untouched_parts_are_shared() -> None:
+    document: dict[str, Any] = {"a": {"x": 1}, "b": {"y": [1]}}
+    after = apply_patch(
+        document, [{"op": "replace", "path": "/a/x", "value": 2}, {"op": "add", "path": "/a/z", "value": 3}]
+    )
+    assert after == {"a": {"x": 2, "z": 3}, "b": {"y": [1]}}
+    assert after["b"] is document["b"]
+
+
+def test_value_of_a_patch_is_not_changed_by_the_next_operation() -> None:
+    value: dict[str, Any] = {"n": 1}
+    after = apply_patch(
+        {}, [{"op": "add", "path": "/a", "value": value}, {"op": "replace", "path": "/a/n", "value": 2}]
+    )
+    assert (after, value) == ({"a": {"n": 2}}, {"n": 1})
+
+
+# --- texts ------------------------------------------------------------------------------------------------------
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["owner", "state", "_x"]), VALUES | st.lists(VALUES, min_size=1, max_size=3), min_size=1
+    )
+)
+def test_shape_is_the_one_that_the_server_answers(parameters: dict[str, Any]) -> None:
+    values = {name: value if isinstance(value, list) else [value] for name, value in parameters.items()}
+    text = shape_text("my_orders", parameters)
+    assert text == str(RoutedShape.of("my_orders", values)) == str(Shape.parse(text))
+    assert shape_text(text, {}) == text
+
+
+def test_shapes_without_parameters() -> None:
+    assert [shape_text(text, {}) for text in ("orders", "orders/a?b", "my_orders?")] == [
+        "orders",
+        "orders/a?b",
+        "my_orders?",
+    ]
+    assert shape_text("my_orders?b=2&a=str:1&a=1", {}) == "my_orders?a=1&b=2"
+    with pytest.raises(TypeError, match="set has no text"):
+        id_text({1})
+
+
+@given(st.integers(-(2**63), 2**63 - 1) | st.uuids() | st.binary(min_size=12, max_size=12).map(ObjectId))
+def test_id_of_another_type_has_the_servers_text(value: Any) -> None:
+    assert id_text(value) == format_id(value)
+
+
+@given(
+    st.dictionaries(
+        st.text("ab/&=é ", min_size=1, max_size=300).map("c".__add__),
+        st.tuples(st.sampled_from(["k3f9ab2c", "k3f9ab2c.5f2c81ab", "zzzzzzzz"]), st.integers(0, 2**60)),
+        max_size=8,
+    ),
+    st.sets(st.integers(0, 7)),
+)
+def test_server_reads_the_vectors_text(positions: dict[str, tuple[str, int]], without: set[int]) -> None:
+    vector = {
+        f"c/{name}": f"{log}:{seq}" for at, (name, (log, seq)) in enumerate(positions.items()) if at not in without
+    }
+    shapes = [f"c/{name}" for name in positions]
+    text = vector_text(shapes, vector)
+    assert len(text) <= 1024 or "=" not in text
+    asked = [Shape.parse(shape) for shape in shapes]
+    if text:
+        read = vector_from_text(text, limit=9) if "=" in text else vector_from_short(text, asked)
+        assert vector_to_json(read) == vector
+
+
+@pytest.mark.parametrize("text", ["", ":1", "k", "k:", "k:x", "k:-1", "k:٣"])
+def test_text_that_is_no_position(text: str) -> None:
+    with pytest.raises(ValueError, match="not a position"):
+        Position.parse(text)
+
+
+# --- stores -----------------------------------------------------------------------------------------------------
+
+
+def update(position: str | None, *changes: RawChange, clear: bool = False) -> Update:
+    put = {change.id: change.after for change in changes if change.after is not None}
+    remove = [change.id for change in changes if change.after is None]
+    return Update("docs", position, put, remove, clear, list(changes))
+
+
+def created(key: str, n: int = 1) -> RawChange:
+    return RawChange("docs", key, "events", None, Row(1, {"_id": key, "n": n}), {"seq": n, "op": "create"})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Sqlite:
+    made = Sqlite(tmp_path / "store.db")
+    made.open()
+    return made
+
+
+def again(store: Sqlite) -> Sqlite:
+    """The store as another process finds it."""
+    store.close()
+    store.open()
+    return store
+
+
+def test_rows_and_position_last(store: Sqlite) -> None:
+    assert store.load("docs").position is None
+    assert store.apply(update("k:5", created("a"), created("b", 2**60))) == []
+    store.apply(update("k:6", RawChange("docs", "a", "events", Row(1, {"_id": "a"}), None)))
+    saved = again(store).load("docs")
+    assert (saved.position, saved.rows, saved.pending) == ("k:6", {"b": Row(1, {"_id": "b", "n": 2**60})}, None)
+    store.apply(update("k:7", created("c"), clear=True))
+    assert set(store.load("docs").rows) == {"c"}
+    store.forget("docs")
+    assert again(store).load("docs").rows == {}
+    store.close()
+
+
+def test_changes_that_are_not_done_come_again(store: Sqlite) -> None:
+    store.apply(update("k:5", created("a")))
+    (first,) = store.take_changes("docs", store.load("docs").rows)
+    assert (first.change.kind, first.change.id, first.position) == ("create", "a", None)
+    second, third = store.apply(update("k:7", created("b"), created("c")))
+    assert (second.position, third.position) == (None, "k:7")
+    store.done("docs", first.number)
+    assert again(store).load("docs").pending == [second, third]
+    store.close()
+
+
+def effect(store: Sqlite, pending: Pending, statement: str = "SELECT 1") -> None:
+    with store.transaction("docs", pending.number) as db:
+        db.execute("INSERT INTO effects VALUES (?)", (pending.change.id,))
+        db.execute(statement)
+
+
+def test_transaction_is_all_or_nothing(store: Sqlite) -> None:
+    store.take_changes("docs", {})
+    store.connection.execute("CREATE TABLE effects (id TEXT)")
+    one, two = store.apply(update("k:7", created("a"), created("b")))
+    with pytest.raises(sqlite3.OperationalError, match="no such table"):
+        effect(store, one, "INSERT INTO missing VALUES (1)")
+    assert store.load("docs").pending == [one, two]
+    effect(store, one)
+    with pytest.raises(RuntimeError, match="done already"):
+        effect(store, one)
+    # A block that commits by itself commits that the change is done, too.
+    with pytest.raises(RuntimeError, match="ended the transaction"):
+        effect(store, two, "COMMIT")
+    assert again(store).load("docs").pending == []
+    assert store.connection.execute("SELECT id FROM effects ORDER BY id").fetchall() == [("a",), ("b",)]
+    store.close()
+
+
+def test_store_of_another_format_is_refused(tmp_path: Path) -> None:
+    store = Sqlite(tmp_path / "store.db")
+    store.open()
+    with pytest.raises(RuntimeError, match="in use"):
+        store.open()
+    store.connection.execute("UPDATE eventsync_format SET format = 99")
+    store.close()
+    with pytest.raises(RuntimeError, match="format 99"):
+        store.open()
+    with pytest.raises(RuntimeError, match="while its client is"):
+        store.load("docs")
+
+
+def test_memory_has_no_transactions() -> None:
+    with pytest.raises(TypeError, match="Sqlite"):
+        Memory().transaction("docs", 1)
+
+
+@pytest.mark.parametrize("url", ["", "127.0.0.1:8000", "ws://127.0.0.1"])
+def test_address_is_that_of_a_server(url: str) -> None:
+    with pytest.raises(ValueError, match="no address"):
+        AsyncClient(url)
+
+
+def test_values_have_their_own_text() -> None:
+    assert shape_text("s", {"a": uuid.UUID(int=5)}) == "s?a=uuid:00000000-0000-0000-0000-000000000005"
+    assert sqlite3.threadsafety >= 1
