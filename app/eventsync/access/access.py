@@ -55,7 +55,7 @@ class Access:
             return EVERYTHING
         if collection not in self._grants:
             _make_room(self._grants)
-            self._grants[collection] = self._rules.of(collection).grant(self.roles, self.principal.claims)
+            self._grants[collection] = self._rules.of(collection).grant(self.roles, self.principal.rule_claims)
         return self._grants[collection]
 
     def guard(self, collection: str) -> WriteGuard | None:
@@ -64,7 +64,7 @@ class Access:
             return None
         if collection not in self._guards:
             _make_room(self._guards)
-            self._guards[collection] = self._rules.of(collection).guard(self.roles, self.principal.claims)
+            self._guards[collection] = self._rules.of(collection).guard(self.roles, self.principal.rule_claims)
         return self._guards[collection]
 
 

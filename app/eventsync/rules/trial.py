@@ -166,7 +166,7 @@ def explained(rules: AccessRules, principal: Principal, collection: str, documen
     """
     roles = rules.roles_of(principal)
     of_collection = rules.of(collection)
-    grant = of_collection.grant(roles, principal.claims)
+    grant = of_collection.grant(roles, principal.rule_claims)
     tree: dict[str, Any] = {"sub": principal.sub, "roles": sorted(roles), "collection": collection}
     if document is None:
         tree["may_read"] = False if grant is None else True if grant.everything else grant.filter

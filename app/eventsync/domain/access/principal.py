@@ -16,7 +16,7 @@ OPERATOR: Final = "operator"
 class Principal:
     """The origin of a request: a subject, its claims, and the credential that proved them.
 
-    `claims` always has `sub`. `roles` are those given directly, as to a service key; others come from `[roles]`. Times
+    `claims` has `sub`, too. `roles` are those given directly, as to a service key; others come from `[roles]`. Times
     are Unix seconds. `credential` names the token, key or ticket for revocation and audit, and is never a secret.
     """
 
@@ -27,10 +27,10 @@ class Principal:
     issued: float | None = None
     credential: str = ""
 
-    def __post_init__(self) -> None:
-        # A rule names the subject as a claim like all others.
-        if "sub" not in self.claims:
-            object.__setattr__(self, "claims", {**self.claims, "sub": self.sub})
+    @property
+    def rule_claims(self) -> Mapping[str, Any]:
+        """The claims that a rule may name, the subject among them. Roles go by `claims` as they are."""
+        return self.claims if "sub" in self.claims else {**self.claims, "sub": self.sub}
 
 
 _SCOPE: Final = re.compile(r"[0-9a-f]{32}~")

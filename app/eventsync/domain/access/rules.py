@@ -185,11 +185,11 @@ class AccessRules:
 
     def grant(self, principal: Principal, collection: str) -> ReadGrant | None:
         """Return what a principal may read of a collection, or None for nothing."""
-        return self.of(collection).grant(self.roles_of(principal), principal.claims)
+        return self.of(collection).grant(self.roles_of(principal), principal.rule_claims)
 
     def guard(self, principal: Principal, collection: str) -> WriteGuard:
         """Return what a principal may write of a collection."""
-        return self.of(collection).guard(self.roles_of(principal), principal.claims)
+        return self.of(collection).guard(self.roles_of(principal), principal.rule_claims)
 
 
 # --- reading ------------------------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ class Binder:
         grant = None if collection is None else access.grant(collection)
         if grant is None or not (grant.everything or grant.parts):
             raise forbidden(shape)
-        whole = self._whole(shape, partial(_filled, claims=access.principal.claims))
+        whole = self._whole(shape, partial(_filled, claims=access.principal.rule_claims))
         if not grant.everything or grant.redaction is not None or _is_filled(whole):
             return self._seen(whole, grant)
         return whole
