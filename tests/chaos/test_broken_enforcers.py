@@ -19,7 +19,7 @@ from eventsync.api.permissions import Permissions
 from eventsync.domain import views
 from eventsync.domain.access.guards import BY_RULE, WriteGuard, WriteRules
 from eventsync.domain.entity_tag import digest_of
-from eventsync.domain.predicates.definitions import KEY_BYTES
+from eventsync.domain.predicates.keys import KEY_BYTES
 from eventsync.mongodb.client import Client
 from eventsync.nodestorage import Guard, Node, deciding, intent
 from eventsync.settings import Settings

@@ -10,7 +10,8 @@ import orjson
 
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import Seq
-from eventsync.domain.predicates.definitions import NO_KEYS, Definition
+from eventsync.domain.predicates.definitions import Definition
+from eventsync.domain.predicates.keys import NO_KEYS
 from eventsync.domain.replay import State
 from eventsync.domain.routes import Transition
 from eventsync.domain.segments.format import SealedEvent

@@ -18,7 +18,9 @@ from bson.int64 import Int64
 from bson.objectid import ObjectId
 
 from eventsync.domain.predicates.declarations import read_spec, spec_of
-from eventsync.domain.predicates.definitions import KEY_BYTES, NO_KEYS, Definition, Unrouted
+from eventsync.domain.predicates.definitions import Definition
+from eventsync.domain.predicates.keys import KEY_BYTES, NO_KEYS, Unrouted
+from eventsync.domain.predicates.ordering import MISSING, Undecidable
 from eventsync.domain.views import Redactor
 
 Transition = Literal["stay", "enter", "leave"]
@@ -73,9 +75,7 @@ class Router:
         by_collection: dict[str, list[Definition]] = defaultdict(list)
         for definition in self.definitions:
             by_collection[definition.collection].append(definition)
-        self._by_collection = {
-            name: (each, tuple({field for one in each for field in one.fields})) for name, each in by_collection.items()
-        }
+        self._by_collection = {name: _CollectionRouter(each) for name, each in by_collection.items()}
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Functions can't be sent to a helper process, so it compiles the definitions, once.
@@ -95,19 +95,8 @@ class Router:
         their shapes, so it is never shown to somebody who may not have it. Documents may have their stamps: no filter
         sees them.
         """
-        if (found := self._by_collection.get(collection)) is None:
-            return None, ()
-        definitions, fields = found
-        has, closed = _keys_of(definitions, after)
-        # Most changes leave the few fields alone that decide.
-        if before is None or (after is not None and _are_alike(before, after, fields)):
-            had = has
-        else:
-            had, _ = _keys_of(definitions, before)
-        if before is None or after is None or had == has:
-            keys = had or has
-            return (Routes(tuple(sorted(keys))) if keys else None), closed
-        return Routes(tuple(sorted(had | has)), has - had, had - has), closed
+        found = self._by_collection.get(collection)
+        return (None, ()) if found is None else found.routes(before, after)
 
 
 NO_DEFINITIONS: Final = Router()
@@ -119,45 +108,109 @@ def _compiled(specs: tuple[tuple[str, str], ...], revision: int) -> Router:
     return Router([read_spec(name, spec) for name, spec in specs], revision)
 
 
+class _CollectionRouter:
+    """Computes routes by the definitions of one collection."""
+
+    def __init__(self, definitions: Sequence[Definition]) -> None:
+        self._definitions = definitions
+        names = sorted({name for definition in definitions for name in definition.fields})
+        self._fields = [(name, 2 << number) for number, name in enumerate(names)]
+        bits = dict(self._fields)
+        self._reads = [_ANY + sum(bits[name] for name in definition.fields) for definition in definitions]
+        """The fields that each definition reads, as bits."""
+        self._parted: dict[int, tuple[list[Definition], list[Definition]]] = {}
+        """The definitions that read one of some fields, and the others, by the bits of these fields."""
+
+    def routes(
+        self, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None
+    ) -> tuple[Routes | None, tuple[str, ...]]:
+        if before is None or after is None:
+            keys, closed = _keys_of(self._definitions, before if after is None else after)
+            return _staying(keys), () if after is None else closed
+        # Most changes leave the few fields alone that decide.
+        if not (changed := self._changed(before, after)):
+            keys, closed = _keys_of(self._definitions, after)
+            return _staying(keys), closed
+        affected, others = self._parts(changed)
+        had, _ = _keys_of(affected, before)
+        has, closed = _keys_of(affected, after)
+        # The keys of two definitions are never equal: they are made of its name, too.
+        same, unread = _keys_of(others, after)
+        if had == has:
+            return _staying(had | same), closed + unread
+        return Routes(tuple(sorted(had | has | same)), has - had, had - has), closed + unread
+
+    def _changed(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> int:
+        """Return the fields, as bits, that may differ in value or type between two states; `_ANY` if all may."""
+        if type(before) is not dict or type(after) is not dict:
+            return _ANY
+        changed, was_in, now_in = 0, before.get, after.get
+        for name, bit in self._fields:
+            was, now = was_in(name, MISSING), now_in(name, MISSING)
+            if was is now:
+                continue
+            # Values of other types may be equal to Python and not to MongoDB. (Not by `_is_alike`, for each change.)
+            kind = type(was)
+            if kind is type(now):
+                if kind in _COMPARED and was == now:
+                    continue
+                if kind is list and len(was) == len(now) and all(map(_is_alike, was, now)):
+                    continue
+            changed |= bit
+        return changed
+
+    def _parts(self, changed: int) -> tuple[list[Definition], list[Definition]]:
+        """Return the definitions whose keys may differ if these fields do, and the others."""
+        if (parts := self._parted.get(changed)) is None:
+            if len(self._parted) >= _PARTED:
+                self._parted.clear()
+            pairs = list(zip(self._definitions, self._reads, strict=True))
+            parts = (
+                [one for one, reads in pairs if reads & changed],
+                [one for one, reads in pairs if not reads & changed],
+            )
+            if changed < 0:
+                parts = [*self._definitions], []
+            self._parted[changed] = parts
+        return parts
+
+
+def _staying(keys: frozenset[bytes]) -> Routes | None:
+    return Routes(tuple(sorted(keys))) if keys else None
+
+
 def _keys_of(
     definitions: Sequence[Definition], document: Mapping[str, Any] | None
 ) -> tuple[frozenset[bytes], tuple[str, ...]]:
     """Return the keys of a document, and the names of the definitions that it can't be routed by."""
     if document is None:
         return NO_KEYS, ()
-    if len(definitions) == 1:
-        keys = definitions[0].keys(document)
-        return keys, (definitions[0].name,) if type(keys) is Unrouted else ()
-    union: set[bytes] = set()
+    union = NO_KEYS
     closed: tuple[str, ...] = ()
+    is_readable = type(document) is dict
     for definition in definitions:
-        if found := definition.keys(document):
-            union |= found
+        try:
+            found = definition.find(document) if is_readable else definition.keys(document)
+        except Undecidable:
+            found = definition.keys(document)
+        if found:
+            union = union | found if union else found
         elif type(found) is Unrouted:
             closed = (*closed, definition.name)
-    return frozenset(union), closed
-
-
-def _are_alike(before: Mapping[str, Any], after: Mapping[str, Any], fields: Sequence[str]) -> bool:
-    """Return True if these fields are known to be equal, in value and type, in two documents that can be read."""
-    if type(before) is not dict or type(after) is not dict:
-        return False
-    for name in fields:
-        was, now = before.get(name), after.get(name)
-        if type(was) is list and type(now) is list and len(was) == len(now):
-            if not all(map(_is_alike, was, now)):
-                return False
-        elif not _is_alike(was, now) or (was is None and (name in before) != (name in after)):
-            return False
-    return True
+    return union, closed
 
 
 def _is_alike(was: Any, now: Any) -> bool:
-    # Values of other types may be equal to Python and not to MongoDB.
     return type(was) is type(now) and type(was) in _COMPARED and was == now
 
 
 _COMPARED: Final = frozenset({str, int, Int64, bool, type(None), ObjectId, datetime})
+
+_ANY: Final = 1
+"""The bit of every definition."""
+
+_PARTED: Final = 256
+"""Sets of changed fields for which the definitions that read one of them are remembered."""
 
 
 # --- the event of a reader ----------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Final, Protocol, Self
 
-from eventsync.domain.predicates.definitions import KEY_BYTES, NO_KEYS
+from eventsync.domain.predicates.keys import KEY_BYTES, NO_KEYS
 
 _VERSION: Final = b"eventsync view 1"
 

@@ -11,7 +11,8 @@ import pytest
 
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.predicates.declarations import MAX_DEFINITIONS
-from eventsync.domain.predicates.definitions import MAX_KEYS, define
+from eventsync.domain.predicates.definitions import define
+from eventsync.domain.predicates.keys import MAX_KEYS
 from eventsync.domain.predicates.routed_shape import RoutedShape
 from eventsync.domain.replay import DamagedEvents
 from eventsync.domain.routes import Routes

@@ -11,7 +11,8 @@ from bson import Decimal128, Int64
 from pymongo.errors import WriteError
 
 from eventsync.domain.positions import LogId, Seq
-from eventsync.domain.predicates.definitions import MAX_KEYS, Definition, define
+from eventsync.domain.predicates.definitions import Definition, define
+from eventsync.domain.predicates.keys import MAX_KEYS
 from eventsync.domain.predicates.routed_shape import RoutedShape
 from eventsync.domain.routes import Routes
 from eventsync.domain.shapes import Shape

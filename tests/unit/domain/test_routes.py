@@ -18,7 +18,8 @@ from eventsync.domain.events import Event, TransactionPart, place
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import Seq
 from eventsync.domain.predicates.declarations import spec_of
-from eventsync.domain.predicates.definitions import MAX_KEYS, define
+from eventsync.domain.predicates.definitions import define
+from eventsync.domain.predicates.keys import MAX_KEYS
 from eventsync.domain.routes import Router, Routes, body_for, joined, redacted_body, redacted_row, split
 from eventsync.domain.values.extended_json import CODEC, JSON_CODEC, decode
 from eventsync.errors import InvalidPredicate
@@ -120,6 +121,36 @@ def test_unchanged_fields_are_recognized_by_type_and_value(before: Mapping[str, 
         found, _ = router.routes("orders", before, after)
         assert found is not None
         assert (frozenset(found.keys), found.enters, found.leaves) == (had | has, has - had, had - has)
+
+
+@pytest.mark.parametrize("field", ["board", "owner", "state"])
+@pytest.mark.parametrize(("was", "now"), [(1, 2), ([1], [1, 2]), (1, [1]), (None, 1), ("open", "closed"), (1, 1.0)])
+def test_an_update_is_routed_as_if_each_state_was_routed_alone(field: str, was: Any, now: Any) -> None:
+    owned = define("owned", "orders", {"owner": "$owner", "state": {"$ne": "closed"}}, {"owner": ["any"]})
+    router, rest = Router([DEFINITION, owned]), {"board": 7, "owner": ["ada", 1], "state": "open"}
+    before, after = rest | {field: was}, rest | {field: now}
+    had, has = (frozenset(_keys(router, each)) for each in (before, after))
+    assert router.routes("orders", before, after) == (Routes(tuple(sorted(had | has)), has - had, had - has), ())
+
+
+def _keys(router: Router, document: Mapping[str, Any]) -> tuple[bytes, ...]:
+    found, closed = router.routes("orders", None, document)
+    assert found is not None
+    assert not closed
+    return found.keys
+
+
+def test_all_definitions_that_a_document_can_not_be_routed_by_are_named() -> None:
+    owned = define("owned", "orders", {"owner": "$owner"}, {"owner": ["any"]})
+    router, many = Router([DEFINITION, owned]), list(range(MAX_KEYS + 1))
+    _, closed = router.routes("orders", {"board": 1, "owner": many}, {"board": many, "owner": many})
+    assert sorted(closed) == ["by_board", "owned"]
+    # A definition that reads no field is asked again, too, if the states can't be compared.
+    everything = define("all", "orders", {}, {})
+    unreadable = UnreadableDocument({"_id": 1, WRAPPER: Opaque(3, b"x")})
+    found, closed = Router([everything]).routes("orders", {"board": 1}, unreadable)
+    assert closed == ("all",)
+    assert found == Routes(tuple(everything.bind({}).keys), leaves=everything.bind({}).keys)
 
 
 def test_the_fields_of_a_definition_are_those_that_its_keys_depend_on() -> None:

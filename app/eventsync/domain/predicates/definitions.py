@@ -11,53 +11,37 @@ route's filter. Two exceptions are closed: a document with too many keys, and on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import product
 from math import prod
-from typing import Any, Final, Self
-
-from bson.int64 import Int64
-from bson.objectid import ObjectId
+from typing import Any, Final
 
 from eventsync.domain.bson_scan.opaque import UnreadableDocument
-from eventsync.domain.predicates.matching import Check, matcher, values_at
+from eventsync.domain.predicates.keys import (
+    KEY_BYTES,
+    MAX_KEYS,
+    Branch,
+    Find,
+    KeyMaker,
+    Unrouted,
+    finder,
+)
+from eventsync.domain.predicates.matching import matcher, values_at
 from eventsync.domain.predicates.nodes import All, AnyOf, At, Equal, Node, OneOf, Parameter, canonical, parameters_of
-from eventsync.domain.predicates.ordering import MISSING, Undecidable, rank_of, value_bytes
+from eventsync.domain.predicates.ordering import MISSING, Undecidable, value_bytes
 from eventsync.domain.predicates.parameter_types import checked, ranks_of
 from eventsync.domain.predicates.parsing import MAX_LIST, bound_filter, parse_all
 from eventsync.domain.predicates.routed_shape import RoutedShape
 from eventsync.errors import InvalidPredicate, Malformed
 
-KEY_BYTES: Final = 16
-MAX_KEYS: Final = 1_000
-"""Most keys of one document by default, and most of a route."""
-
 MAX_BRANCHES: Final = 16
 MAX_PARAMETERS: Final = 8
 
-_KEPT: Final = 16_384
-_SHORT: Final = 64
-"""So many results are kept by a definition, for texts of so many characters."""
-
 _VERSION: Final = b"eventsync definition 1"
 """Part of everything that is hashed: keys are stored, so another way to make them needs another version."""
-
-
-class Unrouted(frozenset[bytes]):
-    """No keys, for a reason that an operator should know: `too_many_keys` or `unreadable`."""
-
-    reason: str
-
-    def __new__(cls, reason: str) -> Self:
-        made = super().__new__(cls)
-        made.reason = reason
-        return made
-
-
-NO_KEYS: Final[frozenset[bytes]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,30 +97,6 @@ class Route:
         return not self.keys.isdisjoint(self.definition.keys(document))
 
 
-@dataclass(frozen=True, slots=True)
-class Branch:
-    """The residual (None if there is none), and the path of each parameter, sorted by name, with the ranks it takes."""
-
-    residual: Check | None
-    paths: tuple[str, ...]
-    ranks: tuple[frozenset[int], ...]
-    values: tuple[Callable[[Mapping[str, Any]], list[Any]], ...]
-
-    def tokens(self, document: Mapping[str, Any], limit: int) -> Iterable[bytes] | None:
-        """Return what the keys are made of, or None if there are more than `limit`."""
-        if self.residual is not None and not self.residual(document):
-            return ()
-        found = [
-            {value_bytes(None if value is MISSING else value) for value in values(document) if rank_of(value) in ranks}
-            for values, ranks in zip(self.values, self.ranks, strict=True)
-        ]
-        return map(b"".join, product(*found)) if prod(map(len, found)) <= limit else None
-
-
-_FAST: Final[Mapping[type, int]] = {str: 15, int: 10, Int64: 10, ObjectId: 35}
-"""Types whose equal values are equal to Python and to MongoDB, and unequal to those of the other types here."""
-
-
 @dataclass(slots=True, eq=False)
 class Definition:
     """A declared shape: a filter over a collection, with typed parameters. `define` makes it.
@@ -156,87 +116,31 @@ class Definition:
     branches: tuple[Branch, ...]
     claims: Mapping[str, str] = field(default_factory=dict)
     digest: bytes = field(init=False)
-    _hasher: Any = field(init=False, repr=False)
-    _kept: dict[Any, frozenset[bytes]] = field(init=False, repr=False, default_factory=dict)
-    _field: str | None = field(init=False, repr=False, default=None)
-    _fast: frozenset[type] = field(init=False, repr=False, default=frozenset())
+    find: Find = field(init=False, repr=False)
+    """Finds the keys of a document that can be read, faster than `keys`. Raises `Undecidable` for one that can't."""
+    _maker: KeyMaker = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.digest = _hash(self.canonical)
-        # Copies of it cost half of new ones.
-        self._hasher = blake2b(_hash(self.digest, self.name.encode()), digest_size=KEY_BYTES)
-        # The commonest definition has a shorter way: one parameter, in a field of the document.
-        if len(self.types) == 1:
-            if len(self.branches) == 1 and "." not in self.branches[0].paths[0]:
-                self._field = self.branches[0].paths[0]
-            self._fast = frozenset(kind for kind, rank in _FAST.items() if rank in self.branches[0].ranks[0])
+        self._maker = KeyMaker(_hash(self.digest, self.name.encode()))
+        self.find = finder(self.branches, self._maker)
 
     @property
     def fields(self) -> frozenset[str]:
         """The names of the fields that the keys of a document depend on."""
         return frozenset(_fields(self.where))
 
-    def keys(self, document: Mapping[str, Any], limit: int = MAX_KEYS) -> frozenset[bytes]:
+    def keys(self, document: Mapping[str, Any]) -> frozenset[bytes]:
         """Return the keys of the routes that a document belongs to; `Unrouted` if they can't be known or are too many.
 
         `Unrouted` is an empty set: the document belongs to no route.
         """
-        try:
-            if self._field is not None:
-                value = document.get(self._field)
-                if type(value) in self._fast and type(document) is not UnreadableDocument:
-                    residual = self.branches[0].residual
-                    if residual is not None and not residual(document):
-                        return NO_KEYS
-                    return self._kept.get(value) or self._keep(value)
-            return self._all_keys(document, limit)
-        except Undecidable:
-            return Unrouted("unreadable")
-
-    def _key(self, token: bytes) -> bytes:
-        """Return the key for the bytes of a value, or of one value after the other."""
-        hasher = self._hasher.copy()
-        hasher.update(token)
-        key: bytes = hasher.digest()
-        return key
-
-    def _keep(self, value: Any) -> frozenset[bytes]:
-        made = frozenset((self._key(value_bytes(value)),))
-        if type(value) is not str or len(value) <= _SHORT:
-            if len(self._kept) >= _KEPT:
-                self._kept.clear()
-            self._kept[value] = made
-        return made
-
-    def _keys_of_one(self, document: Mapping[str, Any], limit: int) -> frozenset[bytes]:
-        """Return the keys if there is one parameter: most values are in the kept results."""
-        found: set[bytes] = set()
-        for branch in self.branches:
-            if branch.residual is not None and not branch.residual(document):
-                continue
-            for value in branch.values[0](document):
-                if type(value) in self._fast:
-                    found |= self._kept.get(value) or self._keep(value)
-                elif rank_of(value) in branch.ranks[0]:
-                    found.add(self._key(value_bytes(None if value is MISSING else value)))
-                if len(found) > limit:
-                    return Unrouted("too_many_keys")
-        return frozenset(found)
-
-    def _all_keys(self, document: Mapping[str, Any], limit: int) -> frozenset[bytes]:
         if isinstance(document, UnreadableDocument):
             return Unrouted("unreadable")
-        if len(self.types) == 1:
-            return self._keys_of_one(document, limit)
-        found: set[bytes] = set()
-        for branch in self.branches:
-            tokens = branch.tokens(document, limit)
-            if tokens is None:
-                return Unrouted("too_many_keys")
-            found.update(tokens)
-        if len(found) > limit:
-            return Unrouted("too_many_keys")
-        return frozenset(self._key(token) for token in found)
+        try:
+            return self.find(document)
+        except Undecidable:
+            return Unrouted("unreadable")
 
     def bind(self, values: Mapping[str, Any]) -> Route:
         """Return the route for values of all parameters; those of `lists` take a list. Raises `InvalidPredicate`."""
@@ -257,13 +161,13 @@ class Definition:
 
     def key_of(self, keys: frozenset[bytes]) -> bytes:
         """Return the key that names the route of these keys."""
-        return next(iter(keys)) if len(keys) == 1 else self._key(b"".join((b"any of", *sorted(keys))))
+        return next(iter(keys)) if len(keys) == 1 else self._maker.key(b"".join((b"any of", *sorted(keys))))
 
     def _keys_of_values(self, bound: Mapping[str, list[Any]]) -> frozenset[bytes]:
         found = [{value_bytes(value) for value in items} for items in bound.values()]
         if prod(map(len, found)) > MAX_KEYS:
             raise InvalidPredicate(self.name, f"these lists make more than {MAX_KEYS} combinations; ask for fewer")
-        return frozenset(self._key(b"".join(tokens)) for tokens in product(*found))
+        return frozenset(self._maker.key(b"".join(tokens)) for tokens in product(*found))
 
     def bind_shape(self, shape: RoutedShape, since: int = 0, revision: int = 0) -> Route:
         """Return the route for a shape of this name, with its activation. Raises `InvalidPredicate`."""

@@ -200,6 +200,8 @@ def _in_document(parts: tuple[str, ...]) -> Walk:
         value = document.get(name, MISSING)
         if type(value) is dict:
             return in_document(value, end, item)
+        if value is MISSING:
+            return item(value)
         if isinstance(value, list):
             return in_array(value, end, item)
         inner = as_mapping(value)

@@ -21,7 +21,7 @@ from bson.timestamp import Timestamp
 from eventsync.domain.events import TransactionPart
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import Seq
-from eventsync.domain.predicates.definitions import NO_KEYS
+from eventsync.domain.predicates.keys import NO_KEYS
 from eventsync.domain.replay import Damaged
 from eventsync.domain.routes import Routes, joined, split
 from eventsync.domain.segments.format import CompressedFrame, SealedEvent, Selection

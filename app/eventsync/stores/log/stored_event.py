@@ -11,7 +11,7 @@ import orjson
 from eventsync.domain.events import TransactionPart, unfinished
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import Seq
-from eventsync.domain.predicates.definitions import KEY_BYTES, NO_KEYS
+from eventsync.domain.predicates.keys import KEY_BYTES, NO_KEYS
 from eventsync.domain.replay import DamagedEvents
 from eventsync.domain.routes import Routes, split
 

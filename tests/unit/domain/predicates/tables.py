@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -176,6 +176,25 @@ PARAMETRISED: list[dict[str, Any]] = [
 ]
 """Filters with one parameter, `p`, of any type."""
 
+TYPED: list[tuple[dict[str, Any], str]] = [
+    ({"a": "$p"}, "int"),
+    ({"a": "$p"}, "text"),
+    ({"a": "$p"}, "bool oid"),
+    ({"a": "$p"}, "text null"),
+    ({"a.b": "$p"}, "int"),
+    ({"a.b": "$p"}, "int null"),
+    ({"$or": [{"a": "$p"}, {"a.b": "$p"}]}, "int"),
+]
+"""Filters with one parameter of these types."""
+
+PAIRS: list[dict[str, Any]] = [
+    {"a": "$p", "_id": "$q"},
+    {"a": "$p", "_id": "$q", "$nor": [{"_id": 9}]},
+    {"a.b": "$p", "_id": "$q", "$nor": [{"_id": 41}]},
+    {"$or": [{"a": "$p", "_id": "$q"}, {"a.b": "$p", "_id": "$q"}]},
+]
+"""Filters with two parameters of any type."""
+
 
 UNROUTED: list[tuple[Any, list[str], str, str]] = [
     # filter, parameters, place, and a part of the reason
@@ -258,16 +277,33 @@ def _unrouted_faults(definitions: ModuleType) -> Iterator[str]:
 
 def _route_faults(predicate: ModuleType, definitions: ModuleType) -> Iterator[str]:
     documents, _ = table("predicates.json")
-    values = [value for n, document in enumerate(documents) if n % 4 == 0 for value in bindable(document)]
-    for where in PARAMETRISED:
-        definition = definitions.define("s", "c", where, {"p": ["any"]})
-        keys = [definition.keys(document) for document in documents]
-        for value in [None, 1, 5, 7.5, "a", "", *values]:
-            route = definition.bind({"p": [value] if definition.lists else value})
-            check = predicate.Predicate(route.filter)
-            for document, own in zip(documents, keys, strict=True):
-                if check.matches(document) != bool(own & route.keys):
-                    yield f"{where} for {value!r}: {document}"
+    values = [None, 1, 5, 7.5, "a", ""]
+    values += [value for n, document in enumerate(documents) if n % 4 == 0 for value in bindable(document)]
+    typed = [*((where, ["any"]) for where in PARAMETRISED), *((where, kinds.split()) for where, kinds in TYPED)]
+    for where, kinds in typed:
+        definition = definitions.define("s", "c", where, {"p": kinds})
+        bound = ({"p": [value] if definition.lists else value} for value in values)
+        yield from _found_otherwise(predicate, definition, documents, bound)
+    for where in PAIRS:
+        definition = definitions.define("s", "c", where, {"p": ["any"], "q": ["any"]})
+        bound = ({"p": value, "q": number} for value in (None, 1, 5) for number in (0, 1, 5, 8, 9, 41, 44, 52, 53))
+        yield from _found_otherwise(predicate, definition, documents, bound)
+
+
+def _found_otherwise(
+    predicate: ModuleType, definition: Any, documents: list[dict[str, Any]], bound: Iterable[dict[str, Any]]
+) -> Iterator[str]:
+    """Yield the documents that have a key of a route which does not match them, or have none of one that does."""
+    keys = [definition.keys(document) for document in documents]
+    for values in bound:
+        try:
+            route = definition.bind(values)
+        except InvalidPredicate:
+            continue  # a value of another type
+        check = predicate.Predicate(route.filter)
+        for document, own in zip(documents, keys, strict=True):
+            if check.matches(document) != bool(own & route.keys):
+                yield f"{definition.where} for {values}: {document}"
 
 
 def bindable(document: dict[str, Any]) -> Iterator[Any]:

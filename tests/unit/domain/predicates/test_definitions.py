@@ -10,7 +10,8 @@ import pytest
 from bson import Decimal128, ObjectId
 
 from eventsync.domain.bson_scan.opaque import Opaque, UnreadableDocument
-from eventsync.domain.predicates.definitions import MAX_KEYS, Definition, Unrouted, define
+from eventsync.domain.predicates.definitions import Definition, define
+from eventsync.domain.predicates.keys import MAX_KEYS, Unrouted
 from eventsync.domain.predicates.predicate import Predicate
 from eventsync.domain.predicates.routed_shape import RoutedShape
 from eventsync.errors import InvalidPredicate, Malformed

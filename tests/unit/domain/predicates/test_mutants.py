@@ -17,7 +17,17 @@ from eventsync.errors import EventsyncError
 
 _PACKAGE = "eventsync.domain.predicates"
 _MUTATED = "mutated_predicates"
-_ORDER = ("ordering", "nodes", "parsing", "matching", "predicate", "routed_shape", "parameter_types", "definitions")
+_ORDER = (
+    "ordering",
+    "nodes",
+    "parsing",
+    "matching",
+    "predicate",
+    "routed_shape",
+    "parameter_types",
+    "keys",
+    "definitions",
+)
 """The modules, each after those that it imports."""
 
 MUTANTS: list[tuple[str, str, str]] = [
@@ -134,15 +144,28 @@ MUTANTS: list[tuple[str, str, str]] = [
     ),
     ("matching", "return [*value, value]", "return value"),
     ("matching", "return [*value, value]", "return [value]"),
-    ("definitions", "value_bytes(None if value is MISSING else value)))", "value_bytes(value)))"),
-    ("definitions", "if branch.residual is not None and not branch.residual(document):", "if False:"),
-    ("definitions", "if residual is not None and not residual(document):", "if False:"),
+    ("keys", "value_bytes(None if value is MISSING else value)))", "value_bytes(value)))"),
+    ("keys", "{value_bytes(None if value is MISSING else value) for", "{value_bytes(value) for"),
+    ("keys", "        if residual is not None and not residual(document):", "        if False:"),
+    ("keys", "        if self.residual is not None and not self.residual(document):", "        if False:"),
+    ("keys", "if residual is None or residual(document):", "if True:"),
+    ("keys", "union = union | found if union else found", "union = union or found"),
+    ("keys", "elif rank_of(value) in ranks:", "elif False:"),
+    ("keys", "len(value) == 1 and not takes_arrays", "len(value) == 1"),
+    ("keys", "len(value) == 1 and not takes_arrays", "value and not takes_arrays"),
+    ("keys", "if value is None and not takes_null else", "if value is None else"),
+    ("keys", "    if not NULLISH.isdisjoint(ranks):\n        return find_all", "    pass"),
+    ("keys", "if name in document else NO_KEYS", "if path in document else NO_KEYS"),
+    ("keys", "for branch in branches:\n            tokens", "for branch in branches[:1]:\n            tokens"),
+    ("keys", "if tuple(map(type, values)) in fast:", "if None not in values:"),
+    ("keys", "(kept.get(values) or keep(*values)) if residual is None or residual(document)", "keep(*values) if True"),
     (
-        "definitions",
-        "for branch in self.branches:\n            if branch",
-        "for branch in self.branches[:1]:\n            if branch",
+        "keys",
+        'frozenset((self.key(b"".join(map(value_bytes, values))),))',
+        "frozenset((self.key(value_bytes(values[0])),))",
     ),
-    ("definitions", "elif rank_of(value) in branch.ranks[0]:", "elif False:"),
+    ("keys", "str: 15, int: 10, Int64: 10", "str: 15, int: 10, bool: 10, Int64: 10"),
+    ("keys", "str: 15, int: 10, Int64: 10", "str: 15, int: 10, bool: 40, Int64: 10"),
     (
         "definitions",
         "found = [before + after for before in found for after in _conjunctions(part)]",

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from eventsync.domain.predicates import declarations, definitions, parsing
+from eventsync.domain.predicates import declarations, definitions, keys, parsing
 from eventsync.domain.predicates.declarations import filter_of_tree
 from eventsync.domain.predicates.parameter_types import TYPES
 from eventsync.domain.predicates.predicate import Predicate
@@ -68,7 +68,7 @@ def test_the_page_has_each_operator_and_each_type() -> None:
         (RULES, f"{declarations.MAX_DEFINITIONS} shapes"),
         (RULES, f"{definitions.MAX_PARAMETERS} parameters"),
         (RULES, f"{definitions.MAX_BRANCHES} combinations"),
-        (RULES, f"{definitions.MAX_KEYS:,} keys"),
+        (RULES, f"{keys.MAX_KEYS:,} keys"),
     ],
 )
 def test_the_pages_have_each_limit(page: str, limit: str) -> None:
