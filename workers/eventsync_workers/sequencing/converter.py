@@ -25,7 +25,7 @@ from eventsync.domain.bson_scan.opaque import (
     is_object_id,
     too_deep,
 )
-from eventsync.domain.bson_scan.plain import is_plain
+from eventsync.domain.bson_scan.plain import is_misread, is_plain
 from eventsync.domain.events import Event, Op, encode_patch
 from eventsync.domain.ids import IdText, format_id
 from eventsync.domain.patches.diff import Operation, Touched, diff
@@ -73,31 +73,45 @@ class EncodedEvent(NamedTuple):
     """The definitions that its document can't be routed by."""
 
 
-def encode_event(event: Event) -> EncodedEvent:
-    """Encode an event, without routes."""
+def encode_event(event: Event, routes: Routes | None = None, unrouted: Sequence[str] = ()) -> EncodedEvent:
+    """Encode an event."""
     encoded, type_hints = event.encode(), list[str]()
     if not event.plain:
         type_hints = type_hints_of(event.document if event.document is not None else event.patch or [])
-    return EncodedEvent(event.collection, event.id, event.version, encoded, type_hints)
+    return EncodedEvent(event.collection, event.id, event.version, encoded, type_hints, routes, unrouted)
 
 
-def encode_routed(event: Event, router: Router, before: Document | None, after: Document | None) -> EncodedEvent:
-    """Encode an event with the routes of the document from one state to the other. Both may have their stamps."""
-    encoded = encode_event(event)
+def encode_routed(
+    event: Event,
+    router: Router,
+    before: Document | None,
+    after: Document | None,
+    raw: bytes | memoryview | None = None,
+) -> EncodedEvent:
+    """Encode an event with the routes of the document from one state to the other. Both may have their stamps.
+
+    `raw` is the BSON that `after` was decoded from, or has that within it.
+    """
     if not router.covers(event.collection):
-        return encoded
+        return encode_event(event)
     routes, unrouted = router.routes(event.collection, before, after)
     if routes is not None and routes.enters and event.op == "update" and after is not None:
-        routes = routes._replace(document=to_json(unstamp(after)[1]))
-    return encoded._replace(routes=routes, unrouted=unrouted)
+        # The same test of all values would take four times as long as the encoding.
+        is_exact = raw is not None and not is_misread(raw)
+        routes = routes._replace(document=to_json(unstamp(after)[1], plain=is_exact))
+    return encode_event(event, routes, unrouted)
 
 
-def encode_change(event: Event | None, change: DecodedChange, router: Router = NO_DEFINITIONS) -> EncodedEvent | None:
-    """Encode the event of a decoded change, if it has one, with its routes."""
+def encode_change(
+    event: Event | None, change: DecodedChange, router: Router = NO_DEFINITIONS, raw: bytes | memoryview | None = None
+) -> EncodedEvent | None:
+    """Encode the event of a decoded change, if it has one, with its routes. `raw` is as for `convert`."""
     if event is None:
         return None
+    if isinstance(change, OddChange):
+        raw = None
     # The images are the very states that MongoDB would match, whatever stands for them in the event.
-    return encode_routed(event, router, change.get(BEFORE), change.get(AFTER))
+    return encode_routed(event, router, change.get(BEFORE), change.get(AFTER), raw)
 
 
 def convert_raw(raw: bytes, router: Router = NO_DEFINITIONS) -> tuple[EncodedEvent | None, bool]:
@@ -106,7 +120,7 @@ def convert_raw(raw: bytes, router: Router = NO_DEFINITIONS) -> tuple[EncodedEve
     Return the event, and True if something in the change can't be decoded.
     """
     change = decode_change(RawBSONDocument(raw, RAW_CODEC))
-    return encode_change(convert(change, raw), change, router), isinstance(change, OddChange)
+    return encode_change(convert(change, raw), change, router, raw), isinstance(change, OddChange)
 
 
 def convert_reread(

@@ -259,7 +259,7 @@ class LogWriter:
                 change = decode_change(RawBSONDocument(bytes(raw), RAW_CODEC))
                 if isinstance(change, OddChange):
                     self._alarm_odd(change)
-            return encode_change(convert(change, raw), change, self.router)
+            return encode_change(convert(change, raw), change, self.router, raw)
         except Unavailable:
             raise  # No helper process is available now, which is no fault of the change.
         except Exception:
