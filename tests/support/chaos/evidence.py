@@ -117,7 +117,8 @@ class Evidence:
     `commits` is None where the oplog does not reach back to the beginning. `repairs` is how often a worker has recorded
     that it repairs the log. `sometimes`: the collections that were tracked at some times only, with the number of times
     that this was asked for. `unverified` is what the product's own comparison of log and collections has found.
-    `parts`: by scope; `changed`: how often the definition of each declared shape was.
+    `parts`: by scope; `changed`: how often the definition of each declared shape was. `archived`: so many of the rows
+    are of the archive.
     """
 
     history: History
@@ -129,6 +130,7 @@ class Evidence:
     unverified: tuple[str, ...] = ()
     parts: Mapping[str, Part] = field(default_factory=dict)
     changed: Mapping[str, int] = field(default_factory=dict)
+    archived: int = 0
 
     @property
     def changes(self) -> tuple[LogRow, ...]:

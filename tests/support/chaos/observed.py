@@ -6,16 +6,22 @@ import asyncio
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import orjson
 from bson import json_util
 from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.errors import PyMongoError
+from pymongo.read_concern import ReadConcern
 
+from eventsync.domain.event_key import key_range
 from eventsync.domain.events import TransactionPart
 from eventsync.domain.ids import format_id
+from eventsync.domain.positions import Seq
+from eventsync.domain.segments.format import Selection
 from eventsync.domain.stamp import unstamp
 from eventsync.domain.values.extended_json import RAW_CODEC, decode
 from eventsync.errors import Unavailable
@@ -42,18 +48,25 @@ async def gather(
     history: History,
     names: Collection[str],
     asked: Iterable[Bound] = (),
+    tail: LogTail | None = None,
     **known: Any,
 ) -> Evidence:
     """Read the evidence as it is now, when nothing is written any more. `known`: fields that are not to be read.
 
-    `asked`: the parts of collections that clients have followed.
+    `asked`: the parts of collections that clients have followed. `tail`: what has read the log along, if some of it is
+    archived.
     """
     if "commits" not in known:
         known["commits"] = await read_commits(client, settings.database, names)
-    rows, source = await read_rows(client, settings.log_db), await read_source(client, settings.database, names)
+    rows, archived = await read_rows(client, settings.log_db), tuple[LogRow, ...]()
+    if tail is not None:
+        # After the rows: the archiver removes some of them meanwhile.
+        archived, wrong = await tail.archived()
+        rows, known = joined(archived, rows), known | {"unverified": (*known.get("unverified", ()), *wrong)}
+    source = await read_source(client, settings.database, names)
     repairs = sum([row.get("repairs", 0) async for row in client[settings.log_db]["heads"].find()])
     parts = await read_parts(client, settings.database, rows, source, asked)
-    return Evidence(history, rows, source, repairs=repairs, parts=parts, **known)
+    return Evidence(history, rows, source, repairs=repairs, parts=parts, archived=len(archived), **known)
 
 
 async def read_rows(client: Client, log_database: str) -> tuple[LogRow, ...]:
@@ -76,6 +89,78 @@ def _row(row: Mapping[str, Any]) -> LogRow:
         group=TransactionPart(group["id"], group["n"], group["of"]) if group else None,
         found=len(row["t"]) < _OF_A_CHANGE,
     )
+
+
+def joined(archived: Iterable[LogRow], stored: Sequence[LogRow]) -> tuple[LogRow, ...]:
+    """The events of the archive, which are of the newest log, and those in MongoDB. Some may be in both."""
+    known = {(row.log, row.seq) for row in stored}
+    new = [row for row in archived if (row.log, row.seq) not in known]
+    first = next((n for n, row in enumerate(stored) if new and row.log == new[0].log), len(stored))
+    return (*stored[:first], *new, *stored[first:])
+
+
+class LogTail:
+    """Reads the log along during a run: an event in the archive has no resume token any more."""
+
+    def __init__(self, client: Client, stores: Stores) -> None:
+        self._events: AsyncCollection[Any] = client[stores.log.name].get_collection(
+            "events", read_concern=ReadConcern("majority")
+        )
+        self._stores = stores
+        self._seen: dict[tuple[str, int], LogRow] = {}
+        self._last: dict[str, int] = {}
+        self._over = False
+
+    def leave(self) -> None:
+        """Read no more."""
+        self._over = True
+
+    async def run(self) -> None:
+        """Read until it is to leave."""
+        while not self._over:
+            with suppress(PyMongoError, Unavailable):
+                await self.read()
+            await asyncio.sleep(0.3)
+
+    async def read(self) -> None:
+        """Read what is new. Raises `PyMongoError` and `Unavailable`."""
+        log = await self._stores.logs.current()
+        if log is None:
+            return
+        after = {"_id": key_range(log.id, self._last.get(log.id, 0))}
+        async for row in self._events.find(after, sort=[("_id", 1)]):
+            self._seen[log.id, row["_id"]["n"]] = _row(row)
+            self._last[log.id] = row["_id"]["n"]
+
+    async def archived(self) -> tuple[tuple[LogRow, ...], tuple[str, ...]]:
+        """Return the events in the archive, and what is wrong with them: each must be what it was in MongoDB.
+
+        Raises `Unavailable`.
+        """
+        log = await self._stores.logs.current()
+        if log is None:
+            return (), ()
+        up_to = (await self._stores.tiers.read(log.id)).archived_up_to
+        found: list[LogRow] = []
+        wrong: list[str] = []
+        async for event in self._stores.archive.reader.read(log.id, Seq(0), up_to, Selection()):
+            row = LogRow(
+                log=log.id,
+                seq=event.seq,
+                key=(event.collection, event.id),
+                token=f"of event {event.seq}",
+                time=event.time,
+                body=shortened(orjson.loads(event.body)),
+                group=event.transaction,
+            )
+            if (seen := self._seen.get((log.id, event.seq))) is not None:
+                row = replace(row, token=seen.token, found=seen.found)
+                if row != seen:
+                    wrong.append(f"the archive has {row}, and MongoDB had {seen}")
+            found.append(row)
+        if [row.seq for row in found] != list(range(1, up_to + 1)):
+            wrong.append(f"the archive has {len(found)} events up to {up_to}")
+        return tuple(found), tuple(wrong)
 
 
 async def read_source(client: Client, database: str, names: Iterable[str]) -> Source:

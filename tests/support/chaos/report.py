@@ -43,7 +43,8 @@ class Report:
         lines = [
             f"{self.command}: {self.seconds:.1f} s",
             f"writes: {outcomes}; HTTP {_listed(self.statuses)}",
-            f"commits: {len(self.evidence.commits or ())}; events: {len(rows)}, of which {groups} transactions",
+            f"commits: {len(self.evidence.commits or ())}; events: {len(rows)}, of which {groups} transactions, "
+            f"{self.evidence.archived} in the archive",
             f"frames: {_listed(kinds)}",
             f"faults: {sum(self.faults.values())}: {_listed(self.faults)}",
             *(f"UNAVAILABLE {name}: {reason}" for name, reason in sorted(self.absent.items())),

@@ -24,7 +24,7 @@ from support.chaos.evidence import Evidence, Promise, Violation
 from support.chaos.followers import Recording, Visitor
 from support.chaos.history import Recorder
 from support.chaos.nemeses import CLOCKS, DISKS, FATAL, NEMESES, RENEWING, unavailable
-from support.chaos.observed import based, gather, verified
+from support.chaos.observed import LogTail, based, gather, verified
 from support.chaos.oplog import Oplog, OplogTail
 from support.chaos.report import Report, Stage
 from support.chaos.rig import Fleet, Rig
@@ -60,6 +60,15 @@ _VISITED = (
 )
 _PATIENT = {"mongodb_timeout": 15.0}
 """Settings of a client that writes documents of 15 MiB."""
+_ARCHIVED = {
+    "hot_events": 300,
+    "segment_events": 100,
+    "segment_block_bytes": 8 * 1024,
+    "snapshot_events": 200,
+    "snapshot_min_events": 200,
+}
+"""Settings with which events are archived soon, in many blocks."""
+
 _STRIKE = 120.0
 """Seconds that a fault gets; each of its waits takes less."""
 
@@ -99,6 +108,11 @@ class Plan:
         return not RENEWING.isdisjoint(self.nemeses)
 
     @property
+    def archived(self) -> bool:
+        """True if old events are archived. Not where the log is turned back: the judge would miss what was archived."""
+        return not self.renewed
+
+    @property
     def collections(self) -> tuple[str, ...]:
         """The collections that are tracked from the beginning to the end."""
         return (*COLLECTIONS, *tracked_for(self.shapes))
@@ -127,6 +141,8 @@ async def run(plan: Plan, directory: Path, stage: Stage | None = None) -> Report
         machine = Machine(clocks=clocks, disks=disks)
         cluster = await stack.enter_async_context(running_cluster(directory, plan.nodes, machine))
         settings = settings_for(cluster.uri, plan.collections)
+        if plan.archived:
+            settings = settings.model_copy(update=_ARCHIVED | {"archive_url": str(directory / "archive")})
         client = await stack.enter_async_context(connect(settings, "load"))
         if plan.shapes:
             await prepare(client, settings.database)
@@ -185,6 +201,7 @@ class _Run:
             [member.direct for member in rig.cluster.members],
             Oplog(rig.settings.database, (*plan.collections, SOMETIMES) if plan.shapes else plan.collections),
         )
+        self._tail = LogTail(rig.client, Stores.of(rig.client, rig.settings)) if plan.archived else None
         self._report = Report(
             plan.command, statuses=self._workload.statuses, shapes=self._shapes.made, outcomes=rig.ended, absent=absent
         )
@@ -216,12 +233,16 @@ class _Run:
             tasks.append(group.create_task(self._visitor.run(), name="visitor"))
             if not self._plan.renewed:  # a backup takes the oplog back, too
                 tasks.append(group.create_task(self._oplog.run(), name="oplog"))
+            if self._tail is not None:
+                tasks.append(group.create_task(self._tail.run(), name="log"))
             try:
                 yield
             finally:
                 # Told as well as cancelled: a library that fails while it is cancelled hides that.
                 self._visitor.leave()
                 self._oplog.leave()
+                if self._tail is not None:
+                    self._tail.leave()
                 for follower in self._followers:
                     follower.leave()
                 for task in tasks:
@@ -310,6 +331,7 @@ class _Run:
             self._rig.recorder.history(),
             {*self._plan.collections, *sometimes},
             self._rig.rules.parts(),
+            self._tail,
             changed=self._rig.rules.changes,
             commits=commits,
             sometimes=sometimes,
