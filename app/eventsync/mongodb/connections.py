@@ -19,7 +19,7 @@ import asyncio
 import itertools
 import struct
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
@@ -35,8 +35,12 @@ from eventsync.domain.values.extended_json import CODEC
 from eventsync.mongodb.errors import forget_connections
 
 _HEADER: Final = struct.Struct("<iiiiIB")
-"""Length, number, number of the request that is answered, opcode; flags; kind of the only section: a document."""
+"""Length, number, number of the request that is answered, opcode; flags; kind of the first section: a document."""
 
+_SEQUENCE: Final = struct.Struct("<Bi")
+"""Kind of a section that has documents, and its size without the kind."""
+
+_DOCUMENTS: Final = b"documents\0"
 _OP_MSG: Final = 2013
 
 _CHECK_INTERVAL: Final = 0.5
@@ -139,14 +143,26 @@ class PinnedConnection:
         self._numbers = itertools.count(1)
 
     async def command(
-        self, database: str, command: Mapping[str, Any], codec: CodecOptions[Any] = CODEC
+        self,
+        database: str,
+        command: Mapping[str, Any],
+        codec: CodecOptions[Any] = CODEC,
+        *,
+        documents: Sequence[bytes] = (),
     ) -> Mapping[str, Any]:
-        """Send a command and return the answer. Raises `PyMongoError`, after which the connection may be closed."""
-        # Encoded before the deadline begins: a large insert takes milliseconds that are not MongoDB's.
-        body = bson.encode({**command, "$db": database}, codec_options=CODEC)
+        """Send a command and return the answer. `documents`, in BSON, are the command's field of this name.
+
+        Raises `PyMongoError`, after which the connection may be closed.
+        """
+        # Encoded before the deadline begins: a large command takes milliseconds that are not MongoDB's.
+        body = [bson.encode({**command, "$db": database}, codec_options=CODEC)]
+        if documents:
+            size = _SEQUENCE.size - 1 + len(_DOCUMENTS) + sum(map(len, documents))
+            body += (_SEQUENCE.pack(1, size), _DOCUMENTS, *documents)
         # A message's number is an int32.
         number = next(self._numbers) & 0x7FFFFFFF
-        message = _HEADER.pack(_HEADER.size + len(body), number, 0, _OP_MSG, 0, 0) + body
+        header = _HEADER.pack(_HEADER.size + sum(map(len, body)), number, 0, _OP_MSG, 0, 0)
+        message = b"".join((header, *body))
         await self._connection.send_message(message, 0)
         reply = await self._connection.receive_message(number)
         answer: dict[str, Any] = bson.decode_all(reply.payload_document, codec)[0]

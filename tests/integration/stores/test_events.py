@@ -16,13 +16,16 @@ from pymongo.read_concern import ReadConcern
 from eventsync.domain.events import TransactionPart
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.predicates.keys import KEY_BYTES
 from eventsync.domain.replay import Damaged
+from eventsync.domain.routes import Routes
 from eventsync.domain.shapes import Shape
 from eventsync.domain.values.extended_json import same, to_json
 from eventsync.domain.values.type_hints import type_hints_of
 from eventsync.errors import TooLarge, Unavailable
+from eventsync.stores.log import events
 from eventsync.stores.log.event_parts import EventParts
-from eventsync.stores.log.events import Fenced, LogHead, NewEvent
+from eventsync.stores.log.events import Fenced, LogHead, NewEvent, encoded_row
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.stores.stores import Stores
 
@@ -108,13 +111,54 @@ async def test_the_tail_is_the_newest_event_and_where_the_stream_goes_on(stores:
     assert await stores.events.tail(LogId("zzzz")) is None
 
 
-async def test_a_taken_number_fences_and_keeps_the_prefix(stores: Stores) -> None:
+@pytest.mark.parametrize("is_ahead", [False, True])
+async def test_a_taken_number_fences_and_keeps_the_prefix(stores: Stores, is_ahead: bool) -> None:
     await fill(stores, [new(1), new(2), new(4, pad="theirs")])
-    with pytest.raises(Fenced) as caught:
-        await stores.events.append(LOG, [new(3, pad="ours"), new(4, pad="ours"), new(5, pad="ours")])
+    ours = [new(3, pad="ours"), new(4, pad="ours"), new(5, pad="ours")]
+    async with stores.events.connection() as connection:
+        with pytest.raises(Fenced) as caught:
+            await stores.events.append(LOG, encoded(ours) if is_ahead else ours, over=connection)
     assert caught.value.code == "fenced"
     kept = [json.loads(event.body) async for event in stores.events.read(LOG, Seq(0))]
     assert [(body["seq"], body["é"]) for body in kept] == [(1, ""), (2, ""), (3, "ours"), (4, "theirs")]
+
+
+def encoded(events: Iterable[NewEvent], log: LogId = LOG) -> list[NewEvent]:
+    return [event._replace(row=encoded_row(log, event)) for event in events]
+
+
+@pytest.mark.parametrize("most", [1, 400, 8 * 1024 * 1024])
+async def test_rows_that_were_encoded_ahead_are_the_same(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    a, b = b"a" * KEY_BYTES, b"b" * KEY_BYTES
+    given = [
+        new(1, transaction=TransactionPart("s:1", 1, 2)),
+        new(2, transaction=TransactionPart("s:1", 2, 2), pad="é\0😀"),
+        new(3)._replace(type_hints=["/a=long", "/b=double"], revision=7, is_unrouted=True, activated=["orders"]),
+        *(new(seq, key=str(seq)) for seq in range(4, 20)),
+    ]
+    routes = Routes((a, b), frozenset([a]), frozenset([b]), b'{"_id":1}')
+    given.append(
+        NewEvent(StoredEvent(Seq(20), "orders", IdText("1"), b"{}", None, routes), 1, "82AA", Timestamp(20, 1))
+    )
+    await fill(stores, given)
+    monkeypatch.setattr(events, "_INSERTED_AT_ONCE", most)
+    async with stores.events.connection() as connection:
+        await stores.events.append(OTHER, encoded(given, OTHER), over=connection)
+    rows = [row async for row in stores.log["events"].find(sort=[("_id", 1)])]
+    assert len(rows) == 2 * len(given)
+    for expected, row in zip(rows[: len(given)], rows[len(given) :], strict=True):
+        assert list(row) == list(expected)
+        assert row == expected | {"_id": {"l": OTHER, "n": expected["_id"]["n"]}}
+
+
+async def test_a_large_event_is_not_encoded_ahead_and_those_beside_it_are_appended(stores: Stores) -> None:
+    given = encoded([new(1), new(2, pad="x" * 2 * 1024 * 1024), new(3)])
+    assert [event.row is None for event in given] == [False, True, False]
+    async with stores.events.connection() as connection:
+        await stores.events.append(LOG, given, over=connection)
+    assert await read(stores, 0, 3) == [1, 2, 3]
 
 
 async def test_logs_do_not_fence_each_other(stores: Stores) -> None:

@@ -23,7 +23,7 @@ from eventsync.errors import Unavailable
 from eventsync.logging import Alarms
 from eventsync.mongodb.change_stream import Batch, Token
 from eventsync.mongodb.connections import PinnedConnection
-from eventsync.stores.log.events import EventStore, LogHead, NewEvent
+from eventsync.stores.log.events import EventStore, LogHead, NewEvent, encoded_row
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync_workers.sequencing.collapse import ChangeAndRaw, collapse_transaction, lacks_images
 from eventsync_workers.sequencing.converter import (
@@ -321,7 +321,8 @@ class LogWriter:
         # The numbers of its events are those of a worker that has read the registry, from this one on.
         revision, self._revision = self._revision, None
         activated, self._activated = self._activated, ()
-        return NewEvent(stored, version, token, time, type_hints, revision, bool(unrouted), activated)
+        fields = (stored, version, token, time, type_hints, revision, bool(unrouted), activated)
+        return NewEvent(*fields, encoded_row(self.log, NewEvent(*fields)))
 
 
 def _outline(change: RawBSONDocument) -> DecodedChange:

@@ -1,9 +1,10 @@
 """Two stages between the change stream and the log: conversion, and appending.
 
 In a backlog no stage waits for another: the next batch is read while the last one is converted, and its events are
-appended meanwhile. In a steady stream of small batches, what arrives during an insert is read and appended together
-after it (`paced`): the commands cost more than the events. The order never changes. At most one insert is in flight;
-its order fences out a rival worker, so the log always is a prefix of what was read.
+appended meanwhile. Conversion encodes their rows, too, so that no insert waits for that. In a steady stream of small
+batches, what arrives during an insert is read and appended together after it (`paced`): the commands cost more than the
+events. The order never changes. At most one insert is in flight; its order fences out a rival worker, so the log always
+is a prefix of what was read.
 """
 
 from __future__ import annotations

@@ -13,11 +13,12 @@ import logging
 import math
 import sys
 import zlib
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
+import bson
 from bson.int64 import Int64
 from bson.timestamp import Timestamp
 from pymongo import ASCENDING, DESCENDING, IndexModel
@@ -31,6 +32,7 @@ from eventsync.domain.events import TransactionPart
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.routes import Routes, joined
 from eventsync.domain.shapes import Shape
+from eventsync.domain.values.extended_json import CODEC
 from eventsync.domain.values.type_hints import pack_type_hints
 from eventsync.errors import EventsyncError
 from eventsync.mongodb.change_stream import Token
@@ -50,6 +52,8 @@ from eventsync.stores.log.stored_event import (
     unreadable,
 )
 
+T = TypeVar("T")
+
 logger = logging.getLogger(__name__)
 
 _DUPLICATE_KEY = 11000
@@ -60,8 +64,8 @@ _PACKED_ABOVE = 4 * 1024 * 1024
 _INSERTED_AT_ONCE = 8 * 1024 * 1024
 """Most bytes of bodies in one insert, which the driver encodes without yielding. A single event may exceed it."""
 
-_PINNED_UP_TO = 1024 * 1024
-"""Bytes of an insert over a pinned connection, which sends it as one document. MongoDB takes 16 MiB of it."""
+_ENCODED_UP_TO = 1024 * 1024
+"""Bytes of an event whose row is encoded ahead. A larger one may have values that go to `event_parts`."""
 
 _DURABLE: Final = {"w": "majority", "j": True}
 
@@ -107,6 +111,8 @@ class NewEvent(NamedTuple):
     """The document afterwards is in no route of some definition: it has too many keys, or can't be read."""
     activated: Sequence[str] = ()
     """The collections that became active right before this event."""
+    row: bytes | None = None
+    """Its row in BSON, if that was encoded ahead (`encoded_row`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,32 +159,21 @@ class EventStore:
     async def append(self, log: LogId, events: Sequence[NewEvent], *, over: PinnedConnection | None = None) -> None:
         """Append events numbered from the head on. They are durable (majority, journal) when this returns.
 
-        With `over`, small inserts are sent over that connection, which takes a third of the CPU.
+        With `over`, rows that were encoded ahead are sent over that connection, which takes a third of the CPU.
 
         Raises `Fenced` if a number is taken, `TooLarge` for a document id of several MiB, and `Unavailable`. After an
         error, any prefix of `events` may be in the log.
         """
-        runs: list[list[dict[str, Any]]] = [[]]
-        size = total = 0
-        for new in events:
-            # Large bodies are compressed in a thread: that takes 100 ms or more and releases the GIL.
-            row = await asyncio.to_thread(_row, log, new) if _has_large(new.event) else _row(log, new)
-            await self._set_apart(row)
-            total += len(new.event.body) + sum(map(len, new.type_hints)) + _routes_size(new.event.routes)
-            size += texts_size(row)
-            if size > _INSERTED_AT_ONCE and runs[-1]:
-                runs.append([])
-                size = 0
-            runs[-1].append(row)
+        encoded = [new.row for new in events if new.row is not None] if over is not None else []
+        rows = [] if len(encoded) == len(events) else await self._rows(log, events)
         with translated("events can't be appended"):
             try:
-                # So few bytes are a single run.
-                if over is not None and total <= _PINNED_UP_TO:
-                    await self._insert(runs[0], over)
-                    return
-                for rows in runs:
-                    # Ordered: after a failure the log has no event behind one that is missing.
-                    await self._events.insert_many(rows, ordered=True)
+                # Ordered: after a failure the log has no event behind one that is missing.
+                if over is not None and not rows:
+                    for some in _cut(encoded, len):
+                        await self._insert(some, over)
+                for some_rows in _cut(rows, texts_size):
+                    await self._events.insert_many(some_rows, ordered=True)
             except BulkWriteError as error:
                 codes = {item["code"] for item in error.details.get("writeErrors", ())}
                 # This is how a worker learns of a rival, whatever leases and clocks say.
@@ -190,15 +185,25 @@ class EventStore:
                     raise refused from error
                 raise
 
+    async def _rows(self, log: LogId, events: Iterable[NewEvent]) -> list[dict[str, Any]]:
+        """Return the rows of events, whose large values are stored by then."""
+        rows: list[dict[str, Any]] = []
+        for new in events:
+            # Large bodies are compressed in a thread: that takes 100 ms or more and releases the GIL.
+            row = await asyncio.to_thread(_row, log, new) if _has_large(new.event) else _row(log, new)
+            await self._set_apart(row)
+            rows.append(row)
+        return rows
+
     def connection(self) -> AbstractAsyncContextManager[PinnedConnection]:
         """Hold a connection to append over. Raises `Unavailable`."""
         return pinned(self._events.database.client, translated("events can't be appended"))
 
-    async def _insert(self, rows: Sequence[Mapping[str, Any]], over: PinnedConnection) -> None:
+    async def _insert(self, rows: Sequence[bytes], over: PinnedConnection) -> None:
         """Insert as `insert_many` does, but without a retry."""
         # Without the driver's numbers of retryable writes, a repeat would take its own rows for those of a rival.
-        command = {"insert": self._events.name, "documents": rows, "ordered": True, "writeConcern": _DURABLE}
-        answer = await over.command(self._events.database.name, command)
+        command = {"insert": self._events.name, "ordered": True, "writeConcern": _DURABLE}
+        answer = await over.command(self._events.database.name, command, documents=rows)
         failed, unconfirmed = answer.get("writeErrors", []), answer.get("writeConcernError")
         if failed or unconfirmed:
             raise BulkWriteError({"writeErrors": failed, "writeConcernErrors": [unconfirmed] if unconfirmed else []})
@@ -355,6 +360,21 @@ class EventStore:
             raise unreadable(row, error) from error
 
 
+def _cut(rows: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
+    """Yield the rows of each insert, at least one."""
+    run: list[T] = []
+    size = 0
+    for row in rows:
+        added = size_of(row)
+        if run and size + added > _INSERTED_AT_ONCE:
+            yield run
+            run, size = [], 0
+        run.append(row)
+        size += added
+    if run:
+        yield run
+
+
 def _named(log: LogId, new: NewEvent) -> dict[str, Any]:
     """Return the small fields of a row, which tell which event it is."""
     event = new.event
@@ -391,6 +411,16 @@ def _row(log: LogId, new: NewEvent) -> dict[str, Any]:
     if new.activated:
         row["a"] = list(new.activated)
     return row
+
+
+def encoded_row(log: LogId, new: NewEvent) -> bytes | None:
+    """Return the row of an event in BSON, or None for a large one, which is made when it is appended.
+
+    It is encoded while an insert of earlier events is in flight, which would otherwise wait for it.
+    """
+    event = new.event
+    size = len(event.body) + len(event.id) + sum(map(len, new.type_hints)) + _routes_size(event.routes)
+    return bson.encode(_row(log, new), codec_options=CODEC) if size <= _ENCODED_UP_TO else None
 
 
 def _packed_above(routes: Routes | None) -> int:
