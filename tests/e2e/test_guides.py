@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from eventsync.settings import Settings
+from eventsync_client import AsyncClient
 from support.environment import environment_of
 from support.peers import chromium
 from support.peers.chromium import running_chromium
@@ -108,37 +109,21 @@ async def system(settings: Settings) -> AsyncIterator[tuple[str, httpx.AsyncClie
         yield url, client
 
 
-async def test_the_program_keeps_a_copy(settings: Settings) -> None:
+async def test_the_programs_of_python(settings: Settings) -> None:
     names: dict[str, Any] = {"__name__": "guide"}
     for block in blocks("guides/python.md", "python"):
         exec(block, names)  # noqa: S102 - our own page
-    copy, moved = names["Copy"]("theaters"), asyncio.Event()
     async with system(settings) as (url, client), within(30):
-        following = asyncio.create_task(names["follow"](f"ws{url[4:]}", copy, lambda _: moved.set()))
-        try:
-            await until(moved, lambda: copy.documents.get("first", {}).get("name") == "Alhambra")
-            version = (await client.get(f"{THEATERS}/first")).json()["version"]
-            renamed = await asyncio.to_thread(names["rename"], url, "theaters", "first", version, "Bijou")
-            assert renamed == version + 1
-            await client.put(f"{THEATERS}/second", json={"name": "Capitol"})
-            await until(
-                moved,
-                lambda: (
-                    {key: row["name"] for key, row in copy.documents.items()} == {"first": "Bijou", "second": "Capitol"}
-                ),
-            )
-            await client.delete(f"{THEATERS}/first")
-            await until(moved, lambda: set(copy.documents) == {"second"})
-        finally:
-            following.cancel()
-            await asyncio.wait([following])
-
-
-async def until(moved: asyncio.Event, reached: Any) -> None:
-    """Wait for the program's next messages until this holds."""
-    while not reached():
-        moved.clear()
-        await moved.wait()
+        openings = names["openings"](url)
+        assert await anext(openings) == "Alhambra"
+        await client.put(f"{THEATERS}/second", json={"name": "Capitol"})
+        assert await anext(openings) == "Capitol"
+        await openings.aclose()
+        assert await names["names"](url) == ["Alhambra", "Capitol"]
+        assert await asyncio.to_thread(names["count"], url) == 2
+        async with AsyncClient(url) as writing:
+            assert await names["rename"](writing, "first", "Bijou") == 2
+    assert callable(names["read_token"])
 
 
 @pytest.mark.skipif(chromium.missing() is not None, reason=chromium.missing() or "")
