@@ -254,7 +254,10 @@ class BehindRetention(EventsyncError):
 
 
 class Unauthenticated(EventsyncError):
-    """The request has no credential, or one that is not accepted. `reason` is a stable word: one of `REASONS`."""
+    """The request has no credential, or one that is not accepted. `reason` is a stable word: one of `REASONS`.
+
+    `retry_after`: the seconds until a new credential is accepted; None if that is at once.
+    """
 
     code = "unauthenticated"
     public = True
@@ -267,9 +270,10 @@ class Unauthenticated(EventsyncError):
         "subject_changed": "a live connection keeps its subject: connect again",
     }
 
-    def __init__(self, reason: str, message: str = "") -> None:
+    def __init__(self, reason: str, message: str = "", *, retry_after: float | None = None) -> None:
         super().__init__(message or self.REASONS[reason])
         self.reason = reason
+        self.retry_after = retry_after
 
 
 class Forbidden(EventsyncError):

@@ -165,7 +165,7 @@ async def _verification(deployment: Deployment, secret: Path, rounds: int, deliv
 
 
 async def _bad_tokens(deployment: Deployment, secret: Path, rounds: int) -> Rows:
-    now, good = int(time.time()), signed_by("RS256", exp=int(time.time()) + 3600)
+    now, good = int(time.time()), signed_by("RS256", iat=int(time.time()), exp=int(time.time()) + 3600)
     head, _, signature = good.rpartition(".")
     kinds: dict[str, Callable[[int], str]] = {
         "no token": lambda n: f"no token {n}",

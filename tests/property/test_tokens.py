@@ -66,7 +66,7 @@ async def test_any_text_is_refused(text: str) -> None:
 
 @given(OBJECTS, OBJECTS)
 async def test_any_signed_objects_are_refused_or_have_a_subject(header: dict[str, Any], claims: dict[str, Any]) -> None:
-    text = signed({"alg": "HS256"} | header, {"iss": "backend", "exp": NOW + 60} | claims)
+    text = signed({"alg": "HS256"} | header, {"iss": "backend", "iat": NOW, "exp": NOW + 60} | claims)
     principal = await outcome(text)
     if principal is not None:
         assert principal.sub == claims["sub"]

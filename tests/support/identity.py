@@ -66,7 +66,7 @@ def token(secret: bytes = SECRET, *, now: float = NOW, **claims: Any) -> str:
 def signed_by(algorithm: str, key: Key | None = None, header: Mapping[str, Any] | None = None, **claims: Any) -> str:
     """Return a token that a private key has signed, of the issuer `provider` for the audience `shop`."""
     key = key or KEYS[algorithm]
-    given = {"iss": "provider", "sub": "ada", "aud": "shop", "exp": int(NOW) + 3600} | claims
+    given = {"iss": "provider", "sub": "ada", "aud": "shop", "iat": int(NOW), "exp": int(NOW) + 3600} | claims
     head = {"alg": algorithm, "kid": key.kid} | dict(header or {})
     text = f"{encoded(head)}.{encoded({name: value for name, value in given.items() if value is not None})}"
     with warnings.catch_warnings():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -182,21 +183,30 @@ class Authenticator:
         principal = found.principal
         if principal.expires is not None and principal.expires + LEEWAY <= self.clock.now():
             raise Unauthenticated("token_expired")
-        if self.is_revoked(principal):
-            raise Unauthenticated("token_revoked")
+        if (accepted_from := self._revoked_until(principal)) is not None:
+            left = accepted_from - self.clock.now()
+            raise Unauthenticated("token_revoked", retry_after=math.ceil(left) if left > 0 else None)
         # Tokens of an issuer that was taken out of the rules end at once. Service keys have none.
-        if not principal.credential.startswith(of_key("")) and found.issuer not in self._sources:
+        if not _is_of_key(principal) and found.issuer not in self._sources:
             raise invalid("its issuer is none of those in the rules")
 
-    def is_revoked(self, principal: Principal) -> bool:
-        """Return True if a principal's credential or subject was revoked."""
+    def _revoked_until(self, principal: Principal) -> float | None:
+        """Return the time from which on a new credential is accepted, if this one was revoked; None if it was not.
+
+        A subject's tokens that were issued later are good: it has signed in again since. The issuer's clock may be
+        ahead of MongoDB's by the leeway, so a token that looks younger by less than that may be an older one.
+        """
         if not self._revoked:
-            return False
+            return None
         if principal.credential in self._revoked:
-            return True
-        # Tokens issued later are good: the subject has signed in again since.
+            return 0.0
         at = self._revoked.get(of_subject(principal.sub))
-        return at is not None and (principal.issued is None or principal.issued <= at)
+        # Service keys are dated by MongoDB itself.
+        leeway = 0.0 if _is_of_key(principal) else LEEWAY
+        if at is None or (principal.issued is not None and principal.issued > at + leeway):
+            return None
+        # `iat` has whole seconds.
+        return math.floor(at + LEEWAY) + 1.0
 
     def _check_news(self) -> None:
         at = self._interrupted_at
@@ -255,6 +265,11 @@ class Authenticator:
         self._looked_up_at = now
         async with self._lookups:
             return await self._credentials.keys.find(id_)
+
+
+def _is_of_key(principal: Principal) -> bool:
+    """Return True if the credential is a service key, or a ticket that was made by one."""
+    return principal.credential.startswith(of_key(""))
 
 
 def _principal_of(key: ServiceKey) -> Principal:

@@ -137,7 +137,8 @@ class Token:
     def principal(self, issuer: Issuer, *, now: float, max_lifetime: float) -> Principal:
         """Check the claims and return the principal. Raises `Unauthenticated`.
 
-        A token that ends later than `max_lifetime` from now is refused: it would outlive its revocation.
+        A token that is good for longer than `max_lifetime` is refused: it would outlive its revocation. So is one that
+        does not say when it was issued: a revocation of its subject could not tell it from later ones.
         """
         claims = self.claims
         expires = _time(claims, "exp")
@@ -145,10 +146,13 @@ class Token:
             raise invalid("it has no `exp`")
         if expires + LEEWAY <= now:
             raise Unauthenticated("token_expired")
-        if expires - now > max_lifetime + LEEWAY:
-            raise invalid(f"it ends in over {max_lifetime:g} s (EVENTSYNC_TOKEN_LIFETIME)")
         issued, begins = _time(claims, "iat"), _time(claims, "nbf")
-        if max(issued or now, begins or now) > now + LEEWAY:
+        if issued is None:
+            raise invalid("it has no `iat`")
+        # By one clock, the issuer's. By this server's, such a token would be good later, without its revocation.
+        if expires - issued > max_lifetime:
+            raise invalid(f"it is good for over {max_lifetime:g} s (EVENTSYNC_TOKEN_LIFETIME)")
+        if max(issued, begins or issued) > now + LEEWAY:
             raise invalid("it is not valid yet")
         self._check_audience(issuer)
         return Principal(check_subject(claims.get("sub")), claims, frozenset(), expires, issued, self.id)
@@ -280,7 +284,7 @@ _parse: Final = json.JSONDecoder(
 
 def mint(issuer: Issuer, secret: bytes, sub: str, claims: Mapping[str, Any], *, now: float, expires_in: float) -> str:
     """Return a token of an issuer with a shared secret."""
-    own: dict[str, Any] = {"iss": issuer.iss, "sub": sub, "iat": int(now), "exp": int(now + expires_in)}
+    own: dict[str, Any] = {"iss": issuer.iss, "sub": sub, "iat": int(now), "exp": int(now) + int(expires_in)}
     own |= {"aud": issuer.aud[0]} if issuer.aud else {}
     header = {"alg": issuer.algorithms[0], "typ": "JWT"}
     return serialize_compact(header, json.dumps({**claims, **own}), OctKey.import_key(secret), issuer.algorithms)

@@ -22,7 +22,7 @@ from eventsync.domain import protocol
 from eventsync.domain.protocol import SUBPROTOCOL, Hello, UnreadableMessage
 from eventsync.errors import EventsyncError, Forbidden, Malformed, RateLimited, TooLarge, Unauthenticated, public_error
 from eventsync.server.extensions import evict, socket_writer, until_writable
-from eventsync.server.problems import Close, close_of
+from eventsync.server.problems import Close, close_of, retry_after
 from eventsync.server.response_stream import ClientDisconnected
 from eventsync.server.token_bucket import TokenBucket
 from eventsync.server.websocket_frames import close_reason, text_frame, text_head
@@ -194,10 +194,10 @@ class _Connection:
             raise SlowClient(f"a message was not accepted within {self._settings.send_timeout:g} s") from error
 
     async def fail(self, error: EventsyncError) -> None:
-        """Close because of an error. After a retryable one, an `error` message first says when to reconnect."""
+        """Close because of an error. An `error` message first says when to reconnect, if that makes sense at all."""
         if isinstance(error, Unauthenticated | Forbidden):
             self._services.record_refusal(error, self._websocket.scope.get(ACCESS), f"WEBSOCKET {PATH}")
-        if error.retryable:
+        if retry_after(error) is not None:
             try:
                 await self._send({"type": "websocket.send", "text": protocol.error(error).decode()})
             except ClientDisconnected:

@@ -22,7 +22,11 @@ from eventsync.stores.stores import Stores
 def revoke(
     sub: Annotated[
         str | None,
-        typer.Option("--sub", help="All tokens of a subject, and keys, issued until now.", show_default=False),
+        typer.Option(
+            "--sub",
+            help="All tokens of a subject, and keys, issued until now. New tokens are accepted after some 10 s.",
+            show_default=False,
+        ),
     ] = None,
     token: Annotated[
         str | None, typer.Option("--token", help="A token, or the `jti` of one.", show_default=False)
@@ -48,7 +52,8 @@ async def _revoke(settings: Settings, sub: str | None, token: str | None, key: s
         name, kept = (
             of_token(token, settings.token_lifetime) if token else (of_subject(_subject(sub)), settings.token_lifetime)
         )
-        await credentials.revocations.add(name, kept + 2 * LEEWAY)
+        # The issuer's clock may be ahead of MongoDB's, and MongoDB's ahead of a server's, which accepts for longer.
+        await credentials.revocations.add(name, kept + 3 * LEEWAY)
     return name
 
 

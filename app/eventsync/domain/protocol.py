@@ -134,7 +134,7 @@ def error(failure: EventsyncError, shape: str | None = None) -> bytes:
         message["shape"] = shape
     if isinstance(failure, Unauthenticated):
         message["reason"] = failure.reason
-    if failure.retryable and (retry_after := getattr(failure, "retry_after", None)) is not None:
+    if (retry_after := getattr(failure, "retry_after", None)) is not None:
         message["retry_after"] = retry_after
     return _encoded(message)
 

@@ -145,11 +145,12 @@ def challenge(error: errors.Unauthenticated) -> str:
 
 
 def retry_after(error: errors.EventsyncError) -> int | None:
-    """Return the seconds after which the same request may succeed, or None if it never will."""
-    if not error.retryable or getattr(error, "lasting", False):
+    """Return the seconds after which the same request, or one with a new credential, may succeed; None if never."""
+    seconds: float | None = getattr(error, "retry_after", 1.0 if error.retryable else None)
+    if seconds is None or getattr(error, "lasting", False):
         return None
     # Whole seconds, as RFC 9110 section 10.2.3 has them.
-    return max(1, round(getattr(error, "retry_after", 1.0)))
+    return max(1, round(seconds))
 
 
 async def on_error(request: Request, error: Exception) -> Response:

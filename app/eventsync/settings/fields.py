@@ -225,7 +225,7 @@ class Fields(BaseSettings):
     token_lifetime: float = Field(
         2592000.0,
         gt=0,
-        description="Maximum time until a token ends, in seconds; one that ends later is refused, because it would outlive its revocation. The same for all servers and for `eventsync revoke`.",
+        description="Maximum time from a token's `iat` to its `exp`, in seconds; a longer one is refused, because it would outlive its revocation. The same for all servers and for `eventsync revoke`.",
     )
     token_cache_bytes: int = Field(
         8 * MIB,

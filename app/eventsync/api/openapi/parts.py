@@ -220,7 +220,8 @@ def _failure(codes: list[str]) -> Json:
 
 
 def _sent(codes: list[str]) -> Iterator[str]:
-    if any(_ERRORS[code].retryable for code in codes):
+    # A 401 has it after a revocation, for a new credential.
+    if "unauthenticated" in codes or any(_ERRORS[code].retryable for code in codes):
         yield "RetryAfter"
     if "version_mismatch" in codes:
         yield "CurrentETag"

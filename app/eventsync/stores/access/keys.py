@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import orjson
 from bson.binary import Binary
-from pymongo import ASCENDING
+from pymongo import ASCENDING, ReturnDocument
 from pymongo.asynchronous.database import AsyncDatabase
 
 from eventsync.errors import RateLimited, Unavailable
@@ -78,16 +78,19 @@ class KeyStore:
     ) -> tuple[ServiceKey, str]:
         """Store a new key, and return it with its text. Raises `RateLimited` if there are too many."""
         id_, secret = secrets.token_hex(8), secrets.token_urlsafe(32)
-        key = ServiceKey(id_, _hash(secret), name, roles, claims, datetime.now(UTC), expires)
-        row = {"_id": id_, "hash": Binary(key.hash), "name": name, "roles": sorted(roles), "created": key.created}
+        row: dict[str, Any] = {"hash": Binary(_hash(secret)), "name": name, "roles": sorted(roles)}
         row |= {"claims": orjson.dumps(claims).decode()}
         if expires is not None:
             row |= {"expires": expires, "gone": expires + _LISTED_FOR}
+        # By MongoDB's clock, as the revocations that the time is compared with.
+        change = [{"$set": {field: {"$literal": value} for field, value in row.items()} | {"created": "$$NOW"}}]
         with translated("the service key can't be stored"):
             if await self._keys.count_documents({}, limit=self._max_keys) >= self._max_keys:
                 raise RateLimited(f"there are {self._max_keys} service keys: revoke some (EVENTSYNC_SERVICE_KEYS)")
-            await self._keys.insert_one(row)
-        return key, f"{PREFIX}{id_}_{secret}"
+            stored: Any = await self._keys.find_one_and_update(
+                {"_id": id_}, change, upsert=True, return_document=ReturnDocument.AFTER
+            )
+        return _key(stored), f"{PREFIX}{id_}_{secret}"
 
     async def revoke(self, id: str) -> bool:  # noqa: A002 - as everybody calls it
         """Note that a key is revoked. Return False if there is no such key."""
