@@ -14,7 +14,6 @@ from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
-from eventsync.access.audit import Refusals
 from eventsync.access.control import AccessControl
 from eventsync.api import (
     batch,
@@ -173,7 +172,6 @@ async def running(settings: Settings, on_failure: OnFailure, held: HeldBytes) ->
             writes,
             access,
             Budgets(_limits(settings)),
-            Refusals(),
         )
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as group:

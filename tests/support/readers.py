@@ -10,13 +10,15 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from eventsync.access.access import Access
+from eventsync.access.audit import Refusals
 from eventsync.domain.plan import Answer, Plan, ResetReason, ServableRange, refusal
 from eventsync.domain.positions import START, LogId, Position, Seq, scoped
 from eventsync.domain.routes import Routes
 from eventsync.domain.shapes import Shape
 from eventsync.domain.views import View
-from eventsync.errors import EventsyncError, Forbidden, Unavailable
+from eventsync.errors import EventsyncError, Unauthenticated, Unavailable
 from eventsync.stores.log.stored_event import StoredEvent
+from eventsync.sync.catch_up.binder import forbidden
 from eventsync.sync.catch_up.bootstrap import Bootstrap
 from eventsync.sync.catch_up.source import Source
 from eventsync.sync.live.pages import Page, PageLimit
@@ -35,6 +37,8 @@ class Reader:
     sees: Shape | EventsyncError
     sub: str = "ada"
     expires: float | None = None
+    is_open: bool = False
+    credential: str = ""
 
     @property
     def principal(self) -> Reader:
@@ -45,7 +49,7 @@ def sees(*keys: bytes) -> Reader:
     return Reader(seen_shape("orders", keys))
 
 
-FORBIDDEN = Forbidden("orders is not there, or you may not read it")
+FORBIDDEN = forbidden(ORDERS)
 
 
 class Rules:
@@ -54,6 +58,7 @@ class Rules:
     def __init__(self, reader: Reader) -> None:
         self.changes = 0
         self.on_change: list[Callable[[], None]] = []
+        self.refusals = Refusals()
         self.reader: Reader | EventsyncError = reader
         self.tokens: dict[str, Reader] = {}
         self.verified: asyncio.Event | None = None
@@ -74,6 +79,8 @@ class Rules:
         return cast("Reader", access) is self.reader
 
     async def authenticate(self, token: str) -> Reader:
+        if token not in self.tokens:
+            raise Unauthenticated("token_invalid")
         self.reader = reader = self.tokens[token]
         if self.verified is not None:
             await self.verified.wait()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from eventsync.access.access import Access
+from eventsync.access.audit import Refusals
 from eventsync.access.authenticator import Authenticated, Authenticator, Clock, ticket_of
 from eventsync.access.jwks import Fetch
 from eventsync.domain.access.auth import AuthSettings, is_loopback
@@ -42,6 +43,7 @@ class AccessControl:
     ) -> None:
         self.authenticator = Authenticator(credentials, settings, clock=clock, fetch=fetch)
         self.open_access: Access | None = None
+        self.refusals = Refusals()
         self.on_change: list[Callable[[], None]] = []
         """Called at each change of rules, revocations or keys. They must not await."""
         anonymous = Authenticated(Principal(settings.principal, {"sub": settings.principal}))

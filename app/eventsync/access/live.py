@@ -11,7 +11,7 @@ from eventsync.access.access import Access
 from eventsync.access.control import AccessControl
 from eventsync.access.tokens import LEEWAY
 from eventsync.concurrency.pacer import Pacer
-from eventsync.errors import Unauthenticated
+from eventsync.errors import EventsyncError, Forbidden, Unauthenticated
 
 _AT_ONCE: Final = 8
 """Connections that are woken in one iteration of the event loop. Each then binds its subscriptions again."""
@@ -90,6 +90,11 @@ class LiveAccess:
                 return False
             self._checked = changes
         return not self.is_silent
+
+    def record(self, error: EventsyncError, request: str) -> None:
+        """Record an error that is the refusal of one request among others on the connection."""
+        if not self.access.is_open and isinstance(error, Forbidden | Unauthenticated):
+            self._control.refusals.record(error, self.access.principal, request)
 
     def require_data(self) -> None:
         """Follow the rules and revocations. Raises `Unauthenticated` if no data may be sent now, and `Unavailable`."""

@@ -85,7 +85,7 @@ def _of_requests(services: Services) -> Iterator[Gauge | Counter]:
     yield waiting
     yield refused
     denied = Counter("eventsync_access_refused", "Requests refused by access rules, by reason.", labels=["reason"])
-    for reason, count in sorted(services.refusals.counts.items()):
+    for reason, count in sorted(services.access.refusals.counts.items()):
         denied.add_metric([reason], count)
     yield denied
     yield Gauge("eventsync_held_bytes", "Bytes held by requests under way.", services.held.held)

@@ -8,7 +8,6 @@ from typing import Final
 from starlette.requests import HTTPConnection
 
 from eventsync.access.access import Access
-from eventsync.access.audit import Refusals
 from eventsync.access.control import AccessControl
 from eventsync.concurrency.admission import DelayAdmission
 from eventsync.concurrency.budgets import Budgets
@@ -39,13 +38,12 @@ class Services:
     """Admits the writes of documents. Each goes through it."""
     access: AccessControl
     budgets: Budgets
-    refusals: Refusals
 
     def record_refusal(self, error: EventsyncError, access: Access | None, request: str) -> None:
         """Count and log that a principal was refused something, or that nobody was authenticated."""
         # What MongoDB refuses to this server is no refusal of a principal.
         if not isinstance(error, Unavailable):
-            self.refusals.record(error, None if access is None else access.principal, request)
+            self.access.refusals.record(error, None if access is None else access.principal, request)
 
 
 def services_of(connection: HTTPConnection) -> Services:

@@ -43,6 +43,9 @@ MAX_REPLIES = 16
 _DETACH_EARLY: Final = 0.5
 """Seconds before the end of a credential at which direct writes end, because a timer may be late."""
 
+_REQUESTS: Final = {"websocket": "WEBSOCKET /v1/sync", "sse": "GET /v1/sync/sse"}
+"""The name of a transport's requests in the record of refusals."""
+
 _REFUSALS: Final = (Forbidden, Malformed, NotTracked, RateLimited, Unauthenticated, Unavailable, UnknownShape)
 """Errors of a request, which the client gets as an `error` message."""
 
@@ -129,7 +132,7 @@ class Session:
                 self.subscribe(shape, vector.get(shape))
             except _REFUSALS as error:
                 # Not by `reply`, which may wait for room: no task reads `messages` yet.
-                self._replies.append(OutboundMessage("error", protocol.error(error, str(shape))))
+                self._replies.append(self._refusal(error, shape))
 
     def subscribe(self, shape: Shape, position: Position | None) -> None:
         """Subscribe to a shape from `position`, or with a snapshot where that is None.
@@ -171,7 +174,12 @@ class Session:
             else:
                 await self.reply(OutboundMessage("error", protocol.error(Malformed("hello comes once, and first"))))
         except _REFUSALS as error:
-            await self.reply(OutboundMessage("error", protocol.error(error, str(shape) if shape else None)))
+            await self.reply(self._refusal(error, shape))
+
+    def _refusal(self, error: EventsyncError, shape: Shape | None) -> OutboundMessage:
+        """Return the message of an error, and record it if it is a refusal of the principal."""
+        self._live_access.record(error, _REQUESTS.get(self.client.transport, self.client.transport))
+        return OutboundMessage("error", protocol.error(error, str(shape) if shape else None))
 
     def _check_ack(self, vector: Mapping[Shape, Position]) -> None:
         # A position that was never sent here, once stored, would make the client skip events.
@@ -308,7 +316,7 @@ class Session:
 
     def _on_error(self, shape: Shape, error: EventsyncError) -> None:
         # Not by `reply`: it may wait for room, which only the reader of `messages` makes.
-        self._replies.append(OutboundMessage("error", protocol.error(error, str(shape))))
+        self._replies.append(self._refusal(error, shape))
         self._subscribers.remove(shape)
 
     async def aclose(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from functools import partial
@@ -16,7 +17,7 @@ from eventsync.access.control import AccessControl
 from eventsync.access.live import LiveAccess, LiveAccesses
 from eventsync.domain.plan import Answer, ResetReason
 from eventsync.domain.positions import Position, Seq, scoped
-from eventsync.domain.protocol import Auth
+from eventsync.domain.protocol import Auth, Subscribe
 from eventsync.domain.shapes import Shape
 from eventsync.errors import EventsyncError, Forbidden, Unauthenticated, Unavailable
 from eventsync.sync.catch_up.source import Source
@@ -114,6 +115,28 @@ async def connected(
             await client.session.aclose()
 
 
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+async def test_each_refusal_of_a_session_is_recorded(caplog: pytest.LogCaptureFixture) -> None:
+    """Of a shape that is followed, of one in `hello`, of one that is subscribed later, and of a new token."""
+    caplog.set_level(logging.INFO)
+    async with connected(sees(A)) as (client, _, rules):
+        session = client.session
+        await session.request(Subscribe(ORDERS, None))  # subscribed already: malformed, and no refusal
+        rules.change(Reader(FORBIDDEN))
+        session.begin([Shape("closed")], {})
+        await session.request(Subscribe(Shape("closed"), None))
+        await session.request(Auth("bad"))
+        assert await client.settle() == ["error"] * 5
+        assert rules.refusals.counts == {"not_granted": 3, "token_invalid": 1}
+    lines = [record.getMessage() for record in caplog.records if record.name == "eventsync.access.audit"]
+    assert lines == [
+        f'refused: subject="ada" reason="{reason}" request="WEBSOCKET /v1/sync"'
+        for reason in ("not_granted", "token_invalid")
+    ]
+
+
 # --- direct writes ----------------------------------------------------------------------------------------------------
 
 
@@ -158,6 +181,7 @@ async def test_session_whose_view_is_taken_away_gets_an_error_and_nothing_else()
         assert (client.news[0]["code"], client.news[0]["shape"]) == ("forbidden", "orders")
         assert client.session.vector == {}
         assert client.ended is None, "the connection stays"
+        assert rules.refusals.counts == {"not_granted": 1}
         rules.change(sees(A))
         server.window.extend([of(A, 12)])
         assert await client.settle() == []
