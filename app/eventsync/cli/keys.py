@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -51,12 +52,28 @@ def create(
     given = frozenset(role.strip() for role in roles.split(",") if role.strip())
     expires = None if expires_in is None else datetime.now(UTC) + timedelta(seconds=expires_in)
 
-    async def run(credentials: Credentials) -> str:
-        return (await credentials.keys.create(name, roles=given, claims=read, expires=expires))[1]
-
-    typer.echo(event_loop.run(_with(settings, run)))
+    has_rules, text = event_loop.run(_create(settings, name, given, read, expires))
+    typer.echo(text)
+    if given and not has_rules:
+        NOTES.print("no [auth] has been applied: these roles mean nothing yet", style="yellow", markup=False)
     if not given:
         NOTES.print("the key has no roles of its own: it may do what [roles] gives to its claims", style="yellow")
+
+
+async def _create(
+    settings: Settings, name: str, roles: frozenset[str], claims: Mapping[str, Any], expires: datetime | None
+) -> tuple[bool, str]:
+    """Store a key. Return its text, and True before it if there are rules. Raises `Malformed` for unknown roles."""
+    async with connect(settings, "keys") as client:
+        stores = Stores.of(client, settings)
+        stored = (await stores.definitions.read()).rules
+        if stored is not None and (unknown := roles - (known := stored.compiled().role_names)):
+            raise Malformed(
+                f"no rule is for the role {', '.join(map(repr, sorted(unknown)))}: there are {', '.join(sorted(known))}"
+                " (`eventsync rules apply` first)"
+            )
+        key = await stores.credentials.keys.create(name, roles=roles, claims=claims, expires=expires)
+        return stored is not None, key[1]
 
 
 @keys.command("list")

@@ -53,6 +53,19 @@ async def test_a_key_is_printed_once_listed_and_revoked(run: Run, stores: Stores
     assert id_ in (await run("keys", "list")).stdout
 
 
+async def test_a_key_with_a_role_that_no_rule_knows_is_not_created(run: Run, stores: Stores, tmp_path: Path) -> None:
+    early = await run("keys", "create", "early", "--roles", "user")
+    assert (early.exit_code, "no [auth] has been applied" in early.stderr) == (0, True)
+    await apply_rules(stores, rules_tree(tmp_path, others={"loader": {"read": True}}))
+    refused = await run("keys", "create", "importer", "--roles", "oprator,user,x")
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "no rule is for the role 'oprator', 'x': there are loader, operator, user" in refused.stderr
+    assert [key.name for key in await stores.credentials.keys.read()] == ["early"]
+    # A role of the rules that no claims have is there for keys alone.
+    made = await run("keys", "create", "importer", "--roles", "loader,operator")
+    assert (made.exit_code, made.stderr) == (0, "")
+
+
 async def test_wrong_keys_are_not_created(run: Run, stores: Stores) -> None:
     for words in (
         ["x" * 300],

@@ -32,7 +32,7 @@ from eventsync.domain.access.auth import AuthSettings, read_auth
 from eventsync.domain.access.claims import UnusableClaim, bound, claims_in, nested, sampled, usable
 from eventsync.domain.access.grants import Claims, ReadGrant, RoutedRule, routed
 from eventsync.domain.access.guards import Rule, WriteGuard, WriteRules
-from eventsync.domain.access.principal import Principal
+from eventsync.domain.access.principal import OPERATOR, Principal
 from eventsync.domain.access.redaction import MAX_PATHS, Paths, Redaction, check_redacted
 from eventsync.domain.names import check_collection
 from eventsync.domain.predicates.declarations import filter_of_tree
@@ -165,6 +165,11 @@ class AccessRules:
         every = self.tables.get(EVERY, {})
         for collection, table in self.tables.items():
             self._of[collection] = CollectionRules(collection, {**every, **table})
+
+    @property
+    def role_names(self) -> frozenset[str]:
+        """The names of all roles that mean something here."""
+        return frozenset({OPERATOR, *self.roles, *(role for table in self.tables.values() for role in table)})
 
     @classmethod
     def of_nothing(cls) -> AccessRules:
