@@ -22,6 +22,7 @@ from eventsync.domain.predicates.parsing import (
 from eventsync.errors import InvalidPredicate
 
 _CLAIM: Final = re.compile(r"\$claims\.([^$\x00-\x1f]{1,256})")
+_EMPTY_NAME: Final = re.compile(r"^\.|\.\.|\.$")
 _LISTS: Final = frozenset({"$in", "$nin", "$all"})
 _SCALARS: Final = (str, bool, int, float)
 _MISSING: Final = object()
@@ -42,6 +43,11 @@ def claim_of(value: Any) -> str | None:
     """Return the path of the claim that a value in a rule stands for, or None."""
     named = _CLAIM.fullmatch(value) if isinstance(value, str) else None
     return named[1] if named else None
+
+
+def is_misspelt(path: str) -> bool:
+    """Return True for the path of a claim with an empty name in it, which no claim has: a rule would be false."""
+    return _EMPTY_NAME.search(path) is not None
 
 
 def look_up(claims: Mapping[str, Any], path: str) -> Any:
@@ -194,7 +200,7 @@ class _Binding:
                 return self._operators(value, place, negated)
             return self.filter(value, place, negated)
         if operator in _LISTS and (path := claim_of(value)) is not None:
-            items = self._listed(path)
+            items = self._listed(self._checked(path, place))
             if not items and (negated or operator == "$nin"):
                 raise UnusableClaim(path, "is an empty list, of which nothing can be excluded")
             return items
@@ -207,6 +213,11 @@ class _Binding:
             ]
         return self._value(value, place)
 
+    def _checked(self, path: str, place: str) -> str:
+        if self._strict and is_misspelt(path):
+            raise InvalidPredicate(place, f"the claim {path!r} has an empty name before, after or between its dots")
+        return path
+
     def _value(self, value: Any, place: str) -> Any:
         if is_literal(value):
             return value[LITERAL]
@@ -217,7 +228,7 @@ class _Binding:
             items = [self._value(item, f"{place}[{n}]") for n, item in enumerate(value)]
             return value if all(map(lambda one, other: one is other, items, value)) else items
         if (path := claim_of(value)) is not None:
-            return self._scalar(path)
+            return self._scalar(self._checked(path, place))
         if self._strict and isinstance(value, str) and value.startswith("$"):
             raise InvalidPredicate(
                 place, f"{value[:80]} is no claim, as $claims.sub is; the text is {{{LITERAL!r}: …}}"

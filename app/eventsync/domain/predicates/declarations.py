@@ -137,7 +137,7 @@ def _parameters(tree: Any) -> tuple[dict[str, frozenset[str]], dict[str, str], l
 def _claim(text: Any) -> str | None:
     """Return the path of the claim that a text names, or None."""
     named = isinstance(text, str) and text.startswith(_FROM) and len(_FROM) < len(text) <= _LONGEST_CLAIM
-    return text.removeprefix(_FROM) if named else None
+    return text.removeprefix(_FROM) if named and "" not in text.split(".") else None
 
 
 def filter_of_tree(tree: Any, place: str = "", levels: int = MAX_FILE_DEPTH) -> Any:

@@ -318,6 +318,27 @@ def test_a_guard_sends_no_claim_that_its_rules_do_not_name() -> None:
     assert again.edit(order(), setting(status="paid")) == order(status="paid")
 
 
+@pytest.mark.parametrize("path", [".sub", "sub.", "a..b", ".", ".."])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        '{ a = "CLAIM" }',
+        '{ a = { "$in" = "CLAIM" } }',
+        '{ a = { "$in" = ["CLAIM", 1] } }',
+        '{ a = { "$ne" = "CLAIM" } }',
+    ],
+)
+def test_a_claim_with_an_empty_name_is_refused(rule: str, path: str) -> None:
+    """No token has one, so the rule would be false for everybody."""
+    text = rule.replace("CLAIM", f"$claims.{path}")
+    _, problems = read_access(tomllib.loads(f"[auth]\n[roles]\nu = true\n[collections.c.u]\nupdate = {text}"))
+    assert [problem.place.startswith("collections.c.u.update.a") for problem in problems] == [True]
+    assert problems[0].reason == f"the claim {path!r} has an empty name before, after or between its dots"
+    if "$ne" not in rule:
+        _, problems = read_access(tomllib.loads(f"[auth]\n[roles]\nu = true\n[collections.c.u]\nread = {text}"))
+        assert "empty name" in problems[0].reason
+
+
 @pytest.mark.parametrize(
     ("table", "place"), [("[roles]\nops = {}", "roles.ops"), ("read = {}", "collections.a.ops.read")]
 )
