@@ -103,6 +103,9 @@ async def test_check_names_what_is_probably_not_meant(run: Run, stores: Stores, 
     assert any("roles.staff: no rule is for this role" in text for text in warnings)
     assert any("clerk has rules and is none of [roles]" in text for text in warnings)
     assert any("clerk and guest hide differently" in text for text in warnings)
+    issuer = f'{{ iss = "a", secret_file = "{tmp_path}/secret", algorithms = ["HS256"] }}'
+    (tmp_path / "other.toml").write_text(f"[auth]\nissuers = [{issuer}]\n")
+    assert f"the secret file {tmp_path}/secret can't be read" in (await run("check", "other.toml")).stderr
     (tmp_path / "other.toml").write_text("[auth]\n")
     assert "[auth] without any rule" in (await run("check", "other.toml")).stderr
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from eventsync.domain.access.auth import AuthSettings, Issuer
 from eventsync.domain.predicates.definitions import Definition, define
 from eventsync.errors import ConfigurationError
 from eventsync.mongodb.query_plans import QueryPlan, UsedIndex
 from eventsync.rules import costs, file, trial
-from eventsync.rules.review import warnings
+from eventsync.rules.review import unusable_secrets, warnings
 from eventsync.settings import Settings
 from eventsync.stores.log.registry import Applied
 
@@ -173,6 +174,31 @@ def test_a_review_names_what_is_probably_not_meant(text: str, warning: str) -> N
     assert found.problems == ()
     assert found.access is not None
     assert warning in list(warnings(found.access))
+
+
+def test_a_review_says_why_a_secret_can_not_be_used(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    auth = AuthSettings(
+        (Issuer("shop", ("HS256",), secret_file=str(path)), Issuer("id", ("ES256",), jwks="https://id"))
+    )
+
+    def said() -> str:
+        return "".join(unusable_secrets(auth))
+
+    assert said() == (
+        "auth: tokens of shop can't be verified by this user on this machine: "
+        f"the secret file {path} can't be read: No such file or directory"
+    )
+    for content, mode, reason in (
+        (b"", 0o600, "this has 0"),
+        (b"x" * 31, 0o600, "this has 31"),
+        (b"x" * 32, 0o604, "0604"),
+    ):
+        path.write_bytes(content)
+        path.chmod(mode)
+        assert reason in said()
+    path.chmod(0o600)
+    assert said() == ""
 
 
 def test_a_review_finds_nothing_in_rules_that_are_meant() -> None:

@@ -26,7 +26,7 @@ from eventsync.mongodb.query_plans import QueryPlans
 from eventsync.process import event_loop
 from eventsync.rules.costs import Cost, cost_of, create_index
 from eventsync.rules.file import RulesFile, applied_text, path_of, read_file, require_valid
-from eventsync.rules.review import labels, unknown_fields, warnings
+from eventsync.rules.review import labels, unknown_fields, unusable_secrets, warnings
 from eventsync.settings import Settings, load_settings
 from eventsync.stores.log.registry import DeclaredShape, Registry
 from eventsync.stores.stores import SEQUENCING, Stores
@@ -60,14 +60,15 @@ _PIPELINE: Final[list[dict[str, Any]]] = [
 def check(file: File = None, mongodb_uri: MongodbUri = None, database: Database = None, as_json: Json = False) -> None:
     """Check the rules file, and what it asks of the database.
 
-    Print what is wrong and why, what is probably not meant, and which filters lack an index. Exit code 1 if the file
-    can't be applied. Without a database, neither indexes nor names of fields are checked.
+    Print what is wrong and why, what is probably not meant, which secrets can't be read here, and which filters lack
+    an index. Exit code 1 if the file can't be applied. Without a database, neither indexes nor names of fields are
+    checked.
     """
     settings = load_settings(mongodb_uri=mongodb_uri, database=database)
     path = path_of(settings, file)
     found = read_file(path)
     costs, unknown, unchecked = event_loop.run(_compared(settings, found))
-    suspicious = [*(warnings(found.access) if found.access is not None else ()), *unknown]
+    suspicious = [*_suspicious(found), *unknown]
     problems = [{"place": problem.place, "reason": problem.reason} for problem in found.problems]
     definitions = _definitions(found)
     if as_json:
@@ -86,6 +87,11 @@ def check(file: File = None, mongodb_uri: MongodbUri = None, database: Database 
             _note(f"indexes are not checked, nor names of fields: {unchecked}")
     if problems:
         raise typer.Exit(1)
+
+
+def _suspicious(file: RulesFile) -> list[str]:
+    """Return what is probably not meant in a file, besides what a database tells."""
+    return [] if file.access is None else [*unusable_secrets(file.access.auth), *warnings(file.access)]
 
 
 def _definitions(file: RulesFile) -> list[tuple[str, Definition]]:

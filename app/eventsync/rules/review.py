@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from eventsync.access.secret_file import read_secret
+from eventsync.domain.access.auth import AuthSettings
 from eventsync.domain.access.principal import OPERATOR
 from eventsync.domain.access.redaction import Paths
 from eventsync.domain.access.rules import EVERY, AccessRules, RoleRules
 from eventsync.domain.predicates.parsing import LOGICAL
+from eventsync.errors import ConfigurationError
 from eventsync.stores.stores import Stores
 
 SAMPLE: Final = 200
@@ -27,6 +30,16 @@ def warnings(rules: AccessRules) -> Iterator[str]:
     for collection, table in sorted(rules.tables.items()):
         yield from _redactions(collection, [each for each in table.values() if each.read is not False])
         yield from _unreadable(collection, table, rules.tables.get(EVERY, {}))
+
+
+def unusable_secrets(auth: AuthSettings) -> Iterator[str]:
+    """Yield why secrets of issuers can't be used here. For a thread: it reads the files."""
+    for issuer in auth.issuers:
+        if issuer.secret_file is not None:
+            try:
+                read_secret(issuer.secret_file)
+            except ConfigurationError as error:
+                yield f"auth: tokens of {issuer.iss} can't be verified by this user on this machine: {error.message}"
 
 
 def _unreadable(collection: str, table: Mapping[str, RoleRules], every: Mapping[str, RoleRules]) -> Iterator[str]:
