@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,8 @@ import httpx
 from eventsync import application
 from eventsync.access.control import AccessControl
 from eventsync.domain.access.rules import AccessRules, read_access
+from eventsync.domain.predicates import declarations
+from eventsync.domain.predicates.definitions import Definition
 from eventsync.mongodb.client import connect
 from eventsync.settings import Settings
 from eventsync.stores.log.registry import Declaration
@@ -42,6 +44,14 @@ RULES: dict[str, Any] = {
         },
         "open": {"user": {"read": True, "create": True, "update": True, "delete": True}},
         "*": {"operator": {"read": True, "create": True, "update": True, "delete": True}},
+    },
+    "shapes": {
+        f"of_{field}": {
+            "collection": "things",
+            "where": {field: f"${field}"},
+            "parameters": {field: {"type": "text"}},
+        }
+        for field in ("secret", "state")
     },
 }
 """Everybody reads `open` and writes it; of `things` what is theirs or public; nothing of other collections."""
@@ -92,7 +102,8 @@ async def ruled_system(settings: Settings, folder: Path, tree: Mapping[str, Any]
             controls.append(self)
 
     with mock.patch.object(application, "AccessControl", Control):
-        await applied(settings, read_rules(tree, secret))
+        shapes = declarations.read_rules({"shapes": tree.get("shapes", {})}).definitions
+        await applied(settings, read_rules(tree, secret), shapes.values())
         async with running_worker(settings), running_server(settings) as url:
             ruled = Ruled(url, settings, controls[0], secret)
             async with ruled.client("root", roles=["ops"]) as operator, ruled.client("ada") as user:
@@ -100,11 +111,11 @@ async def ruled_system(settings: Settings, folder: Path, tree: Mapping[str, Any]
             yield ruled
 
 
-async def applied(settings: Settings, rules: AccessRules) -> None:
+async def applied(settings: Settings, rules: AccessRules, shapes: Iterable[Definition] = ()) -> None:
     """Put rules in force, as `eventsync rules apply` does."""
     async with connect(settings, "test") as client:
-        declarations = map(Declaration.of, rules.definitions.values())
-        await Stores.of(client, settings).definitions.apply(declarations, rules.spec)
+        declared = map(Declaration.of, (*rules.definitions.values(), *shapes))
+        await Stores.of(client, settings).definitions.apply(declared, rules.spec)
 
 
 async def _served(operator: httpx.AsyncClient, user: httpx.AsyncClient, names: set[str]) -> bool:

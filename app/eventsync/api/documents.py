@@ -11,6 +11,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
+from eventsync.access.access import Access
 from eventsync.api import conditions, time_travel
 from eventsync.api.bodies import JSON_PATCH, MERGE_PATCH, Body, read_json
 from eventsync.api.endpoint import AccessLevel, Endpoint
@@ -42,6 +43,7 @@ from eventsync.nodestorage import (
     WriteResult,
 )
 from eventsync.server.sized_response import Parts
+from eventsync.sync.catch_up.binder import is_guessable
 
 _DEFAULT_PAGE = 100
 _LISTING: Final = ("after", "limit", "filter", "sort", "shape")
@@ -63,7 +65,7 @@ async def collections(request: Request) -> Response:
     body: dict[str, Any] = {"collections": [{"name": name} for name in names]}
     if tracking.refused and access.is_operator:
         body["refused"] = [{"name": name, "reason": reason} for name, reason in sorted(tracking.refused.items())]
-    if definitions := [found for found in sync.definitions.active() if _is_listed(found, names)]:
+    if definitions := [found for found in sync.definitions.active() if _is_listed(found, names, access)]:
         body["shapes"] = [
             {
                 "name": definition.name,
@@ -76,9 +78,12 @@ async def collections(request: Request) -> Response:
     return Response(to_json(body), headers=NO_STORE, media_type=JSON)
 
 
-def _is_listed(definition: Definition, collections: Collection[str]) -> bool:
-    """Return True for a declared shape of one of the collections, and not for a part of a rule."""
-    return definition.collection in collections and is_shape_name(definition.name)
+def _is_listed(definition: Definition, collections: Collection[str], access: Access) -> bool:
+    """Return True for a declared shape of one of the collections that can be followed, and not for a part of a rule."""
+    if definition.collection not in collections or not is_shape_name(definition.name):
+        return False
+    grant = access.grant(definition.collection)
+    return grant is not None and not is_guessable(definition, grant.redaction)
 
 
 class ListingEndpoint(Endpoint):

@@ -14,7 +14,7 @@ from eventsync.access.access import Access
 from eventsync.access.audit import NOT_GRANTED
 from eventsync.api.state import access_of, services_of
 from eventsync.domain.access.redaction import Redaction
-from eventsync.domain.names import not_tracked
+from eventsync.domain.names import not_readable
 from eventsync.errors import EventsyncError, Forbidden, NotTracked
 from eventsync.nodestorage import Author, Guard, Visible
 
@@ -59,8 +59,12 @@ class Permissions:
         """Raise `NotTracked` for a collection that is not tracked, or of which the principal may read nothing."""
         # Access first: a principal must not learn which collections are tracked besides its own.
         if not self._access.is_open and self._access.grant(collection) is None:
-            raise NotGranted(not_tracked(collection).message)
-        self._tracking.require(collection)
+            raise NotGranted(not_readable(collection))
+        try:
+            self._tracking.require(collection)
+        except NotTracked as error:
+            # The reason and the remedy are for operators.
+            raise error if self._access.is_operator else NotTracked(not_readable(collection)) from error
 
     def visible(self, collection: str) -> Visible | None:
         """Return what the principal may read of a collection; None for all of it. Raises as `require`."""
@@ -69,7 +73,7 @@ class Permissions:
             return None
         grant, guard = self._access.grant(collection), self._access.guard(collection)
         if grant is None or guard is None:
-            raise NotGranted(not_tracked(collection).message)
+            raise NotGranted(not_readable(collection))
         return Visible(guard, grant.filter, grant.redaction, grant.digest)
 
     def author(self, collections: Iterable[str], op_id: str | None = None) -> Author:

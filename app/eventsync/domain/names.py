@@ -52,3 +52,8 @@ def not_tracked(name: str) -> NotTracked:
     else:
         remedy = f"`eventsync track {shlex.quote(name)}` changes that"
     return NotTracked(f"the collection {name!r} is not tracked; {remedy}")
+
+
+def not_readable(name: str) -> str:
+    """Return the text for those who may not learn whether a collection is tracked, or why it is not."""
+    return f"there is no collection {name!r} that you may read"

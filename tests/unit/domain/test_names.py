@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from eventsync.domain.names import MAX_COLLECTION_BYTES, check_collection, not_tracked
+from eventsync.domain.names import MAX_COLLECTION_BYTES, check_collection, not_readable, not_tracked
 from eventsync.errors import Malformed
 
 
@@ -10,6 +10,10 @@ def test_the_error_of_an_untracked_collection_names_the_remedy() -> None:
     assert not_tracked("orders").message.endswith("`eventsync track orders` changes that")
     assert not_tracked("my orders").message.endswith("`eventsync track 'my orders'` changes that")
     assert not_tracked("*").message == "the collection '*' is not tracked; there is no wildcard: name one collection"
+
+
+def test_the_text_for_those_who_may_not_know_names_no_remedy() -> None:
+    assert not_readable("orders") == "there is no collection 'orders' that you may read"
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,13 @@ from eventsync.access.audit import NOT_GRANTED
 from eventsync.domain.access.claims import UnusableClaim, list_of, scalar_of
 from eventsync.domain.access.grants import ReadGrant, RulePart
 from eventsync.domain.access.redaction import Redaction
+from eventsync.domain.names import not_readable
 from eventsync.domain.positions import Seq
 from eventsync.domain.predicates.definitions import Definition, Route
 from eventsync.domain.predicates.routed_shape import RoutedShape
 from eventsync.domain.shapes import Shape
 from eventsync.domain.views import Clause, View
-from eventsync.errors import Forbidden, Malformed, Unavailable, UnknownShape
+from eventsync.errors import Forbidden, Malformed, NotTracked, Unavailable, UnknownShape
 from eventsync.stores.log.definitions import ActiveDefinition, Definitions, Fill
 from eventsync.stores.log.tracking import Tracking
 
@@ -49,7 +50,11 @@ class Binder:
         grant = None if collection is None else access.grant(collection)
         if grant is None or not (grant.everything or grant.parts):
             raise forbidden(shape)
-        whole = self._whole(shape, partial(_filled, claims=access.principal.rule_claims))
+        try:
+            whole = self._whole(shape, partial(_filled, claims=access.principal.rule_claims))
+        except NotTracked as error:
+            # The reason and the remedy are for operators.
+            raise error if access.is_operator else NotTracked(not_readable(str(collection))) from error
         if not grant.everything or grant.redaction is not None or _is_filled(whole):
             return self._seen(whole, grant)
         return whole
@@ -118,15 +123,20 @@ def _is_filled(shape: Shape) -> bool:
 
 def _check_parameters(shape: Shape, redaction: Redaction | None) -> None:
     """Raise `Forbidden` for a declared shape with a parameter at a hidden path: its value could be found by trying."""
-    if redaction is None or not isinstance(shape.route, Route):
+    if not isinstance(shape.route, Route):
         return
-    definition = shape.route.definition
-    for branch in definition.branches:
-        free = [
-            path for name, path in zip(definition.types, branch.paths, strict=True) if name not in definition.claims
-        ]
-        if any(redaction.hides(path) for path in free):
-            raise Forbidden(f"{shape} has a parameter at a path that is hidden from you", reason="hidden")
+    if is_guessable(shape.route.definition, redaction):
+        raise Forbidden(f"{shape} has a parameter at a path that is hidden from you", reason="hidden")
+
+
+def is_guessable(definition: Definition, redaction: Redaction | None) -> bool:
+    """Return True for a declared shape with a parameter at a hidden path that clients give a value."""
+    return redaction is not None and any(
+        redaction.hides(path)
+        for branch in definition.branches
+        for name, path in zip(definition.types, branch.paths, strict=True)
+        if name not in definition.claims
+    )
 
 
 def _inactive(part: RulePart) -> Unavailable:

@@ -156,6 +156,21 @@ def test_operator_is_told_what_does_not_exist() -> None:
         binder().bind(Shape("orders"), operator())
 
 
+def test_others_learn_neither_that_a_collection_is_not_tracked_nor_why() -> None:
+    tracking = Tracking()
+    tracking.replace(LOG, [TrackedCollection("orders", None, Seq(0), "it is a view: canary")])
+    definitions = Definitions(tracking)
+    definitions.replace(LOG, Registry(99, 1, tuple(declared())))
+    untracked = Binder(tracking, definitions)
+    for text in ("orders", "orders/42", "in_state?state=open"):
+        with pytest.raises(NotTracked) as refused:
+            untracked.bind(Shape.parse(text), access(auditor=True))
+        assert refused.value.message == "there is no collection 'orders' that you may read"
+    everything = rules(**{"*": {"operator": {"read": True}}})
+    with pytest.raises(NotTracked, match="canary"):
+        untracked.bind(Shape("orders"), operator(everything))
+
+
 def test_rule_whose_definition_is_not_active_serves_nothing() -> None:
     shapes = declared()
     rule = next(shape for shape in shapes if shape.name.startswith("rule:"))
