@@ -1,4 +1,4 @@
-"""`GET /v1/sync/log` and `GET /v1/sync/snapshot`: the plain, cacheable HTTP transport."""
+"""`GET /v1/sync/log` and `GET /v1/sync/snapshot`: the plain, cacheable HTTP transport. `POST /v1/barrier`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from eventsync.api import conditions
+from eventsync.api.bodies import read_small
 from eventsync.api.endpoint import AccessLevel, Endpoint
 from eventsync.api.responses import IMMUTABLE, JSON, NDJSON, NO_STORE
 from eventsync.api.state import access_of, services_of
@@ -66,6 +67,15 @@ def _wait(request: Request, max_wait: float) -> float:
     if not 0 <= seconds < float("inf"):
         raise Malformed("wait takes seconds, 0 or more")
     return min(seconds, max_wait)
+
+
+async def barrier(request: Request) -> Response:
+    """Respond with a position at or past every write that was acknowledged before the request."""
+    services = services_of(request)
+    if await read_small(request, services.settings.message_bytes) != {}:
+        raise Malformed("a barrier takes an empty object: {}")
+    position = await services.sync.barriers.position()
+    return Response(orjson.dumps({"log": position.log, "seq": position.seq}), 200, NO_STORE, JSON)
 
 
 class SnapshotStream:
@@ -148,4 +158,5 @@ routes = [
         is_long=True,
         query=("shape",),
     ),
+    Endpoint("/v1/barrier", barrier, methods=["POST"], access=AccessLevel.PRINCIPAL, name="barrier"),
 ]

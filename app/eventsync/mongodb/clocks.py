@@ -45,6 +45,21 @@ async def wall_time(database: AsyncDatabase[Any]) -> datetime:
     return time
 
 
+async def confirmed_time(database: AsyncDatabase[Any], *, timeout: float) -> Timestamp:
+    """Return a cluster time past every write acknowledged before the call, by any primary. Raises `Unavailable`.
+
+    A primary that was deposed and does not know it yet answers a ping, too, with a time before its successor's writes.
+    A linearizable read ends only once a majority has confirmed the primary, by an entry that it makes in the oplog for
+    this; the time of the answer is that entry's.
+    """
+    command = {"find": "heads", "filter": {"_id": ""}, "limit": 1, "singleBatch": True}
+    options = {"readConcern": {"level": "linearizable"}, "maxTimeMS": max(1, int(timeout * 1000))}
+    with translated(_FAILED):
+        answer = await database.command(command | options)
+    time: Timestamp = answer["operationTime"]
+    return time
+
+
 async def cluster_time(database: AsyncDatabase[Any]) -> Timestamp:
     """Return a cluster time at or after every write acknowledged so far. Raises `Unavailable`."""
     with translated(_FAILED):

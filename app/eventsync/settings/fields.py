@@ -114,6 +114,11 @@ class Fields(BaseSettings):
         gt=0,
         description="Maximum time from the last byte of a request to the first byte of its response, in seconds, without the `wait` of a poll; after it the response is 503. Longer than `write_deadline`, after which it is known whether anything was written.",
     )
+    barrier_timeout: float = Field(
+        5.0,
+        gt=0,
+        description="Maximum time that a barrier waits for the worker, in seconds; after it the response is 503. An idle worker takes up to twice `checkpoint_interval`. Shorter than `request_timeout`.",
+    )
     patch_operations: int = Field(1000, ge=1, description="Maximum number of operations in one JSON Patch.")
     patch_steps: int = Field(
         10_000_000,

@@ -39,6 +39,7 @@ _ORDERED: Final = (
     ("pin_ttl", "send_timeout", "a slow client would lose its pin"),
     ("request_timeout", "write_deadline", "a write would be answered before it is known whether anything was written"),
     ("request_timeout", "query_timeout", "a listing would be answered before MongoDB gives it up"),
+    ("request_timeout", "barrier_timeout", "a barrier would be answered before its own time is over"),
     ("stale_after", "checkpoint_interval", "an idle worker would count as stale"),
 )
 

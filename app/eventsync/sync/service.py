@@ -22,6 +22,7 @@ from eventsync.sync.catch_up.source import Source
 from eventsync.sync.clients.lag import ClientLag
 from eventsync.sync.clients.state_vectors import StateVectorManager
 from eventsync.sync.clients.vector_writer import VectorWriter
+from eventsync.sync.live.barriers import Barriers
 from eventsync.sync.live.continuity import Continuity
 from eventsync.sync.live.feed import Feed
 from eventsync.sync.live.pages import PageLimit
@@ -83,6 +84,7 @@ class SyncService:
         self.vectors = StateVectorManager(stores.vectors, self._writer, self.source, self.feed, lag)
         self._accesses = LiveAccesses(obeyed)
         self.sessions = Sessions(self.source, self.vectors, settings, self._accesses)
+        self.barriers = Barriers(stores, self.feed, settings.barrier_timeout)
         self.pages = LogPages(self.source, stores, self._accesses, cache_bytes=settings.past_cache_bytes)
 
     async def run(self, stop: asyncio.Event) -> None:

@@ -214,6 +214,7 @@ WORST: Final[dict[tuple[str, str], Ask]] = {
     ("POST", "/v1/tickets"): _send("POST", "/v1/tickets", b'{"shapes":[%b]}' % LONG_SHAPES, JSON, 201),
     ("POST", "/v1/session"): _send("POST", "/v1/session", b"", {}, 200),
     ("DELETE", "/v1/session"): _send("DELETE", "/v1/session", b"", {}, 204),
+    ("POST", "/v1/barrier"): _send("POST", "/v1/barrier", b"{}", JSON, 200),
     ("GET", "/healthz"): _get("/healthz"),
     ("GET", "/readyz"): _get("/readyz", 200, 503),
     ("GET", "/metrics"): _get("/metrics"),

@@ -194,7 +194,7 @@ async def test_a_revocation_of_a_subject_ends_tokens_of_an_issuer_whose_clock_is
     with pytest.raises(Unauthenticated) as refused:
         server.auth.check(found)
     assert (refused.value.reason, refused.value.retry_after) == ("token_revoked", LEEWAY + 1)
-    # Whoever waits for so long gets a token that is good, from an issuer with the same clock or one that is ahead.
+    # After that time a new token is good, from an issuer with the same clock or one that is ahead.
     server.clock.advance(LEEWAY + 1)
     again = token(iat=server.clock.now(), exp=NOW + 3600)
     assert await server.reason(again) == "ok"

@@ -262,6 +262,11 @@ _BODIES: Json = {
             "live": {"type": "boolean", "description": "True if there were no further events."},
         },
     ),
+    "Barrier": _object(
+        "log seq",
+        log=_described({"type": "string"}, "The current log. A position's log may have a scope behind a dot."),
+        seq=_described(_COUNT, "A position of this log with at least this seq is past the barrier."),
+    ),
     "Acknowledgement": _object("vector", vector=schema("StateVector")),
     "Client": _object(
         "client_id vector lag transport seen",

@@ -171,6 +171,22 @@ _SNAPSHOT: Json = {
     },
 }
 
+_BARRIER: Final[Json] = {
+    "operationId": "passBarrier",
+    "tags": ["Sync"],
+    "summary": "A position past every acknowledged write",
+    "description": (
+        "Every write that was acknowledged before the request, by whichever server, is an event at or before this "
+        f"position. A client whose positions have reached it holds all of them. Takes {default('barrier_timeout'):g} s "
+        "at most by default: 503 if the worker has not read all changes by then."
+    ),
+    "requestBody": {"required": True, "content": content({"type": "object", "additionalProperties": False}, {})},
+    "responses": {
+        "200": answer("The position.", content(schema("Barrier"), {"log": "k3f9ab2c", "seq": 129})),
+        **failures("too_large", "unavailable"),
+    },
+}
+
 _SHA: Final = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 _SEGMENTS_EXAMPLE: Final[Json] = {
     "log": "k3f9ab2c",
@@ -312,6 +328,7 @@ PATHS: Final[Json] = {
     "/v1/sync/sse": {"get": _SSE},
     "/v1/sync/log": {"get": _LOG},
     "/v1/sync/snapshot": {"get": _SNAPSHOT},
+    "/v1/barrier": {"post": _BARRIER},
     "/v1/sync/segments": {"get": _SEGMENT_LIST},
     "/v1/sync/segments/{position}": {"get": _SEGMENT},
     "/v1/state-vectors": {"get": _CLIENT_LIST},

@@ -27,7 +27,7 @@ from eventsync.domain.replay import Damaged, DamagedEvents
 from eventsync.domain.values.extended_json import CODEC
 from eventsync.errors import Unavailable, public_error
 from eventsync.logging import Alarms
-from eventsync.mongodb.change_stream import ChangeStream, StreamInterrupted, watch
+from eventsync.mongodb.change_stream import Batch, ChangeStream, StreamInterrupted, watch
 from eventsync.mongodb.primary import primary_process
 from eventsync.settings import Settings
 from eventsync.stores.log.definitions import Definitions
@@ -116,11 +116,17 @@ class Feed:
         self.state = FeedState()
         self.followed = asyncio.Event()
         """Set after the first read of the log."""
+        self._noticed = asyncio.Event()
 
     @property
     def log(self) -> Log | None:
         """The current log, as of the last read; None before the first worker has run."""
         return self._log
+
+    @property
+    def noticed(self) -> asyncio.Event:
+        """An event that is set as soon as there are new events, or a checkpoint. Another one then takes its place."""
+        return self._noticed
 
     async def run(self, stop: asyncio.Event) -> None:
         """Follow the log until `stop`. After an error the stream is opened again; the feed is not live until then."""
@@ -186,6 +192,12 @@ class Feed:
             await self._take(rows)
             if settled:
                 await self._settle()
+            self._notify(batch)
+
+    def _notify(self, batch: Batch) -> None:
+        if batch.changes:
+            self._noticed.set()
+            self._noticed = asyncio.Event()
 
     async def _revoke(self, names: list[str]) -> None:
         """Obey new revocations, before the events that were read with them."""

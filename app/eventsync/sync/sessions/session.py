@@ -111,6 +111,8 @@ class Session:
             subscribers.event.set, self._on_error, self._may_send, connection.until_writable
         )
         self._direct_writer = connection.direct_writer
+        self._is_progress_asked = False
+        """True from a `ping` until there is nothing to send before the `progress` that answers it."""
         self._last_sent = 0.0
         """Monotonic time of the last message."""
         self._replies: list[OutboundMessage] = []
@@ -165,6 +167,7 @@ class Session:
                 shape = request.shape
                 self.unsubscribe(request.shape)
             elif isinstance(request, Ping):
+                self._is_progress_asked = True
                 await self.reply(OutboundMessage("pong", protocol.PONG))
             elif isinstance(request, Ack):
                 self._check_ack(request.vector)
@@ -263,9 +266,11 @@ class Session:
             if not idle:
                 self._last_sent = time.monotonic()
             # Only an idle connection needs a heartbeat, and direct writes count as well.
-            elif not await self._wait() and self._is_heartbeat_due():
-                self._last_sent = time.monotonic()
-                yield OutboundMessage("progress", self._progress())
+            elif self._is_progress_asked or (not await self._wait() and self._is_heartbeat_due()):
+                self._is_progress_asked = False
+                if not self._live_access.is_silent:
+                    self._last_sent = time.monotonic()
+                    yield OutboundMessage("progress", self._progress())
         if self._failure is not None:
             raise self._failure
 
