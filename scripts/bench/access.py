@@ -22,7 +22,7 @@ from websockets.exceptions import ConnectionClosed
 from eventsync.access.access import Access
 from eventsync.access.control import AccessControl
 from eventsync.access.live import LiveAccess
-from eventsync.errors import Unauthenticated
+from eventsync.errors import RateLimited, Unauthenticated
 from eventsync.mongodb.client import connect as connect_mongodb
 from eventsync.rules.file import read_tree
 from eventsync.settings import Settings
@@ -48,9 +48,11 @@ _VERIFICATION: Final = """\
 µs of CPU: of a token that is seen for the first time, of one that was verified before, and of the check of a live
 connection when it is woken: of the token's end, and of changes of rules and revocations. A live connection verifies no
 token, and most deliveries are written to it without that check. *of a delivery*: over the cheapest delivery below."""
+_EVERYWHERE: Final = "ES256, a wrong signature, each from an address of its own"
 _BAD_TOKENS: Final = f"""\
-{_BAD:,} tokens, all different, as bad ones of a second: *cores*: seconds of CPU that refusing them takes in this
-process, without HTTP. *fetches*: of the keys of the issuer, after the one at the start."""
+{_BAD:,} tokens, all different, as bad ones of a second, from one address unless it is said. *cores*: seconds of CPU
+that refusing them takes in this process, without HTTP. *fetches*: of the keys of the issuer, after the one at the
+start."""
 _DELIVERIES: Final = """\
 CPU of the server, as in [routes](routes.md), of clients of the collection that may see one document of it. *one each*:
 a thousand clients and owners, beside clients of `docs/int:7`; *all one*: a thousand principals that see the same one.
@@ -118,7 +120,7 @@ def _rules(secret: Path, by: str, operator: str = "ops") -> dict[str, Any]:
     own = {"read": {by: "$claims.owner"}, "update": {by: "$claims.owner"}}
     issuers = [
         {"iss": "backend", "secret_file": str(secret), "algorithms": ["HS256"]},
-        {"iss": "provider", "jwks": "https://provider.invalid/jwks", "aud": "shop", "algorithms": ["RS256"]},
+        {"iss": "provider", "jwks": "https://provider.invalid/jwks", "aud": "shop", "algorithms": ["RS256", "ES256"]},
     ]
     return {
         "auth": {"issuers": issuers},
@@ -165,14 +167,18 @@ async def _verification(deployment: Deployment, secret: Path, rounds: int, deliv
 
 
 async def _bad_tokens(deployment: Deployment, secret: Path, rounds: int) -> Rows:
-    now, good = int(time.time()), signed_by("RS256", iat=int(time.time()), exp=int(time.time()) + 3600)
+    now = int(time.time())
+    good, elliptic = (signed_by(name, iat=now, exp=now + 3600) for name in ("RS256", "ES256"))
     head, _, signature = good.rpartition(".")
+    elliptic_head = elliptic.rpartition(".")[0]
     kinds: dict[str, Callable[[int], str]] = {
         "no token": lambda n: f"no token {n}",
         "a wrong secret": lambda n: token(b"another secret of many bytes, too", now=now, sub=f"user-{n}"),
         "expired": lambda n: token(now=now - 7200, sub=f"user-{n}"),
         "RS256, a wrong signature": lambda n: f"{head}.{signature[:-12]}{n:010d}AA",
         "RS256, a made-up `kid`": lambda n: _made_up(good, n),
+        "ES256, a wrong signature": lambda n: f"{elliptic_head}.{n:086}",
+        _EVERYWHERE: lambda n: f"{elliptic_head}.{n:086}",
     }
     rows, fetches = Rows(), list[str]()
 
@@ -185,10 +191,10 @@ async def _bad_tokens(deployment: Deployment, secret: Path, rounds: int) -> Rows
         async with _control(deployment, secret, fetched) as control:
             await control.authenticate(good)
             known, began, refused = len(fetches), time.process_time(), 0
-            for text in texts:
+            for number, text in enumerate(texts):
                 try:
-                    await control.authenticate(text)
-                except Unauthenticated:
+                    await control.authenticate(text, f"{number}" if name == _EVERYWHERE else "one")
+                except (RateLimited, Unauthenticated):
                     refused += 1
             if refused != _BAD:
                 raise WrongError(f"{_BAD - refused} bad tokens are accepted: {name}")

@@ -78,7 +78,8 @@ class Rules:
     def is_current(self, access: Access) -> bool:
         return cast("Reader", access) is self.reader
 
-    async def authenticate(self, token: str) -> Reader:
+    async def authenticate(self, token: str, source: str) -> Reader:
+        assert source == "sub:ada"
         if token not in self.tokens:
             raise Unauthenticated("token_invalid")
         self.reader = reader = self.tokens[token]

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import math
 import time
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -18,9 +19,10 @@ from eventsync.access.jwks import Fetch, KeySet
 from eventsync.access.secret_file import SecretFile
 from eventsync.access.tokens import LEEWAY, KeySource, Token, check_subject, invalid
 from eventsync.concurrency.lru_cache import LRUCache
+from eventsync.concurrency.token_bucket import TokenBucket
 from eventsync.domain.access.auth import AuthSettings, Issuer
 from eventsync.domain.access.principal import Principal
-from eventsync.errors import Unauthenticated, Unavailable
+from eventsync.errors import RateLimited, Unauthenticated, Unavailable
 from eventsync.settings import Settings
 from eventsync.stores.access import keys as service_keys
 from eventsync.stores.access import tickets
@@ -40,6 +42,40 @@ _LOOKUPS: Final = 32
 
 _LOOKUP_PERIOD: Final = 0.1
 """Seconds between two reads of service keys that are not known here."""
+
+
+_BURST: Final = 10.0
+"""Seconds over which the rate of wrong signatures is averaged."""
+
+_MAX_SOURCES: Final = 10_000
+"""Sources of wrong signatures that are remembered, those of the last ones. Each takes half a KiB."""
+
+
+class WrongSignatures:
+    """The wrong signatures that each source has had verified: an address, or a subject.
+
+    A forged token with the name of a real key costs as much as a good one, 120 µs for ES256, and no cache knows it.
+    """
+
+    def __init__(self, rate: float) -> None:
+        """Bound each source to `rate` a second; 0: no bound."""
+        self._rate = rate
+        self._budgets: OrderedDict[str, TokenBucket] = OrderedDict()
+        self.refused = 0
+
+    def check(self, source: str) -> None:
+        """Raise `RateLimited` if a source has used up its budget."""
+        if (budget := self._budgets.get(source)) is not None and budget.is_empty:
+            self.refused += 1
+            raise RateLimited("too many tokens from your address had a wrong signature: wait a second")
+
+    def count(self, source: str) -> None:
+        """Count a wrong signature."""
+        if self._rate:
+            if source not in self._budgets and len(self._budgets) >= _MAX_SOURCES:
+                self._budgets.popitem(last=False)
+            self._budgets.setdefault(source, TokenBucket(self._rate, seconds=_BURST)).take()
+            self._budgets.move_to_end(source)
 
 
 class Clock:
@@ -94,6 +130,7 @@ class Authenticator:
         self._interrupted_at: float | None = None
         self._looked_up_at = 0.0
         self._lookups = asyncio.Semaphore(_LOOKUPS)
+        self.wrong_signatures = WrongSignatures(settings.wrong_signatures)
 
     def _empty_cache(self) -> LRUCache[bytes, _Verified]:
         return LRUCache(self._settings.token_cache_bytes, lambda entry: entry.size)
@@ -146,12 +183,15 @@ class Authenticator:
 
     # --- credentials ----------------------------------------------------------------------------------------------
 
-    async def authenticate(self, text: str) -> Authenticated:
-        """Verify a token or a service key. Raises `Unauthenticated` and `Unavailable`."""
+    async def authenticate(self, text: str, source: str = "") -> Authenticated:
+        """Verify a token or a service key, which comes from `source`.
+
+        Raises `RateLimited`, `Unauthenticated` and `Unavailable`.
+        """
         self._check_news()
         if text.startswith(service_keys.PREFIX):
             found = await self._of_key(text)
-        elif (verified := (await self._verify(text)).found) is not None:
+        elif (verified := (await self._verify(text, source)).found) is not None:
             found = verified
         else:
             raise invalid("no key of its issuer has signed it")
@@ -215,7 +255,7 @@ class Authenticator:
 
     # --- tokens ---------------------------------------------------------------------------------------------------
 
-    async def _verify(self, text: str) -> _Verified:
+    async def _verify(self, text: str, source: str) -> _Verified:
         key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
         known = self._verified.get(key)
         if known is not None:
@@ -225,11 +265,14 @@ class Authenticator:
                 return known
             # The keys of an issuer have changed, so every kept outcome may be another now.
             self._verified = self._empty_cache()
+        self.wrong_signatures.check(source)
         token = Token.parse(text)
         issuer = self._auth.issuer(token.claims.get("iss"))
         if issuer is None:
             raise invalid("its issuer is none of those in the rules")
         verified = await self._verify_by(token, issuer, self._sources[issuer], len(text))
+        if verified.found is None:
+            self.wrong_signatures.count(source)
         self._verified.keep(key, verified)
         return verified
 

@@ -93,13 +93,16 @@ class AccessControl:
         """True while the rules are not known yet, on a server that serves everybody if there are none."""
         return not self._is_known and may_be_open(self._settings)
 
-    async def authenticate(self, credential: str | None) -> Access:
-        """Return the access of a token or service key. Raises `Unauthenticated` and `Unavailable`."""
+    async def authenticate(self, credential: str | None, source: str = "") -> Access:
+        """Return the access of a token or service key, which comes from `source`: an address, or a subject.
+
+        Raises `RateLimited`, `Unauthenticated` and `Unavailable`.
+        """
         if (access := self._without_rules()) is not None:
             return access
         if credential is None:
             raise Unauthenticated("token_missing")
-        return self._access(await self.authenticator.authenticate(credential))
+        return self._access(await self.authenticator.authenticate(credential, source))
 
     async def authenticate_ticket(self, ticket: str, shapes: Iterable[str]) -> Access:
         """Return the access of a ticket. Raises `Unauthenticated`, `Unavailable`, and `Forbidden` for other shapes."""

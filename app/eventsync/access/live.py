@@ -67,8 +67,11 @@ class LiveAccess:
         return left + self._grace
 
     async def renew(self, token: str) -> None:
-        """Continue by another credential of the same subject. Raises `Unauthenticated` and `Unavailable`."""
-        access = await self._control.authenticate(token)
+        """Continue by another credential of the same subject.
+
+        Raises `RateLimited`, `Unauthenticated` and `Unavailable`.
+        """
+        access = await self._control.authenticate(token, f"sub:{self.access.principal.sub}")
         if access.principal.sub != self.access.principal.sub:
             raise Unauthenticated("subject_changed")
         # What has changed while the credential was verified is followed by the next `obey`.

@@ -20,16 +20,21 @@ from eventsync.access.access import Access
 from eventsync.api.origins import is_own_origin
 from eventsync.api.state import services_of
 from eventsync.domain.access.auth import is_loopback
-from eventsync.errors import Malformed, Unauthenticated, Unavailable
+from eventsync.errors import Malformed, RateLimited, Unauthenticated, Unavailable
 
 MAX_COOKIE: Final = 4096 - 512
 """Longest credential in a cookie: browsers keep cookies of up to 4 KiB, name and attributes included."""
 
 
 async def authenticate(connection: HTTPConnection) -> Access:
-    """Return the access of a request by its headers. Raises `Unauthenticated` and `Unavailable`."""
+    """Return the access of a request by its headers. Raises `RateLimited`, `Unauthenticated` and `Unavailable`."""
     control = services_of(connection).access
-    return control.open_access or await control.authenticate(credential_of(connection))
+    return control.open_access or await control.authenticate(credential_of(connection), _address(connection))
+
+
+def _address(connection: HTTPConnection) -> str:
+    """Return the address that a request comes from: by a trusted proxy, or by the connection."""
+    return "" if connection.client is None else connection.client.host
 
 
 async def authenticate_stream(connection: HTTPConnection, shapes: list[str]) -> Access:
@@ -70,7 +75,8 @@ async def authenticate_hello(
         return control.open_access
     if not token and isinstance(of_handshake, Unauthenticated):
         raise of_handshake
-    return await control.authenticate(token or (None if isinstance(of_handshake, Unauthenticated) else of_handshake))
+    credential = token or (None if isinstance(of_handshake, Unauthenticated) else of_handshake)
+    return await control.authenticate(credential, _address(connection))
 
 
 async def is_operator(connection: HTTPConnection) -> bool:
@@ -80,8 +86,8 @@ async def is_operator(connection: HTTPConnection) -> bool:
         return True
     try:
         credential = credential_of(connection)
-        return credential is not None and (await control.authenticate(credential)).is_operator
-    except (Unauthenticated, Unavailable):
+        return credential is not None and (await control.authenticate(credential, _address(connection))).is_operator
+    except (RateLimited, Unauthenticated, Unavailable):
         # Probes are answered in any case, so a wrong credential counts as none.
         return False
 

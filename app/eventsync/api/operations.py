@@ -82,6 +82,7 @@ def _of_requests(services: Services) -> Iterator[Gauge | Counter]:
     refused.add_metric(["clients"], sync.vectors.refused)
     refused.add_metric(["writes"], writes.refused)
     refused.add_metric(["principals"], services.budgets.refused)
+    refused.add_metric(["tokens"], services.access.authenticator.wrong_signatures.refused)
     yield waiting
     yield refused
     denied = Counter("eventsync_access_refused", "Requests refused by access rules, by reason.", labels=["reason"])

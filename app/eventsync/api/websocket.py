@@ -18,13 +18,13 @@ from eventsync.api.endpoint import AccessLevel, Endpoint, WebSocketEndpoint, che
 from eventsync.api.permissions import Permissions
 from eventsync.api.state import ACCESS, Services, services_of
 from eventsync.concurrency.slices import turn
+from eventsync.concurrency.token_bucket import TokenBucket
 from eventsync.domain import protocol
 from eventsync.domain.protocol import SUBPROTOCOL, Hello, UnreadableMessage
 from eventsync.errors import EventsyncError, Forbidden, Malformed, RateLimited, TooLarge, Unauthenticated, public_error
 from eventsync.server.extensions import evict, socket_writer, until_writable
 from eventsync.server.problems import Close, close_of, retry_after
 from eventsync.server.response_stream import ClientDisconnected
-from eventsync.server.token_bucket import TokenBucket
 from eventsync.server.websocket_frames import close_reason, text_frame, text_head
 from eventsync.sync.live.fan_out import DirectWriter, Publication
 from eventsync.sync.sessions.session import Connection, Session

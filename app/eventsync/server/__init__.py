@@ -9,7 +9,6 @@ __all__ = [
     "sized_response",
     "sockets",
     "supervision",
-    "token_bucket",
     "uvicorn_server",
     "websocket_frames",
 ]

@@ -237,6 +237,11 @@ class Fields(BaseSettings):
         ge=0,
         description="Size of each server's cache of verified tokens, in bytes.",
     )
+    wrong_signatures: float = Field(
+        100.0,
+        ge=0,
+        description="Maximum number of tokens with a wrong signature a second that each server verifies for one address, averaged over 10 s; then it answers further new tokens from there 429, and those that it knows as before. 0: no limit. All clients of a proxy have its address, unless it is one of `trusted_proxies` and sends `X-Forwarded-For`.",
+    )
     auth_grace: float = Field(
         30.0,
         ge=0,

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from eventsync.access.authenticator import DOUBTED_AFTER, Authenticated, Authenticator, ticket_of
+from eventsync.access import authenticator
+from eventsync.access.authenticator import DOUBTED_AFTER, Authenticated, Authenticator, WrongSignatures, ticket_of
 from eventsync.access.jwks import REFRESH, KeySet
 from eventsync.access.tokens import LEEWAY
 from eventsync.domain.access.auth import AuthSettings, Issuer
-from eventsync.errors import EventsyncError, Unauthenticated, Unavailable
+from eventsync.errors import EventsyncError, RateLimited, Unauthenticated, Unavailable
 from eventsync.settings import Settings
 from eventsync.stores.access.keys import ServiceKey, _hash
 from eventsync.stores.access.tickets import Ticket
@@ -293,6 +294,44 @@ async def test_credentials_are_refused_while_mongodb_is_away(server: Server) -> 
         await server.auth.authenticate_ticket("est_x")
     server.auth.follows()
     assert await server.reason(text) == "ok"
+
+
+async def test_forged_tokens_use_up_the_budget_of_their_address_alone(tmp_path: Path) -> None:
+    """Tokens that are known, and those from other addresses, are judged as before."""
+    server = Server(tmp_path, wrong_signatures=2.0)
+    server.configure()
+    known = token(jti="known")
+    head, payload, _ = signed_by("ES256").split(".")
+
+    async def reason(text: str, source: str) -> str:
+        try:
+            await server.auth.authenticate(text, source)
+        except EventsyncError as error:
+            return getattr(error, "reason", error.code)
+        return "ok"
+
+    assert await reason(known, "a") == "ok"
+    got = [await reason(f"{head}.{payload}.{number:086}", "a") for number in range(30)]
+    assert got == ["token_invalid"] * 20 + ["rate_limited"] * 10
+    assert server.auth.wrong_signatures.refused == 10
+    assert await reason(token(jti="new"), "a") == "rate_limited"
+    assert await reason(f"{head}.{payload}.{0:086}", "a") == "token_invalid"
+    assert await reason(known, "a") == "ok"
+    assert await reason(token(jti="new"), "b") == "ok"
+    # The budget comes back with time.
+    server.auth.wrong_signatures._budgets["a"]._since -= 1.0
+    assert await reason(token(jti="newer"), "a") == "ok"
+
+
+async def test_sources_of_forged_tokens_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(authenticator, "_MAX_SOURCES", 3)
+    wrong = WrongSignatures(0.1)
+    for source in ("a", "b", "a", "c", "d"):
+        wrong.count(source)
+    for source in ("a", "c", "d"):
+        with pytest.raises(RateLimited):
+            wrong.check(source)
+    wrong.check("b")
 
 
 async def test_the_cache_of_tokens_is_bounded(tmp_path: Path) -> None:

@@ -14,12 +14,17 @@ class TokenBucket:
         self._tokens = self._capacity
         self._since = time.monotonic()
 
-    def take(self) -> bool:
-        """Take a token. Return False if there is none."""
+    @property
+    def is_empty(self) -> bool:
+        """True if there is no token to take."""
         now = time.monotonic()
         self._tokens = min(self._capacity, self._tokens + (now - self._since) * self._rate)
         self._since = now
-        if self._tokens < 1.0:
+        return self._tokens < 1.0
+
+    def take(self) -> bool:
+        """Take a token. Return False if there is none."""
+        if self.is_empty:
             return False
         self._tokens -= 1.0
         return True
