@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -20,6 +21,7 @@ import pytest
 
 from eventsync.dev.mongod import free_port
 from support.environment import environment_with
+from support.identity import secret_file
 from support.waiting import patience, within
 
 Dev = Callable[..., AbstractAsyncContextManager["Running"]]
@@ -206,6 +208,47 @@ async def test_a_second_one_is_refused_and_one_that_is_killed_leaves_nothing_beh
         await running.says("worker │")
         # Ctrl-C before it is ready.
         await ends(running, signal.SIGINT, running.children())
+
+
+RULES = """
+[auth]
+issuers = [{ iss = "backend", secret_file = "SECRET", algorithms = ["HS256"] }]
+
+[collections."*".operator]
+read = true
+create = true
+"""
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
+async def test_under_rules_a_key_is_made_and_the_command_that_is_printed_works(
+    dev: Dev, tmp_path: Path, mongodb_uri: str, database_name: str
+) -> None:
+    (tmp_path / "rules.toml").write_text(RULES.replace("SECRET", str(secret_file(tmp_path))))
+    keys = []
+    for _ in range(2):
+        async with dev(
+            *("--mongodb-uri", mongodb_uri, "--database", database_name, "--collections", "orders", "--no-demo")
+        ) as running:
+            await running.says("ready after")
+            await running.says("read    curl ")
+            (command,) = re.findall(r"read    (curl .*)$", running.said, re.MULTILINE)
+            url = f"{running.url}/v1/collections/orders/documents"
+            assert (await asyncio.to_thread(httpx.get, url, timeout=patience(10))).status_code == 401
+            done = await asyncio.to_thread(_shell, f"{command} -sS --fail", tmp_path)
+            assert (done.returncode, json.loads(done.stdout or "null")) == (0, {"documents": []}), done
+            keys.append((running.data / "key").read_text().strip())
+            assert stat.S_IMODE((running.data / "key").stat().st_mode) == 0o600
+            assert keys[0] not in running.said
+            await ends(running, signal.SIGTERM, running.children())
+    assert keys[0] == keys[1]
+
+
+def _shell(command: str, directory: Path) -> subprocess.CompletedProcess[str]:
+    # As a person pastes it into another terminal.
+    return subprocess.run(
+        ["/bin/sh", "-c", command], cwd=directory, capture_output=True, text=True, timeout=patience(20), check=False
+    )
 
 
 async def test_with_a_mongodb_of_the_users_own(dev: Dev, mongodb_uri: str, database_name: str) -> None:
