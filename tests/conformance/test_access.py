@@ -26,8 +26,9 @@ from support.peers.chromium import Chromium
 from support.peers.makes import of_transport
 from support.peers.peer import Peer
 from support.peers.talk import Copy, talking
-from support.systems import running_system
+from support.systems import running_server, running_system, running_worker, tracked
 from support.tcp_proxy import tcp_proxy
+from support.tls import certificate
 from support.waiting import eventually, patience
 
 NOTES: Final = "/v1/collections/notes/documents"
@@ -247,6 +248,57 @@ async def test_revocation_ends_connections(peer: Peer, guarded_door: str, guarde
         assert (ended.code, ended.reason) == (4401, "token_revoked")
 
 
+@pytest.fixture
+async def unactivated(mongodb_uri: str, client: Client, tmp_path: Path) -> AsyncIterator[Guarded]:
+    """A server with rules that no worker has activated."""
+    settings = Settings(mongodb_uri=mongodb_uri, database=f"closed_{secrets.token_hex(6)}", collections=("notes",))
+    stores = Stores.of(client, settings)
+    access, problems = read_access(rules(tmp_path))
+    assert access is not None, problems
+    async with running_server(settings) as url, httpx.AsyncClient(base_url=url, timeout=patience(20)) as nobody:
+        async with running_worker(settings):
+            await tracked(url, settings.collections)
+        await stores.definitions.apply([Declaration.of(item) for item in access.definitions.values()], access.spec)
+
+        async def has_rules() -> bool:
+            return (await nobody.get("/v1/collections")).status_code == 401
+
+        await eventually(has_rules, 20)
+        yield Guarded(url, settings, stores)
+    await client.drop_database(settings.database)
+    await client.drop_database(settings.log_db)
+
+
+@everybody
+async def test_client_is_refused_retryably_until_its_rules_are_active(
+    peer: Peer, unactivated: Guarded, key: str
+) -> None:
+    """Closed while in doubt, but no client gives up: `unavailable` with a time, and then its part."""
+    copy = Copy("notes", token=credential(key))
+    await unactivated.stores.data["notes"].insert_many([{"_id": key, "owner": key}, {"_id": "x", "owner": "another"}])
+    async with talking(peer, unactivated.url, copy) as talk:
+        if peer.transport == "http":
+            assert (await talk.over()).code == 503
+        else:
+            error = await talk.until(lambda message: message["type"] == "error")
+            assert error["code"] == "unavailable"
+            assert error["retry_after"] > 0
+        assert not REFETCHED & {*talk.kinds}
+    headers = {"Authorization": f"Bearer {credential(key)}"}
+    async with (
+        running_worker(unactivated.settings),
+        httpx.AsyncClient(base_url=unactivated.url, headers=headers, timeout=patience(20)) as asking,
+    ):
+
+        async def is_served() -> bool:
+            return (await asking.get("/v1/sync/snapshot", params={"shape": "notes"})).status_code == 200
+
+        await eventually(is_served, 20)
+        async with talking(peer, unactivated.url, copy) as talk:
+            await talk.has("notes", key)
+    assert copy.only.documents == {key: {"_id": key, "owner": key}}
+
+
 @event_sources
 async def test_event_source_comes_back_with_its_ticket(peer: Peer, guarded: Guarded, key: str) -> None:
     """A lost connection is resumed by the browser itself, with the same ticket and its last id."""
@@ -267,19 +319,53 @@ async def test_event_source_comes_back_with_its_ticket(peer: Peer, guarded: Guar
     assert talk.kinds.count("snapshot") == 1
 
 
+@pytest.fixture(scope="module")
+async def by_tls(guarded: Guarded, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    """The documented nginx, with TLS."""
+    if reason := nginx.missing():
+        pytest.skip(reason)
+    own = certificate(tmp_path_factory.mktemp("certificate"))
+    async with running_nginx(tmp_path_factory.mktemp("tls"), guarded.url, documented(), certificate=own) as running:
+        yield running.url
+
+
+async def test_cookie_by_tls_is_for_this_host_and_no_script(by_tls: str, guarded: Guarded, key: str) -> None:
+    headers = {"Authorization": f"Bearer {credential(key)}"}
+    async with httpx.AsyncClient(base_url=by_tls, verify=False, timeout=patience(20)) as client:  # noqa: S501 - our own
+        begun = await client.post("/v1/session", headers=headers)
+        pair, *attributes = begun.headers["set-cookie"].split("; ")
+        assert pair.startswith("__Host-eventsync=ey")
+        assert {"HttpOnly", "SameSite=strict", "Path=/", "Secure"} < set(attributes)
+        # A browser refuses `__Host-` with a domain.
+        assert not [each for each in attributes if each.lower().startswith("domain")]
+        client.cookies.clear()
+        for cookie, origin, status in (
+            (pair, by_tls, 200),
+            (pair, by_tls.replace("https", "http"), 403),
+            (pair.replace("__Host-", ""), by_tls, 401),
+        ):
+            answer = await client.get("/v1/collections", headers={"Cookie": cookie, "Origin": origin})
+            assert answer.status_code == status, (cookie[:20], origin)
+        ended = await client.delete("/v1/session", headers={"Cookie": pair, "Origin": by_tls})
+        assert ended.headers["set-cookie"].startswith('__Host-eventsync=""; ')
+        assert {"HttpOnly", "Secure", "Max-Age=0", "Path=/"} < set(ended.headers["set-cookie"].split("; "))
+
+
+@pytest.mark.parametrize("door", ["direct", "by_tls"])
 @pytest.mark.parametrize("peer", ["chromium-websocket", "chromium-eventsource"], indirect=True)
 async def test_browser_follows_by_the_cookie_of_a_session(
-    peer: Peer, chromium: Chromium, guarded: Guarded, key: str
+    peer: Peer, chromium: Chromium, guarded: Guarded, key: str, door: str, request: pytest.FixtureRequest
 ) -> None:
     """A page of the server's origin that has signed in needs no token in its script; signed out, it is refused."""
-    page = await chromium.visit(f"{guarded.url}/healthz")
+    url = guarded.url if door == "direct" else str(request.getfixturevalue(door))
+    page = await chromium.visit(f"{url}/healthz")
     headers = f"{{headers: {{Authorization: 'Bearer {credential(key)}'}}, method: 'POST'}}"
     await chromium.until(
         page, f"(globalThis.got ??= fetch('/v1/session', {headers}).then((it) => state = it.status), true)"
     )
-    await chromium.until(page, "globalThis.state === 200")
+    await chromium.until(page, "globalThis.state === 200 && document.cookie === ''")
     copy = Copy("notes")
-    async with guarded.writer() as writer, talking(peer, guarded.url, copy) as talk:
+    async with guarded.writer() as writer, talking(peer, url, copy) as talk:
         await talk.live()
         await writer.put(f"{NOTES}/{key}", json={"owner": key})
         await talk.has("notes", key)
@@ -287,7 +373,7 @@ async def test_browser_follows_by_the_cookie_of_a_session(
         page, "(globalThis.out ??= fetch('/v1/session', {method: 'DELETE'}).then((it) => state = it.status), true)"
     )
     await chromium.until(page, "globalThis.state === 204")
-    async with talking(peer, guarded.url, Copy("notes")) as talk:
+    async with talking(peer, url, Copy("notes")) as talk:
         ended = await talk.over()
     assert talk.seen == []
     assert ended.reason != "lost"

@@ -90,12 +90,15 @@ class Nginx:
         return Counter(request.uri for request in self.requests() if request.upstream != "-")
 
 
-def _adapted(block: str, server: str, port: int, directory: Path) -> str:
+def _adapted(block: str, server: str, port: int, directory: Path, certificate: Path | None) -> str:
     """The block with this machine's addresses, and nothing else changed."""
     upstream = urlsplit(server).netloc
     if block.count(_LISTEN) != 1:
         raise ValueError(f"a block with one {_LISTEN!r} is adapted, not this: {block}")
-    block = block.replace(_LISTEN, f"listen 127.0.0.1:{port};")
+    listen = f"listen 127.0.0.1:{port};"
+    if certificate is not None:
+        listen = f"listen 127.0.0.1:{port} ssl; ssl_certificate {certificate}; ssl_certificate_key {certificate};"
+    block = block.replace(_LISTEN, listen)
     if _UPSTREAM in block:
         block = block.replace(_UPSTREAM, f"server {upstream};")
     else:
@@ -106,21 +109,25 @@ def _adapted(block: str, server: str, port: int, directory: Path) -> str:
 
 
 @asynccontextmanager
-async def running_nginx(directory: Path, server: str, block: str) -> AsyncIterator[Nginx]:
+async def running_nginx(
+    directory: Path, server: str, block: str, *, certificate: Path | None = None
+) -> AsyncIterator[Nginx]:
     """nginx before the server at that URL while the block runs; `directory` is its own, and empty.
 
     `block` goes into `http`, with `listen 80`, `127.0.0.1:8000` and the cache's path replaced by what is free here.
+    With a `certificate`, a file that also has its key, clients come by TLS.
     """
     port = mongod.free_port()
     file = directory / "nginx.conf"
     # Its workers would else be somebody who can't enter the directory.
     user = "user root;" if os.geteuid() == 0 else ""
-    file.write_text(_MAIN.format(user=user, directory=directory, block=_adapted(block, server, port, directory)))
+    adapted = _adapted(block, server, port, directory, certificate)
+    file.write_text(_MAIN.format(user=user, directory=directory, block=adapted))
     words = ["nginx", "-p", str(directory), "-c", str(file), "-e", str(directory / "error.log"), "-g", "daemon off;"]
     process = subprocess.Popen(words, preexec_fn=die_with_parent)  # noqa: ASYNC220, PLW1509 - starts at once, alone
     try:
         await _listening(process, port, directory)
-        yield Nginx(f"http://127.0.0.1:{port}", process.pid, directory)
+        yield Nginx(f"http{'s' if certificate else ''}://127.0.0.1:{port}", process.pid, directory)
     finally:
         # Not gracefully: that would wait for the streams.
         process.terminate()

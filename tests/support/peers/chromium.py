@@ -31,6 +31,8 @@ _FLAGS: Final = (
     "--disable-dev-shm-usage",
     "--disable-quic",
     "--no-first-run",
+    # Those of tests, which nobody has signed.
+    "--ignore-certificate-errors",
     # It is to talk to nobody but the test.
     "--disable-background-networking",
     "--disable-component-update",
