@@ -215,7 +215,7 @@ _PARTED: Final = 256
 
 # --- the event of a reader ----------------------------------------------------------------------------------------
 
-_OP, _BASE, _AT = b',"op":"', b',"base":', b',"at":"'
+_OP, _BASE, _VERSION, _AT = b',"op":"', b',"base":', b',"version":', b',"at":"'
 _DOCUMENT, _PATCH = b',"doc":', b',"patch":'
 
 
@@ -247,15 +247,16 @@ def redacted_body(body: bytes, redaction: Redactor) -> bytes:
     A patch may be empty then: the event is one all the same, and its version counts. Raises `ValueError` for a body
     that is no event.
     """
-    _, base, at = _places(body)
-    content = _content(body, base, at)
+    at = body.rindex(_AT)
+    content = _content(body, body.index(_OP), at)
     if content == at:
         return body
-    member = _DOCUMENT if body.startswith(_DOCUMENT, content) else _PATCH
-    with memoryview(body) as view:
-        tree = orjson.loads(view[content + len(member) : at])
-        shown = orjson.dumps(redaction.strip(tree) if member is _DOCUMENT else redaction.redact(tree))
-        return b"".join((view[:content], member, shown, view[at:]))
+    is_document = body.startswith(_DOCUMENT, content)
+    start = content + len(_DOCUMENT if is_document else _PATCH)
+    tree = orjson.loads(body[start:at])
+    shown = redaction.strip(tree) if is_document else redaction.redact(tree)
+    # Most changes touch nothing that is hidden. What is shown of them are the same objects, so comparing is fast.
+    return body if shown == tree else b"".join((body[:start], orjson.dumps(shown), body[at:]))
 
 
 def redacted_row(row: bytes, redaction: Redactor) -> bytes:
@@ -274,10 +275,10 @@ def _places(body: bytes) -> tuple[int, int, int]:
     return op, body.index(_BASE, op), at
 
 
-def _content(body: bytes, base: int, at: int) -> int:
-    """Return where the document or the patch begins. Both stand right behind the version."""
-    found = [index for name in (_DOCUMENT, _PATCH) if (index := body.find(name, base, at)) >= 0]
-    return min(found, default=at)
+def _content(body: bytes, op: int, at: int) -> int:
+    """Return where the document or the patch begins. Both stand right behind the version, a number."""
+    content = body.find(b",", body.index(_VERSION, op) + len(_VERSION), at)
+    return content if content >= 0 and body.startswith((_DOCUMENT, _PATCH), content) else at
 
 
 # --- what a row stores --------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ an index, therefore the items of an array are all hidden or all shown, and their
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final, TypeAlias
 
@@ -249,18 +250,24 @@ def _is_unreadable(value: Mapping[str, Any]) -> bool:
 # --- redaction ----------------------------------------------------------------------------------------------------
 
 
+_WALKED: Final = 1024
+_SHORT: Final = 128
+"""So many JSON Pointers are remembered by a redaction, of so many characters."""
+
+
 class Redaction:
     """Hidden fields: the paths of `hide`, and with `fields`, all top-level fields that it does not name.
 
     `_id` is always shown. `digest` is equal for redactions that hide the same.
     """
 
-    __slots__ = ("_paths", "digest", "fields", "hide")
+    __slots__ = ("_paths", "_walked", "digest", "fields", "hide")
 
     def __init__(self, hide: Iterable[tuple[str, ...]] = (), fields: Iterable[str] | None = None) -> None:
         self.fields = None if fields is None else frozenset(fields)
         self.hide = frozenset(path for path in hide if self.fields is None or path[0] == ANY or path[0] in self.fields)
         self._paths = Paths(self.hide)
+        self._walked: dict[str, _State | _Hidden | None] = {}
         shown = "" if self.fields is None else f"fields {sorted(self.fields)}"
         self.digest = blake2b(f"{sorted(self.hide)} {shown}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
@@ -285,11 +292,12 @@ class Redaction:
 
     @classmethod
     def union(cls, redactions: Iterable[Redaction]) -> Redaction:
-        """Return the redaction that hides what any of these hides."""
-        found = list(redactions)
-        named = [each.fields for each in found if each.fields is not None]
-        hide = frozenset[tuple[str, ...]]().union(*(each.hide for each in found))
-        return cls(hide, frozenset.intersection(*named) if named else None)
+        """Return the redaction that hides what any of these hides.
+
+        Equal ones are shared: thousands of principals hide the same, and the ways through documents are remembered.
+        """
+        found = frozenset(redactions)
+        return next(iter(found)) if len(found) == 1 else _united(found)
 
     def is_within(self, other: Redaction) -> bool:
         """Return True if all that is hidden here is surely hidden by `other`, too."""
@@ -354,14 +362,27 @@ class Redaction:
         return self._paths.at(name)
 
     def _walk(self, pointer: str) -> _State | _Hidden | None:
-        """Return the state at the end of a JSON Pointer."""
+        """Return the state at the end of a JSON Pointer. Those of short ones are remembered: most patches are alike."""
+        if pointer in self._walked:
+            return self._walked[pointer]
         _, head, *rest = map(unescape, pointer.split("/"))
         state = self._at(head)
         for name in rest:
             if not isinstance(state, _State):
-                return state
+                break
             state = state.after(name)
+        if len(pointer) <= _SHORT:
+            if len(self._walked) >= _WALKED:
+                self._walked.clear()
+            self._walked[pointer] = state
         return state
+
+
+@lru_cache(maxsize=1024)
+def _united(redactions: frozenset[Redaction]) -> Redaction:
+    named = [each.fields for each in redactions if each.fields is not None]
+    hide = frozenset[tuple[str, ...]]().union(*(each.hide for each in redactions))
+    return Redaction(hide, frozenset.intersection(*named) if named else None)
 
 
 def _is_container(value: Any) -> bool:

@@ -68,10 +68,8 @@ def _seen(events: Iterable[StoredEvent], route: Route | View, body: Body) -> Ite
     for event in events:
         if (transition := transition_of(event, route)) is None:
             continue
-        if transition == "stay" and route.redaction is None:
-            yield event
-        else:
-            yield event._replace(body=body(event, transition, route))
+        shown = event.body if transition == "stay" and route.redaction is None else body(event, transition, route)
+        yield event if shown is event.body else event._replace(body=shown)
 
 
 def _counted(events: list[StoredEvent], name: str) -> Iterator[StoredEvent]:

@@ -51,6 +51,9 @@ _Events = deque[StoredEvent] | list[StoredEvent]
 _REDACTED: Final = 8
 """Redacted bodies may take as much memory as this part of the window: all views that hide the same share them."""
 
+_SHORT: Final = 1024
+"""Bytes of a short body."""
+
 _NONE: Final[tuple[Seq, Frame | None]] = Seq(0), None
 
 
@@ -286,7 +289,9 @@ class Window:
         key = body_key(event, transition, route)
         if (body := self._fresh.get(key) or self._redacted.get(key)) is None:
             body = seen_body(event, transition, route)
-            self._redacted.keep(key, body)
+            # A short one of which nothing is hidden is found again as fast as it would be looked up.
+            if body is not event.body or len(body) > _SHORT:
+                self._redacted.keep(key, body)
         return body
 
     @contextmanager
