@@ -219,8 +219,16 @@ def _edited(node: Node, edit: Callable[[Document], Document], policy: WritePolic
     """Return the document after an edit of what is seen of it. Raises what the edit, the guard and `_checked` raise."""
     if guard is None:
         return _checked(node.id, edit(node.document), policy, node.document)
-    after = guard.edit(node.document, lambda shown: _checked(node.id, edit(shown), policy, shown))
-    return _checked(node.id, after, policy, node.document, guarded=True)
+    checked: Document | None = None
+
+    def checked_edit(shown: Document) -> Document:
+        nonlocal checked
+        checked = _checked(node.id, edit(shown), policy, shown)
+        return checked
+
+    after = guard.edit(node.document, checked_edit)
+    # Where nothing is hidden, the two are one.
+    return after if after is checked else _checked(node.id, after, policy, node.document, guarded=True)
 
 
 def _must_exist(operation: Update | Replace | Delete) -> bool:
