@@ -19,7 +19,10 @@ class Access:
 
     __slots__ = ("_grants", "_guards", "_rules", "authenticated", "is_operator", "number", "roles")
 
-    def __init__(self, authenticated: Authenticated, rules: AccessRules | None, number: int) -> None:
+    def __init__(
+        self, authenticated: Authenticated, rules: AccessRules | None, number: int, before: Access | None = None
+    ) -> None:
+        """`before` is an access by the same credential: what it was granted by rules that stay is granted still."""
         self.authenticated = authenticated
         self.number = number
         self.roles = frozenset[str]() if rules is None else rules.roles_of(authenticated.principal)
@@ -28,6 +31,17 @@ class Access:
         self._rules = rules
         self._grants: dict[str, ReadGrant | None] = {}
         self._guards: dict[str, WriteGuard] = {}
+        if before is not None:
+            self._keep(before)
+
+    def _keep(self, before: Access) -> None:
+        """Keep what was made by rules that stay, if the principal has the same claims and roles as before."""
+        rules, others = self._rules, before._rules
+        if rules is None or others is None:
+            return
+        if before.authenticated is self.authenticated and before.roles == self.roles:
+            self._grants = {name: grant for name, grant in before._grants.items() if rules.shares(others, name)}
+            self._guards = {name: guard for name, guard in before._guards.items() if rules.shares(others, name)}
 
     @property
     def is_open(self) -> bool:
@@ -57,6 +71,13 @@ class Access:
             _make_room(self._grants)
             self._grants[collection] = self._rules.of(collection).grant(self.roles, self.principal.rule_claims)
         return self._grants[collection]
+
+    def has_grant_of(self, other: Access, collection: str) -> bool:
+        """Return True if what the principal may read of a collection is what `other` was granted, and is known."""
+        grant = self._grants.get(collection)
+        return (
+            grant is not None and grant is other._grants.get(collection) and self.authenticated is other.authenticated
+        )
 
     def guard(self, collection: str) -> WriteGuard | None:
         """Return what the principal may write of a collection, or None for everything."""

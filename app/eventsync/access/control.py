@@ -70,6 +70,8 @@ class AccessControl:
         if self._is_known and (rules is None) is (self._rules is None) and number == self._number:
             return
         self._is_known = True
+        if rules is not None and self._rules is not None:
+            rules.share(self._rules)
         self._rules, self._number = rules, number
         self.authenticator.configure(AuthSettings() if rules is None else rules.auth)
         self.open_access = self._everything if rules is None and may_be_open(self._settings) else None
@@ -136,8 +138,10 @@ class AccessControl:
 
     def _access(self, found: Authenticated) -> Access:
         # Kept with what was authenticated, which all requests with a token share: roles are evaluated once for each.
-        if not isinstance(access := found.access, Access) or access.number != self._number:
-            access = found.access = Access(found, self._rules, self._number)
+        before = found.access if isinstance(found.access, Access) else None
+        if before is not None and before.number == self._number:
+            return before
+        access = found.access = Access(found, self._rules, self._number, before)
         return access
 
     # --- live sessions --------------------------------------------------------------------------------------------

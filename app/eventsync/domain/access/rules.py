@@ -182,6 +182,19 @@ class AccessRules:
         # Collections without rules of their own are not kept: clients may name any number of them.
         return known if known is not None else CollectionRules(collection, self.tables.get(EVERY, {}))
 
+    def share(self, others: AccessRules) -> None:
+        """Take the rules for a collection from `others` where they say the same: what was made of those stays good."""
+        for name, rules in self._of.items():
+            known = others._of.get(name)
+            # By their texts, because Python takes 1 and true for the same.
+            if known is not None and known.spec == rules.spec:
+                self._of[name] = known
+
+    def shares(self, others: AccessRules, collection: str) -> bool:
+        """Return True if the rules for a collection are those that `others` have, and not only equal ones."""
+        rules = self._of.get(collection)
+        return rules is not None and rules is others._of.get(collection)
+
     def roles_of(self, principal: Principal) -> frozenset[str]:
         """Return the roles of a principal: those given directly, and those whose predicate its claims match."""
         claims = nested(principal.claims)

@@ -59,6 +59,13 @@ class Binder:
             return self._seen(whole, grant)
         return whole
 
+    def is_same(self, shape: Shape, by: Access, now: Access) -> bool:
+        """Return True if a shape that was bound by one access is surely the same by the one in place of it."""
+        # The same grant, claims and activations make the same view.
+        return (
+            shape.route is not None and now.has_grant_of(by, shape.collection) and self._definitions.is_current(shape)
+        )
+
     def _whole(self, shape: Shape, fill: Fill | None = None) -> Shape:
         """Return a shape as those see it who may see everything. `fill` adds the parameters that are claims."""
         if shape.declared is None:

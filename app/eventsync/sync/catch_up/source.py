@@ -94,6 +94,10 @@ class Source:
         """Return the shape that a client has asked for as its principal sees it. Raises as `Binder.bind`."""
         return self.binder.bind(shape, access)
 
+    def is_same(self, shape: Shape, by: Access, now: Access) -> bool:
+        """Return True if a bound shape is surely the same by another access. False does not say that it is not."""
+        return self.binder.is_same(shape, by, now)
+
     def require_seen(self, shape: Shape, access: Access, renewed: Access) -> None:
         """Raise `Unavailable` unless a shape that is bound by one access is the same by the one in place of it."""
         if renewed is not access and not self.bind(shape, renewed).is_followed_as(shape):

@@ -229,6 +229,7 @@ class Feed:
 
     async def _join(self) -> None:
         """Read the current log, the tracked collections, the declared shapes, and the events that the window lacks."""
+        was_live = self.state.live
         # First of all: also while the log is lost, what is taken away is obeyed.
         await self._follow_rules()
         current = await self._stores.logs.current()
@@ -240,7 +241,9 @@ class Feed:
         # Before the registry: the window must not get events from after a registry that is not known yet.
         seq = await self._stores.events.head(log_id) if log_id else START
         are_others = self._tracking.replace(log_id, await self._stores.tracking.read())
-        if self._definitions.replace(log_id, await self._stores.definitions.read()) or are_others:
+        if self._definitions.replace(log_id, await self._stores.definitions.read()):
+            self._wake_outdated()
+        if are_others:
             # Before the next events are published: a client of a collection that was tracked again lacks some of them.
             self._window.wake_all()
         if self._log is None:
@@ -258,7 +261,8 @@ class Feed:
             self._window.start(self._log.id, floor if floor >= far else await self._whole_before(far))
         await self._read_up_to(seq)
         await self._settle()
-        self._window.wake_all()
+        if not was_live:
+            self._window.wake_all()
         self._heard()
 
     async def _lost(self, known: Log, current: Log | None) -> str | None:
@@ -393,7 +397,12 @@ class Feed:
         """Check the activations of declared shapes that an event up to `up_to` confirms or contradicts."""
         while self._log is not None and (seq := self._definitions.unproven) is not None and seq <= up_to:
             if self._definitions.prove(seq, await self._stores.events.known_revision(self._log.id, seq)):
-                self._window.wake_all()
+                self._wake_outdated()
+
+    def _wake_outdated(self) -> None:
+        """Wake the followers of shapes and views whose definitions are not active any more as they were bound."""
+        # Not all others: they would find nothing, and waking ten thousand sessions stops the server for a second.
+        self._window.wake(lambda shape: shape.route is not None and not self._definitions.is_current(shape))
 
     async def _accept(self, events: list[StoredEvent]) -> None:
         """Publish events up to the last complete transaction; hold back the rest."""

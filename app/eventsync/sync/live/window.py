@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -335,8 +335,13 @@ class Window:
 
     def wake_all(self) -> None:
         """Detach and wake all subscribers."""
+        self.wake(lambda _: True)
+
+    def wake(self, is_concerned: Callable[[Shape], bool]) -> None:
+        """Detach and wake the subscribers of some shapes."""
         for channel in self._channels.values():
-            channel.wake()
+            if is_concerned(channel.shape):
+                channel.wake()
 
 
 def _topics(event: StoredEvent) -> tuple[Topic, ...]:

@@ -97,12 +97,19 @@ class SubscriptionScheduler:
         )
         self._discard(item)
 
-    def attach(self, writer: DirectWriter) -> None:
-        """Attach all subscriptions that are up to date. `round` may be called again only after `detach`."""
+    def attach(self, writer: DirectWriter) -> bool:
+        """Attach all subscriptions that are up to date. `round` may be called again only after `detach`.
+
+        Return False if one has to be bound again, by `round`. Raises as `Subscription.is_allowed`.
+        """
+        are_allowed = True
         for item in self._by_shape.values():
+            if not item.subscription.is_allowed():
+                are_allowed = False
             # A subscription is live behind what is being fetched for it, which has to be sent first.
-            if item.fetch is None and item.subscription.is_allowed():
+            elif item.fetch is None:
                 item.subscription.attach(writer)
+        return are_allowed
 
     def detach(self) -> float:
         """Detach all subscriptions. Returns the monotonic time of the last direct write, or 0 without any."""

@@ -46,6 +46,9 @@ _DETACH_EARLY: Final = 0.5
 _REQUESTS: Final = {"websocket": "WEBSOCKET /v1/sync", "sse": "GET /v1/sync/sse"}
 """The name of a transport's requests in the record of refusals."""
 
+_TOLERANCE: Final = 0.05
+"""Seconds by which two calculations of the same moment may differ."""
+
 _REFUSALS: Final = (Forbidden, Malformed, NotTracked, RateLimited, Unauthenticated, Unavailable, UnknownShape)
 """Errors of a request, which the client gets as an `error` message."""
 
@@ -113,6 +116,8 @@ class Session:
         self._direct_writer = connection.direct_writer
         self._is_progress_asked = False
         """True from a `ping` until there is nothing to send before the `progress` that answers it."""
+        self._attached_until: float | None = None
+        """Monotonic time up to which `messages` waits and subscriptions may be attached; None if it does not wait."""
         self._last_sent = 0.0
         """Monotonic time of the last message."""
         self._replies: list[OutboundMessage] = []
@@ -205,9 +210,30 @@ class Session:
             await self.reply(OutboundMessage("authenticated", protocol.authenticated(self._live_access.ends_in)))
 
     def recheck(self) -> None:
-        """Obey what has changed: rules, revocations, the clock. A session that is not allowed any more ends."""
-        self._may_send()
-        self._subscribers.event.set()
+        """Obey what has changed: rules, revocations, the clock. A session that is not allowed any more ends.
+
+        One that waits, and follows the same as before, waits on: waking its task would take three times as long.
+        """
+        if not (self._may_send() and self._resume()):
+            self._subscribers.event.set()
+
+    def _resume(self) -> bool:
+        """Attach again all that is up to date, if `messages` waits. Return False if it has to do something."""
+        until, silent_in = self._attached_until, self._live_access.silent_in()
+        if until is None or self._subscribers.event.is_set():
+            return False
+        # The clock that credentials end by may have been set, and the wait goes by another one.
+        if silent_in is not None and time.monotonic() + silent_in - _DETACH_EARLY < until - _TOLERANCE:
+            return False
+        self._detach()
+        return self._attach()
+
+    def _attach(self) -> bool:
+        """Attach all subscriptions that are up to date. Return False if one has to be bound again, by a round."""
+        try:
+            return self._direct_writer is not None and self._scheduler.attach(self._direct_writer)
+        except EventsyncError:
+            return False  # the round finds it again, and tells the client
 
     def _may_send(self) -> bool:
         """Return True if the client may be sent data now, by all that this server knows."""
@@ -295,11 +321,15 @@ class Session:
                 return await self._subscribers.event.wait(silent_in)
             attaching = attaching and silent_in > _DETACH_EARLY
             seconds = min(seconds, silent_in - _DETACH_EARLY if attaching else silent_in)
-        if attaching and self._direct_writer is not None:
-            self._scheduler.attach(self._direct_writer)
         try:
+            if attaching:
+                self._attached_until = time.monotonic() + seconds
+                # What the client may see can have changed during the round, after its shape had its turn.
+                if not self._attach():
+                    self._subscribers.event.set()
             return await self._subscribers.event.wait(seconds)
         finally:
+            self._attached_until = None
             self._detach()
 
     async def _round(self) -> AsyncGenerator[OutboundMessage]:

@@ -114,12 +114,13 @@ class Subscription:
         access = self._access()
         if access is self._bound_by:
             return True
-        try:
-            shape = self._source.bind(self.shape, access)
-        except Unavailable:
-            return False
-        if not shape.is_followed_as(self.shape):
-            return False
+        if not self._source.is_same(self.shape, self._bound_by, access):
+            try:
+                shape = self._source.bind(self.shape, access)
+            except Unavailable:
+                return False
+            if not shape.is_followed_as(self.shape):
+                return False
         self._bound_by = access
         return True
 

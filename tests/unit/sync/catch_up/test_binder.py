@@ -231,3 +231,23 @@ def test_shape_is_bound_again_by_other_rules_and_claims() -> None:
     whole = binder().bind(Shape.parse("mine?owner=ada&teams=a"), access(auditor=True, teams="a"))
     with pytest.raises(Forbidden):
         binder().bind(whole, access(auditor=True, teams="b"))
+
+
+def test_shape_by_the_same_grant_is_surely_the_same_until_its_activation_ends() -> None:
+    before = access(user=True, teams="a")
+    for text in ("orders", "orders/42", "in_state?state=open", "mine?"):
+        bound = binder().bind(Shape.parse(text), before)
+        now = Access(before.authenticated, RULES, 2, before)
+        assert binder().is_same(bound, before, now)
+        assert binder().bind(bound, now).is_followed_as(bound)
+        assert not binder().is_same(bound, before, access(user=True, teams="a")), "another credential"
+        for name in {name for name, _ in view_of(bound).activations}:
+            rest = [shape for shape in declared() if shape.name != name]
+            (own,) = (shape for shape in declared() if shape.name == name)
+            for other in (rest, [*rest, own.inactive()], [*rest, replace(own, revision=99)]):
+                assert not binder(*other).is_same(bound, before, now)
+        assert not binder(base=40).is_same(bound, before, now), "tracked again"
+    whole = access(auditor=True)
+    assert not binder().is_same(
+        binder().bind(Shape("orders"), whole), whole, Access(whole.authenticated, RULES, 2, whole)
+    )

@@ -171,6 +171,15 @@ def test_start_and_wake_all_wake_every_subscriber() -> None:
         assert subscribers.event.is_set()
 
 
+def test_wake_wakes_those_that_it_concerns() -> None:
+    filled = window()
+    with filled.subscribers() as orders, filled.subscribers() as users:
+        orders.add(ORDERS)
+        users.add(USERS)
+        filled.wake(lambda shape: shape == USERS)
+        assert [item.event.is_set() for item in (orders, users)] == [False, True]
+
+
 def test_channel_is_removed_with_its_last_subscriber() -> None:
     filled = window()
     with filled.subscribers() as stays:

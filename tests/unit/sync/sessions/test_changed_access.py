@@ -15,6 +15,7 @@ import pytest
 from eventsync.access.access import Access
 from eventsync.access.control import AccessControl
 from eventsync.access.live import LiveAccess, LiveAccesses
+from eventsync.access.tokens import LEEWAY
 from eventsync.domain.plan import Answer, ResetReason
 from eventsync.domain.positions import Position, Seq, scoped
 from eventsync.domain.protocol import Auth, Subscribe
@@ -87,6 +88,11 @@ class Client:
     def scopes(self) -> set[str]:
         """The scopes of all rows and positions that have arrived."""
         return {row["of"] for message in self.news for row in message.get("docs", ())}
+
+
+def _attached(server: Server) -> int:
+    """Return the number of subscribers that are written to directly."""
+    return sum(len(each) for channel in server.window._channels.values() for each in channel.attached.values())
 
 
 def _bytes(publication: Publication) -> bytes:
@@ -172,6 +178,72 @@ async def test_attached_session_with_the_same_view_notices_nothing() -> None:
         assert client.news[0]["direct"], "it is attached again"
 
 
+async def test_attached_session_with_the_same_view_waits_on() -> None:
+    async with connected(sees(A)) as (client, server, rules):
+        await client.settle()
+        server.window.extend([of(A, 11)])
+        await client.settle()
+        server.during = partial(pytest.fail, "the session reads the window again")
+        rules.change(sees(A))
+        assert not _attached(server), "direct writes end at once"
+        assert await client.settle() == []
+        assert _attached(server)
+        server.window.extend([of(A, 12)])
+        assert client.got[-1].get("direct")
+
+
+async def test_session_with_one_changed_view_of_two_is_woken() -> None:
+    both = seen_shape("orders", {A}), seen_shape("users", {B})
+    async with connected(sees(A)) as (client, server, rules):
+        views = {str(shape): shape for shape in both}
+        server.views = views
+        client.session.subscribe(Shape("users"), Position(scoped(LOG, both[1].scope), Seq(10)))
+        assert await client.settle() == ["live", "live"]
+        views["users"] = seen_shape("users", {A})
+        rules.change(sees(A))
+        assert await client.settle() == ["reset"], "without an event that wakes it"
+        server.window.extend([of(A, 11), of(B, 12, "users")])
+        assert await client.settle() == ["events"]
+        assert client.seqs == [11]
+
+
+async def test_session_whose_clock_was_set_ends_direct_writes_in_time() -> None:
+    reader = sees(A)
+    reader.expires = 100.0
+    async with connected(reader) as (client, server, rules):
+        await client.settle()
+        rules.time = 100.0 + LEEWAY - 0.2
+        client.session.recheck()
+        await client.settle()
+        assert not _attached(server)
+        server.window.extend([of(A, 11)])
+        assert await client.settle() == ["events"]
+        rules.time += 0.2
+        server.window.extend([of(A, 12)])
+        assert await client.settle() == []
+
+
+async def test_view_that_is_taken_away_during_the_turn_of_another_ends_one_subscription() -> None:
+    async with connected(sees(A)) as (client, server, rules):
+        client.session.subscribe(Shape("users"), Position(scoped(LOG, seen_shape("users", {A}).scope), Seq(10)))
+        assert await client.settle() == ["live", "live"]
+        rules.on_change.clear()  # before the session is woken
+        client.writable.clear()
+        client.session._subscribers.event.set()
+        await client.settle()
+
+        def change() -> None:
+            server.during = None
+            client.writable.clear()
+            asyncio.get_running_loop().call_soon(rules.change, Reader(FORBIDDEN))
+            asyncio.get_running_loop().call_soon(client.writable.set)
+
+        server.during = change
+        client.writable.set()
+        assert await client.settle() == ["error", "error"]
+        assert client.ended is None, "the connection stays"
+
+
 async def test_session_whose_view_is_taken_away_gets_an_error_and_nothing_else() -> None:
     async with connected(sees(A)) as (client, server, rules):
         await client.settle()
@@ -232,7 +304,7 @@ async def test_session_does_not_attach_after_a_change_during_its_round() -> None
             rules.change(sees(B))
 
         server.during = change
-        client.session.recheck()
+        client.session._subscribers.event.set()
         assert await client.settle() == ["reset"]
         assert client.seqs == []
 
@@ -279,7 +351,7 @@ async def test_events_are_read_after_the_connection_accepts_a_message() -> None:
         await client.settle()
         rules.on_change.clear()  # the session is not told
         client.writable.clear()
-        client.session.recheck()
+        client.session._subscribers.event.set()
         await client.settle()
         server.window.extend([of(A, 11)])
         assert await client.settle() == []
@@ -391,7 +463,7 @@ async def test_message_that_is_made_after_a_wait_for_a_plan_is_not_used() -> Non
     async with connected(sees(A)) as (client, server, rules):
         await client.settle()
         server.plans, server.is_interrupted = asyncio.Semaphore(0), True
-        client.session.recheck()
+        client.session._subscribers.event.set()
         assert await client.settle() == [], "it is planned again"
         server.window.extend([of(A, 11)])
         rules.change(sees(B))
