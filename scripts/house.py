@@ -53,7 +53,7 @@ LIMITS: Final = {
     "lines: all": 146_500,
     "lines: docs/benchmarks": 860,
     "lines: locks": 2_200,
-    "lines: scripts/bench": 4_690,
+    "lines: scripts/bench": 4_750,
     "lines: tests/support": 11_430,
     "subjects of the last 50 commits over 72 characters": 0,
 }

@@ -10,7 +10,7 @@ import argparse
 import gc
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -20,6 +20,7 @@ from bson.timestamp import Timestamp
 from pymongo import InsertOne, UpdateOne
 
 from eventsync.access.access import UNRESTRICTED
+from eventsync.access.control import AccessControl
 from eventsync.domain.events import Event, place
 from eventsync.domain.ids import format_id
 from eventsync.domain.positions import LogId, Position, Seq, scoped
@@ -212,13 +213,15 @@ async def delivered(stage: Stage, pid: int, count: int, seconds: float, follow: 
 
 
 @asynccontextmanager
-async def _service(deployment: Deployment, definitions: Sequence[Definition]) -> AsyncIterator[SyncService]:
+async def serving_here(
+    deployment: Deployment, definitions: Iterable[Definition], access: AccessControl | None = None
+) -> AsyncIterator[SyncService]:
     """Give a service, in this process, with these shapes, active from the beginning of its log, and an empty window."""
     settings = Settings(mongodb_uri=deployment.uri, database="bench_routes", window_bytes=256 * 1024 * 1024)
     async with connect(settings, "bench") as client:
         stores, made = Stores.of(client, settings), map(Declaration.of, definitions)
         await stores.ensure_indexes()
-        service = SyncService(stores, settings)
+        service = SyncService(stores, settings, access=access)
         service.window.start(_LOG, Seq(0))
         service.tracking.replace(_LOG, [TrackedCollection(SHAPE, _LOG, Seq(0))])
         active = [DeclaredShape(one.name, SHAPE, one.spec, one.digest, 1, _LOG, revision=1) for one in made]
@@ -230,7 +233,7 @@ async def _subscribing(deployment: Deployment, options: argparse.Namespace, rows
     for _ in range(options.rounds):
         found = list[Figures]()
         for text in ("docs/int:7", "by_board?board=int:7"):
-            async with _service(deployment, DEFINITIONS) as service:
+            async with serving_here(deployment, DEFINITIONS) as service:
                 found.append(rows.note(text, _subscribed(service, text[:-1], options.subscribed)))
         rows.note(text, {f"{name} beyond": found[1][name] - found[0][name] for name in ("µs", "KiB")})
 
@@ -268,7 +271,7 @@ def _subscribed(service: SyncService, text: str, count: int) -> Figures:
 
 async def _coming_back(deployment: Deployment, options: argparse.Namespace, resuming: Rows, bytes_: Rows) -> None:
     head = Seq(options.events)
-    async with _service(deployment, [BY_BOARD]) as service:
+    async with serving_here(deployment, [BY_BOARD]) as service:
         stores, window = service.source.stores, service.window
         docs, events = stores.data[SHAPE], stores.events
         await insert(docs, (document(n, 300) | {"board": n % _BOARDS} for n in range(_BOARDS * 100)))
