@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import Any
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from eventsync.api.responses import JSON
 from eventsync.api.state import services_of
 from eventsync.concurrency.held_bytes import need
 from eventsync.concurrency.slices import turn
+from eventsync.concurrency.timeouts import Timeout
 from eventsync.domain.values.extended_json import JsonText, parse_json
 from eventsync.errors import Malformed, TooLarge, UnsupportedMediaType
 from eventsync.nodestorage import TEXT_WEIGHT
@@ -68,20 +68,31 @@ def _check_type(request: Request, types: tuple[str, ...]) -> str:
 
 async def _read(request: Request, limit: int) -> bytes:
     settings = services_of(request).settings
-    too_large = TooLarge(f"the body is over {limit} bytes")
     # The server's HTTP parser has refused a length that is not a number.
     if int(request.headers.get("content-length", "0")) > limit:
-        raise too_large
-    body = bytearray()
+        raise _too_large(limit)
     try:
-        async with asyncio.timeout(settings.body_timeout):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > limit:
-                    raise too_large
-                need(len(body))
+        with Timeout(settings.body_timeout):
+            return await _received(request, limit)
     except TimeoutError as error:
         raise Malformed(f"the body did not arrive within {settings.body_timeout:g} s") from error
-    except ClientDisconnect as error:
-        raise Malformed("the client went away before its body was complete") from error
-    return bytes(body)
+
+
+async def _received(request: Request, limit: int) -> bytes:
+    """Return the body. Without Starlette's `stream`, which would take a tenth of the time of a small body."""
+    body = bytearray()
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise Malformed("the client went away before its body was complete")
+        chunk: bytes = message.get("body", b"")
+        if len(body) + len(chunk) > limit:
+            raise _too_large(limit)
+        need(len(body) + len(chunk))
+        if not message.get("more_body"):
+            return bytes(body) + chunk if body else chunk
+        body += chunk
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"the body is over {limit} bytes")

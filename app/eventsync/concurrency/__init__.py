@@ -12,6 +12,7 @@ __all__ = [
     "prefetch",
     "single_flight",
     "slices",
+    "timeouts",
     "token_bucket",
     "ttl_cache",
     "waiting",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, asynccontextmanager
+from types import TracebackType
 from typing import Final
 
 from eventsync.errors import EventsyncError, Overloaded, Unavailable
@@ -124,9 +125,13 @@ class DelayAdmission:
     def check(self) -> None:
         """Raise `Overloaded` if a caller would be refused now."""
         waiting = len(self._began)
-        if waiting < _ALWAYS or (delay := self._expected(now := self._now())) <= self._limit:
+        # The expected delay comes last: computing it takes longer than all else.
+        if waiting < _ALWAYS:
             return
+        now = self._now()
         if waiting < self._allowed and now - self._doubted <= self._limit:
+            return
+        if (delay := self._expected(now)) <= self._limit:
             return
         if now - self._probed >= self._limit:
             self._probed = now
@@ -137,20 +142,18 @@ class DelayAdmission:
             f"{self._what} would take longer than {self._limit:g} s now; nothing was done", soonest, 2 * soonest
         )
 
-    @contextmanager
-    def admitted(self) -> Iterator[None]:
+    def admitted(self) -> AbstractContextManager[None]:
         """Count the block as work in progress. Raises `Overloaded` as `check` does."""
+        return _Work(self)
+
+    def begin(self) -> int:
+        """Count work in progress from now on; return its number. Raises `Overloaded` as `check` does."""
         self.check()
-        number = self._begin()
-        served = False
-        try:
-            yield
-            served = True
-        except self._answers:
-            served = True
-            raise
-        finally:
-            self._end(number, served=served)
+        return self._begin()
+
+    def end(self, number: int, error: BaseException | None) -> None:
+        """Count the end of work, by an error or not."""
+        self._end(number, served=error is None or isinstance(error, self._answers))
 
     def _now(self) -> float:
         return time.monotonic() - self._idle
@@ -206,3 +209,21 @@ class DelayAdmission:
         """Return the time that the newest `count` ends took until the one at `last`."""
         known = min(count, _REMEMBERED - 1)
         return (last - self._ends[(self._next - 1 - known) % _REMEMBERED]) * count / known
+
+
+class _Work:
+    """One piece of work. A class, because a generator takes three times as long, and each write is one."""
+
+    __slots__ = ("_admission", "_number")
+
+    def __init__(self, admission: DelayAdmission) -> None:
+        self._admission = admission
+        self._number = 0
+
+    def __enter__(self) -> None:
+        self._number = self._admission.begin()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._admission.end(self._number, error)

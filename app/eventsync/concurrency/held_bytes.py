@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import AbstractContextManager
+from contextvars import ContextVar, Token
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Final
 
 from eventsync.errors import RateLimited, Unavailable
@@ -26,16 +26,9 @@ class HeldBytes:
         self.held = 0
         self.refused = 0
 
-    @contextmanager
-    def request(self) -> Iterator[Reservation]:
+    def request(self) -> AbstractContextManager[Reservation]:
         """Account for the bytes needed by this task within the block, and release them at the end."""
-        reservation = Reservation(self)
-        token = _current.set(reservation)
-        try:
-            yield reservation
-        finally:
-            _current.reset(token)
-            reservation.close()
+        return _Request(self)
 
     def grant(self, reservation: Reservation, size: int) -> None:
         """Let a request hold `size` bytes in total. Raises `Unavailable` if other requests hold too much."""
@@ -98,6 +91,25 @@ class Reservation:
         """Release everything. Later calls of `need` have no effect."""
         self.settle(0)
         self._closed = True
+
+
+class _Request:
+    """The block of a request. A class, because a generator takes three times as long."""
+
+    __slots__ = ("_reservation", "_token")
+
+    def __init__(self, held: HeldBytes) -> None:
+        self._reservation = Reservation(held)
+
+    def __enter__(self) -> Reservation:
+        self._token: Token[Reservation | None] = _current.set(self._reservation)
+        return self._reservation
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        _current.reset(self._token)
+        self._reservation.close()
 
 
 _current: ContextVar[Reservation | None] = ContextVar("reservation", default=None)

@@ -142,10 +142,13 @@ def translated_write(doing: str, hides: Hides | None = None) -> Iterator[None]:
     try:
         yield
     except (PyMongoError, BSONError) as error:
-        # A refusal first: after it a client knows why nothing was written.
-        if refused := refusal(doing, error, hides):
-            raise refused from error
-        raise unavailable(f"{doing}: {_what_happened(error)}", error) from error
+        raise write_error(doing, error, hides) from error
+
+
+def write_error(doing: str, error: Exception, hides: Hides | None = None) -> EventsyncError:
+    """Return the error that `translated_write` raises for an error of the driver."""
+    # A refusal first: after it a client knows why nothing was written.
+    return refusal(doing, error, hides) or unavailable(f"{doing}: {_what_happened(error)}", error)
 
 
 def unavailable(doing: str, error: BaseException) -> Unavailable:

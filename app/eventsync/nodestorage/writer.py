@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from weakref import WeakValueDictionary
 
-from pymongo.errors import DuplicateKeyError
+from bson.errors import BSONError
+from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from eventsync.concurrency.held_bytes import DOCUMENT_WEIGHT, need
 from eventsync.domain.ids import format_id
 from eventsync.errors import Conflict, NotFound, PatchFailed, RateLimited, VersionMismatch
-from eventsync.mongodb.errors import translated_write
+from eventsync.mongodb.errors import translated_write, write_error
 from eventsync.nodestorage.author import Author
 from eventsync.nodestorage.deciding import Decider, Decision
 from eventsync.nodestorage.documents import Collections, FoundDocument
@@ -68,13 +69,14 @@ class OperationWriter:
 
     async def decided(self, decision: Decision, author: Author, idempotency: Idempotency | None) -> WriteResult:
         """Carry out an operation that was prepared."""
-        intent = decision.intent
-        with translated_write(doing(intent), author.hides):
+        try:
             # The record of a key has to be in the transaction of its write, which shares no group.
             if idempotency is not None:
                 return await self._in_transaction(decision, author, idempotency)
             if (group := self.grouped(decision, author)) is not None and (result := await group) is not None:
                 return result
+        except (PyMongoError, BSONError) as error:
+            raise write_error(doing(decision.intent), error, author.hides) from error
         return await self.alone(decision, author)
 
     def grouped(self, decision: Decision, author: Author) -> asyncio.Future[WriteResult | None] | None:

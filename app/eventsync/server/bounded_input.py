@@ -119,7 +119,7 @@ class BoundedInput(FirstRequest):
         raise NotImplementedError
 
     def head_begins(self) -> None:
-        """Handle the first byte of a head."""
+        """Handle the first bytes of a head whose end has not arrived."""
         raise NotImplementedError
 
     # --- parsing --------------------------------------------------------------------------------------------------
@@ -186,9 +186,8 @@ class BoundedInput(FirstRequest):
 
     def _feed(self, end: int) -> None:
         size = end - self._position
+        begins = self._in_head and not self._head
         if self._in_head:
-            if not self._head:
-                self.head_begins()
             self._head += size
             if self._head > self._limits.head_bytes:
                 self._refuse_head(f"a head has at most {self._limits.head_bytes} bytes")
@@ -205,6 +204,9 @@ class BoundedInput(FirstRequest):
         super().data_received(data)
         if self.has_too_many_fields:
             self._refuse_head(f"a head has at most {self._limits.head_fields} fields")
+        # Nearly all heads arrive at once, and need no timer.
+        elif begins and self._in_head and self._head and not self._has_ended():
+            self.head_begins()
 
     def _refuse_head(self, reason: str) -> None:
         self.refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, reason)

@@ -6,12 +6,12 @@ second attempt. This limit covers all of them together.
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from eventsync.concurrency.timeouts import Timeout
 from eventsync.errors import Unavailable
 from eventsync.server.problems import respond
 
@@ -23,13 +23,13 @@ class Deadline:
 
     def __init__(self, seconds: float) -> None:
         self._seconds: float | None = seconds
-        self._timeout = asyncio.timeout(None)
+        self._timeout = Timeout()
 
     def lift(self) -> None:
         """Remove the deadline, for an endpoint that streams and limits each of its steps."""
         if self._seconds is not None:
             self._seconds = None
-            self._timeout.reschedule(None)
+            self._timeout.stop()
 
     def extend(self, seconds: float) -> None:
         """Add seconds for an endpoint that is asked to wait."""
@@ -39,7 +39,7 @@ class Deadline:
 
     def _start(self) -> None:
         if self._seconds is not None:
-            self._timeout.reschedule(asyncio.get_running_loop().time() + self._seconds)
+            self._timeout.start(self._seconds)
 
     async def run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> bool:
         """Run `app`. Return False if the deadline passed before it answered; `app` is then cancelled."""
@@ -54,20 +54,20 @@ class Deadline:
 
         async def sent(message: Message) -> None:
             # The 503 answer is on its way: a late answer would be a second one.
-            if not self._timeout.expired():
+            if not self._timeout.is_expired:
                 self.lift()
                 await send(message)
 
         try:
-            async with self._timeout:
+            with self._timeout:
                 if not _has_body(scope):
                     self._start()
                 await app(scope, received, sent)
         except TimeoutError:
-            if not self._timeout.expired():
+            if not self._timeout.is_expired:
                 raise
         # An application may catch its cancellation and answer an error, which `sent` has discarded.
-        return not self._timeout.expired()
+        return not self._timeout.is_expired
 
 
 def deadline_of(connection: HTTPConnection) -> Deadline:
