@@ -79,10 +79,9 @@ class Timeout:
 
 
 class _Timer:
-    """The timeouts of one event loop that are running."""
+    """The timeouts of one event loop that are running. (A reference to the loop would keep it.)"""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    def __init__(self) -> None:
         self._running: set[Timeout] = set()
         self._handle: asyncio.TimerHandle | None = None
         self._at = _NEVER
@@ -90,7 +89,7 @@ class _Timer:
     def add(self, timeout: Timeout, seconds: float) -> float:
         """Let a timeout expire after `seconds`; return the time."""
         self._running.add(timeout)
-        ends = self._loop.time() + max(0.0, seconds)
+        ends = asyncio.get_running_loop().time() + max(0.0, seconds)
         if ends < self._at:
             self._look_at(ends)
         return ends
@@ -103,11 +102,11 @@ class _Timer:
         if self._handle is not None:
             self._handle.cancel()
         self._at = time
-        self._handle = self._loop.call_at(time, self._look)
+        self._handle = asyncio.get_running_loop().call_at(time, self._look)
 
     def _look(self) -> None:
         self._at, self._handle = _NEVER, None
-        now = self._loop.time()
+        now = asyncio.get_running_loop().time()
         for timeout in [timeout for timeout in self._running if timeout.ends() <= now]:
             self._running.discard(timeout)
             timeout.expire()
@@ -121,5 +120,5 @@ _timers: WeakKeyDictionary[asyncio.AbstractEventLoop, _Timer] = WeakKeyDictionar
 def _timer() -> _Timer:
     loop = asyncio.get_running_loop()
     if (timer := _timers.get(loop)) is None:
-        timer = _timers[loop] = _Timer(loop)
+        timer = _timers[loop] = _Timer()
     return timer
