@@ -151,7 +151,7 @@ def _break(monkeypatch: pytest.MonkeyPatch, broken: Breaking) -> None:
             if node is None:
                 raise NotFound("there is no such document")
             digest = digest_of(node.document)
-            return WriteResult(format_id(key), node.version + 1, node.document, [], digest=digest)
+            return WriteResult(format_id(key), node.version + 1, node.document, [], known_digest=digest)
 
         return await broken(commit, pretend)
 

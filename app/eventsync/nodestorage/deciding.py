@@ -138,7 +138,8 @@ class EncodedWrite:
     def of(cls, change: PlannedWrite) -> EncodedWrite:
         result, write = change.result, change.write
         document = None if result.document is None else JsonText(to_json(result.document))
-        result = replace(result, document=document, patch=JsonText(to_json(result.patch)))
+        patch = JsonText(to_json(result.patch))
+        result = replace(result, document=document, patch=patch, known_digest=result.digest)
         if isinstance(write, Insert):
             return cls(result, Insert, bytes(write.document.raw))
         if isinstance(write, Modify):

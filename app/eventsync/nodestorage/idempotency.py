@@ -94,4 +94,4 @@ def _row(result: WriteResult) -> dict[str, Any]:
 
 def _repeated(row: Mapping[str, Any]) -> WriteResult:
     done = WriteResult(IdText(row["id"]), int(row["version"]), None, [], bool(row["created"]), replayed=True)
-    return replace(done, digest=str(row.get("digest", "")))
+    return replace(done, known_digest=str(row.get("digest", "")))

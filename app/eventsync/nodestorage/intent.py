@@ -20,7 +20,6 @@ from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 
 from eventsync.domain.bson_scan.opaque import UnreadableDocument, encode, is_odd, opaques
-from eventsync.domain.entity_tag import digest_of
 from eventsync.domain.ids import PLAIN_IDS, check_id, format_id, possible_id, same_id
 from eventsync.domain.patches.diff import diff
 from eventsync.domain.patches.json_patch import JsonPatch, equal
@@ -284,7 +283,7 @@ def _result(
     if shown is None:
         return WriteResult(format_id(id), version, None, [], created=created, withheld=True)
     patch = patch if guard is None else guard.redacted(patch)
-    return WriteResult(format_id(id), version, shown, patch, created=created, digest=digest_of(shown))
+    return WriteResult(format_id(id), version, shown, patch, created=created)
 
 
 def _not_bson(error: Exception) -> str:
