@@ -1,9 +1,9 @@
-// The browser's sync client under Node, driven by lines on stdin; what happens goes out as JSON lines.
-//   node --experimental-websocket --experimental-eventsource browser_client.mjs URL TRANSPORT SHAPE…
+// The live page's sync client under Node, driven by lines on stdin; what happens goes out as JSON lines.
+//   node --experimental-websocket browser_client.mjs URL TRANSPORT SHAPE…
 
 import { createInterface } from "node:readline";
 
-import { SyncClient } from "../../clients/js/src/client.js";
+import { SyncClient } from "../../app/eventsync/web/sync_client.js";
 
 const [url, transport, ...shapes] = process.argv.slice(2);
 const client = new SyncClient({ url, transport, shapes, clientId: "browser-client" });

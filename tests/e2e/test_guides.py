@@ -128,13 +128,13 @@ async def test_the_programs_of_python(settings: Settings) -> None:
 
 @pytest.mark.skipif(chromium.missing() is not None, reason=chromium.missing() or "")
 async def test_the_script_shows_a_copy_and_writes(settings: Settings, tmp_path: Path) -> None:
-    script = "\n".join(blocks("guides/browser.md", "js")) + "Object.assign(globalThis, { client, rename })"
+    script = "\n".join(blocks("guides/browser.md", "js")) + "Object.assign(globalThis, { theaters, rename })"
     insert = f"Object.assign(document.createElement('script'), {{type: 'module', textContent: {json.dumps(script)}}})"
     async with system(settings) as (url, client), running_chromium(tmp_path) as browser:
         page = await browser.visit(f"{url}/healthz")  # a page of the server's origin, without a content policy
         await browser.until(page, f"document.head.append({insert}), true")
         await browser.until(page, "document.title === 'live' && document.body.textContent === 'Alhambra'")
-        await browser.until(page, "rename('first', client.documents('theaters').get('first').version, 'Bijou'), true")
+        await browser.until(page, "rename('first', theaters.documents.get('first').version, 'Bijou'), true")
         await browser.until(page, "document.body.textContent === 'Bijou'")
         assert (await client.get(f"{THEATERS}/first")).json()["doc"]["name"] == "Bijou"
 

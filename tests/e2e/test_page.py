@@ -25,7 +25,7 @@ from support.waiting import patience, within
 from support.writers import PATCH, ApiWriter, documents_of, write_behind
 
 DRIVER = Path(__file__).with_name("browser_client.mjs")
-NODE = ("node", "--experimental-websocket", "--experimental-eventsource", "--no-warnings")
+NODE = ("node", "--experimental-websocket", "--no-warnings")
 Said = dict[str, Any]
 
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
@@ -260,14 +260,28 @@ async def test_failures_make_it_wait_longer_but_never_less_than_the_server_asks(
         await browser.status("live")
 
 
-async def test_a_shape_that_can_not_be_served_yet_is_asked_for_again() -> None:
-    later = {"type": "error", "code": "unavailable", "message": "later", "shape": "a", "retry_after": 0.3}
-    server = scripted([WELCOME, later], [WELCOME, SNAPSHOT, LIVE])
-    async with server as (url, hellos), browsing(url, "websocket", "a") as browser:
-        browser.tell("start")
-        assert (await browser.status("waiting"))["delay"] >= 300
-        await browser.status("live")
-    assert hellos[1]["shapes"] == ["a"]
+async def test_a_shape_that_can_not_be_served_yet_is_asked_for_again_on_the_same_connection() -> None:
+    later: Said = {"type": "error", "code": "unavailable", "message": "later", "shape": "a", "retry_after": 0.3}
+    before: tuple[Said, ...] = (WELCOME, later)
+    after: tuple[Said, ...] = (SNAPSHOT, LIVE)
+    subscribed: list[Said] = []
+
+    async def handle(socket: ServerConnection) -> None:
+        await socket.recv()
+        for message in before:
+            await socket.send(orjson.dumps(message).decode())
+        subscribed.append(orjson.loads(await socket.recv()))
+        for message in after:
+            await socket.send(orjson.dumps(message).decode())
+        await socket.wait_closed()
+
+    async with serve(handle, "127.0.0.1", 0, subprotocols=[Subprotocol("eventsync.v1")]) as server:
+        url = f"http://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
+        async with browsing(url, "websocket", "a") as browser:
+            browser.tell("start")
+            assert (await browser.until(lambda said: "refused" in said))["refused"]["retry_after"] == 0.3
+            await browser.status("live")
+    assert subscribed == [{"type": "subscribe", "shape": "a"}]
 
 
 async def test_a_silent_server_is_left() -> None:

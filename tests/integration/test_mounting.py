@@ -225,7 +225,7 @@ async def test_the_browser_client_finds_a_mounted_server(chosen: Settings, tmp_p
     async with running_worker(chosen), running_host("starlette", "/sync", chosen, tmp_path) as host:
         await tracked(host.url, chosen.collections)
         for transport in ("websocket", "sse"):
-            options = ("--experimental-websocket", "--experimental-eventsource")
+            options = ("--experimental-websocket",)
             program = ROOT / "tests" / "e2e" / "browser_client.mjs"
             client = await asyncio.create_subprocess_exec(
                 *("node", *options, program, host.url, transport, SHAPE),

@@ -1,6 +1,6 @@
 // The live page: one sync client, and the views of what it holds.
 
-import { SyncClient } from "./client.js";
+import { SyncClient } from "./sync_client.js";
 import { differences } from "./describe.js";
 import { newDocument, openDocument } from "./document.js";
 import { $, h, onFrame } from "./dom.js";

@@ -1,253 +1,414 @@
-// A sync client for protocol v1: WebSocket or Server-Sent Events, resuming from its own state vector.
+// The client of eventsync: exact copies of shapes, writes that are seen at once, and the history of documents.
 //
-//   const client = new SyncClient({ shapes: ["theaters"] });
-//   client.addEventListener("change", ({ detail }) => draw(client.documents(detail.shape)));
-//   client.start();
-//
-// Events: `change` (a `Replica` result; `replayed`: it happened while this client was away), `status`
-// (`{ status, reason, delay, transport }`), `refused` (the server's `error` message).
+//   const db = createClient({ url: "https://sync.example", token: () => getToken() });
+//   const cards = db.collection("cards");
+//   cards.subscribe(({ documents }) => draw(documents));
+//   await cards.patch(id, { column: "done" });
 
-import { Replica, TYPES, parsePosition } from "./replica.js";
-import { canonicalShape } from "./shapes.js";
-import { parseJson } from "./json.js";
+import { Connection, clock } from "./connection.js";
+import { Engine } from "./engine.js";
+import { parameterText, randomHex } from "./ids.js";
+import { Persister } from "./persister.js";
+import { Http, Refusal, Tokens, pathOf } from "./requests.js";
+import { CollectionHandle, DocumentHandle, ShapeHandle } from "./handles.js";
+import { canonicalShape, isDeclared, shapeText } from "./shapes.js";
+import { FORMAT, memoryStore } from "./store.js";
 
-const SHORTEST = 250; // ms
-const LONGEST = 30_000;
-const MESSAGES = ["welcome", "error", "pong", ...TYPES]; // an `EventSource` listens to each type by name
+export { Refusal } from "./requests.js";
+export { memoryStore } from "./store.js";
+export { CollectionHandle, DocumentHandle, ShapeHandle } from "./handles.js";
+export { idText, idValue, newId } from "./ids.js";
 
-/** 44xx: the server refuses what this client asks; asking again unchanged is pointless. */
-const isFinal = (code) => code >= 4400 && code < 4500;
+/** @typedef {import("./store.js").QueuedWrite} QueuedWrite */
+/** @typedef {import("./outbox.js").Problem} Problem */
+/** @typedef {import("./engine.js").ShapeInfo} ShapeInfo */
+/** @typedef {import("./core.js").TokenReason} TokenReason */
 
-export class SyncClient extends EventTarget {
-  #replica = new Replica();
-  #link = null; // the current connection; messages of older ones are ignored
-  #attempts = 0; // since the client was last live
-  #timer = null; // starts the next attempt
-  #watchdog = null; // fires when the server has been silent for too long
-  #silence = 60_000; // ms without a message that the watchdog allows
-  #floor = 0; // the delay that the server asked for, ms
+/**
+ * @typedef {object} ClientOptions
+ * @property {string | URL} [url] - Of the server; in a page, its own origin without it.
+ * @property {(why: TokenReason) => string | null | Promise<string | null>} [token] - Asked before each connection
+ *   (`connect`), before a token ends (`expiring`), and after the server has refused one (`refused`).
+ * @property {string} [principal] - Who the token speaks for. What is stored for another one is not used.
+ * @property {string} [clientId] - Has the server store what this client acknowledges, and list it for operators.
+ * @property {import("./store.js").Store} [store] - Keeps documents, positions and writes; in memory without it.
+ * @property {"auto" | import("./transports.js").TransportName} [transport]
+ * @property {typeof globalThis.WebSocket} [WebSocket] - Where the runtime has none, as that of the package `ws`.
+ * @property {typeof globalThis.fetch} [fetch]
+ * @property {number} [maxWrites] - Writes that may be queued, or not known to be in all shapes; 10,000 without it.
+ * @property {number} [maxChanges] - Changes that may wait for one reader of `changes()`; 100,000 without it.
+ * @property {number} [linger] - Milliseconds that a shape without a subscriber is still followed; 1000 without it.
+ * @property {(rejection: Rejection) => void} [onRejected] - A write was refused and taken back.
+ * @property {(error: unknown) => void} [onError] - The store has failed, or a subscriber has thrown.
+ */
 
-  /** `transport`: `websocket`, `sse`, or `auto` (WebSocket, or SSE where WebSockets do not get through). */
-  constructor({ url = globalThis.location?.origin, shapes = [], transport = "auto", clientId } = {}) {
-    super();
-    this.url = url;
-    this.clientId = clientId;
-    this.status = "stopped"; // connecting, syncing, live, waiting, stopped, failed
-    this.setTransport(transport);
-    for (const shape of shapes) this.#replica.hold(canonicalShape(shape));
+/** @typedef {{ write: QueuedWrite, problem: Problem }} Rejection */
+
+/**
+ * @typedef {object} Status
+ * @property {import("./core.js").StatusName} name
+ * @property {string} reason - Why it waits or has failed.
+ * @property {number} code - The close code that it has failed with, or 0.
+ * @property {number} delay - Milliseconds from `waiting` to the next attempt.
+ * @property {string} transport
+ * @property {number} pending - Writes that the server has not answered.
+ * @property {boolean} stale - True while committed changes may not have been sent, because no worker runs.
+ */
+
+/**
+ * What `on` listens to.
+ *
+ * @typedef {object} ClientEvents
+ * @property {Status} status
+ * @property {Rejection} rejected
+ * @property {import("./replica.js").Message} refused - A message `error` of the server.
+ * @property {{ shape: string, reason: string }} reset - A shape is loaded again.
+ */
+
+/** @param {ClientOptions} [options] */
+export function createClient(options) {
+  return new Client(options);
+}
+
+export class Client {
+  /** @type {Map<string, ShapeHandle>} */
+  #handles = new Map();
+  /** @type {Map<string, Set<(detail: any) => void>>} */
+  #listeners = new Map();
+  /** @type {Map<string, { resolve: (answer: any) => void, reject: (error: Error) => void }>} By key of a write. */
+  #waiting = new Map();
+  #order = 0;
+  #closed = false;
+  #stopped = false; // by `stop`, until `start`
+
+  /** @param {ClientOptions} [options] */
+  constructor(options = {}) {
+    const url = String(options.url ?? globalThis.location?.origin);
+    const fetch = options.fetch ?? globalThis.fetch.bind(globalThis);
+    const tokens = new Tokens(options.token);
+    this.options = { maxWrites: 10_000, maxChanges: 100_000, linger: 1000, ...options };
+    this.http = new Http({ url, fetch, tokens });
+    this.engine = new Engine({ clientId: options.clientId, hasToken: options.token !== undefined });
+    this.connection = new Connection({
+      url, fetch, tokens, core: this.engine.core, machine: this.engine, transport: options.transport ?? "auto",
+      WebSocket: options.WebSocket ?? globalThis.WebSocket, handle: (output) => this.#take(output),
+    });
+    const identity = { url, principal: options.principal ?? "", format: FORMAT };
+    this.store = (options.store ?? memoryStore()).open(identity);
+    this.persister = new Persister(this.store, {
+      durable: (shape, position) => this.connection.do((core, now) => core.durable(shape, position, now)),
+      failed: (error) => this.report(error),
+    });
+    /** Resolves once the writes of a former process are here. */
+    this.ready = this.#restore();
+    this.ready.catch(() => {}); // reported; whoever awaits it gets it too
+  }
+
+  /** @returns {Status} */
+  get status() {
+    const { status: name, reason, code, delay, stale } = this.engine.core;
+    const { pending } = this.engine.outbox;
+    return { name, reason, code, delay, stale, pending, transport: this.connection.transport };
   }
 
   /** The state vector: shape → position, of every shape that is complete here. */
   get vector() {
-    return this.#replica.vector;
+    return this.engine.core.vector;
   }
 
-  /** The Map id → `{ version, doc }` of a shape. */
-  documents(shape) {
-    return this.#replica.documents(canonicalShape(shape));
+  /** @param {string} name */
+  collection(name) {
+    return /** @type {CollectionHandle} */ (this.#handle(name, { collection: name }, CollectionHandle));
   }
 
+  /** @param {string} collection @param {string} id - The id text. */
+  document(collection, id) {
+    const handle = this.#handle(`${collection}/${id}`, { collection, id }, DocumentHandle);
+    return /** @type {DocumentHandle} */ (handle);
+  }
+
+  /**
+   * A declared shape. With `collection` own writes are shown in it; with `matches` also those that bring a document
+   * into it or take one out.
+   *
+   * @param {string} name
+   * @param {Record<string, any>} [parameters] - A list stands for several values of one parameter.
+   * @param {{ collection?: string, matches?: (doc: any) => boolean }} [info]
+   */
+  shape(name, parameters = {}, info = {}) {
+    const lists = Object.entries(parameters).map(([key, value]) => [key, [value].flat().map(parameterText)]);
+    return this.#handle(shapeText(name, Object.fromEntries(lists)), info, ShapeHandle);
+  }
+
+  /**
+   * The shape of a text, such as `orders`, `orders/42` or `my_orders?owner=7`.
+   *
+   * @param {string} text
+   * @param {ShapeInfo} [info]
+   * @returns {ShapeHandle}
+   */
+  follow(text, info = {}) {
+    if (isDeclared(text)) return this.#handle(canonicalShape(text), info, ShapeHandle);
+    const slash = text.indexOf("/");
+    return slash < 0 ? this.collection(text) : this.document(text.slice(0, slash), text.slice(slash + 1));
+  }
+
+  /**
+   * Listen to what happens to the client. Returns the function that ends it.
+   *
+   * @template {keyof ClientEvents} Name
+   * @param {Name} name
+   * @param {(detail: ClientEvents[Name]) => void} listener
+   */
+  on(name, listener) {
+    const listeners = this.#listeners.get(name) ?? new Set();
+    this.#listeners.set(name, listeners.add(listener));
+    return () => void listeners.delete(listener);
+  }
+
+  /** Connect, which following a shape does too; after `stop` and after a failure it is needed. */
   start() {
-    if (this.status === "stopped" || this.status === "failed") this.#connect();
+    this.#stopped = false;
+    this.#do((engine, now) => engine.start(now));
   }
 
-  /** Cut the connection. The documents stay; `start` continues from them. */
+  /** End the connection and send no more writes. What is held stays. */
   stop() {
-    this.#cut();
-    this.#tell("stopped");
+    this.#stopped = true;
+    this.#do((engine) => engine.stop());
   }
 
-  /** Connect at once if the client waits for its next attempt. */
+  /** Connect at once if the client waits for its next attempt: the network is back. */
   hurry() {
-    if (this.status === "waiting") this.#connect();
-  }
-
-  /** Follow these shapes from now on, and no others. */
-  follow(shapes) {
-    const wanted = shapes.map(canonicalShape);
-    for (const shape of this.#replica.shapes) if (!wanted.includes(shape)) this.#replica.forget(shape);
-    for (const shape of wanted) this.#replica.hold(shape);
-    this.#renew();
-  }
-
-  /** Change the transport, and continue from the same vector. */
-  use(transport) {
-    this.setTransport(transport);
-    this.#renew();
-  }
-
-  setTransport(transport) {
-    this.automatic = transport === "auto";
-    this.transport = this.automatic ? "websocket" : transport;
-  }
-
-  #renew() {
-    if (this.status !== "stopped") this.#connect();
-  }
-
-  #connect() {
-    this.#cut();
-    this.#replica.reconnected();
-    this.#tell("connecting");
-    const open = this.transport === "sse" ? openEventSource : openWebSocket;
-    const link = open(this, this.#replica.shapes, {
-      message: (text) => link === this.#link && this.#receive(parseJson(text)),
-      closed: (ending) => link === this.#link && this.#closed(ending),
+    this.#do((engine, now) => {
+      engine.core.hurry(now);
+      engine.outbox.hurry(now);
     });
-    this.#link = link;
-    this.#watch();
   }
 
-  #cut() {
-    clearTimeout(this.#timer);
-    clearTimeout(this.#watchdog);
-    const link = this.#link;
-    this.#link = null;
-    link?.close();
+  /**
+   * A position at or past every write that was acknowledged before.
+   *
+   * @returns {Promise<{ log: string, seq: number }>}
+   */
+  barrier() {
+    return this.http.request("POST", "v1/barrier", { body: {}, headers: JSON_BODY });
   }
 
-  #watch() {
-    clearTimeout(this.#watchdog);
-    this.#watchdog = setTimeout(() => this.#again("the server was silent for too long"), this.#silence);
+  /** Resolves once everything that was received so far, and the queue, is in the store. */
+  async flush() {
+    await this.persister.settled();
   }
 
-  #receive(message) {
-    this.#watch();
-    if (message.type === "welcome") {
-      this.#silence = message.heartbeat * 2500;
-      this.#tell("syncing");
-    } else if (message.type === "error") {
-      this.#refused(message);
-    } else {
-      this.#take(message);
+  /** End everything and close the store. */
+  async close() {
+    this.#closed = true;
+    this.stop();
+    for (const handle of this.#handles.values()) handle.end();
+    await this.persister.settled();
+    await (await this.store).close();
+  }
+
+  /** Remove everything that is stored for this principal, as on a logout. */
+  async destroy() {
+    this.#closed = true;
+    this.stop();
+    for (const handle of this.#handles.values()) handle.end();
+    await this.persister.settled();
+    await (await this.store).destroy();
+  }
+
+  // --- what the handles use -----------------------------------------------------------------------------------------
+
+  /** @param {unknown} error */
+  report(error) {
+    if (this.options.onError) this.options.onError(error);
+    else console.error("eventsync:", error);
+  }
+
+  /**
+   * Begin to follow the shape of a handle, from what is stored.
+   *
+   * @param {ShapeHandle} handle
+   */
+  async begin(handle) {
+    const saved = await (await this.store).load(handle.text);
+    if (!handle.isFollowed || this.#closed) return;
+    this.#do((engine, now) => {
+      engine.follow(handle.text, handle.info, saved, now);
+      if (!this.#stopped) engine.start(now);
+    });
+  }
+
+  /** @param {ShapeHandle} handle */
+  release(handle) {
+    this.#do((engine, now) => engine.unfollow(handle.text, now));
+  }
+
+  /**
+   * Show a write, and send it once it is stored.
+   *
+   * @param {Omit<QueuedWrite, "key" | "order" | "at" | "base">} write
+   * @returns {Promise<Written>}
+   */
+  async write(write) {
+    await this.ready;
+    const { outbox } = this.engine;
+    if (this.#closed) throw new Error("the client is closed");
+    if (outbox.size >= this.options.maxWrites) throw new Error(`${outbox.size} writes are queued already: maxWrites`);
+    const base = this.engine.baseOf(write.collection, write.id);
+    const key = randomHex(16);
+    const whole = { ...write, key, order: (this.#order += 1), at: Date.now(), ...(base !== undefined && { base }) };
+    const done = new Promise((resolve, reject) => this.#waiting.set(key, { resolve, reject }));
+    done.catch(() => {}); // `onRejected` has it, and not everybody waits
+    this.#do((engine) => engine.outbox.add(whole));
+    try {
+      await (await this.store).enqueue(whole);
+    } catch (error) {
+      const detail = error instanceof Error ? error.message : String(error);
+      this.#do(() => outbox.cancel(key, { status: 0, code: "store_failed", detail }));
+      throw error;
+    }
+    this.#do((_, now) => {
+      if (!this.#stopped) outbox.start(now);
+      outbox.stored(key, now);
+    });
+    return { id: write.id, key, done: /** @type {Promise<any>} */ (done) };
+  }
+
+  // --- inside -------------------------------------------------------------------------------------------------------
+
+  /** @template {ShapeHandle} T @param {string} text @param {ShapeInfo} info @param {new (...rest: any[]) => T} Kind */
+  #handle(text, info, Kind) {
+    const handle = this.#handles.get(text) ?? new Kind(this, text, info);
+    this.#handles.set(text, handle);
+    return handle;
+  }
+
+  /** @param {(engine: Engine, now: number) => void} input */
+  #do(input) {
+    input(this.engine, clock());
+    this.connection.run();
+  }
+
+  async #restore() {
+    try {
+      const writes = await (await this.store).queue();
+      this.#order = Math.max(0, ...writes.map(({ order }) => order));
+      if (!writes.length || this.#closed) return;
+      this.#do((engine, now) => {
+        engine.outbox.restore(writes, now);
+        if (!this.#stopped) engine.outbox.start(now);
+      });
+    } catch (error) {
+      this.report(error);
+      throw error;
     }
   }
 
-  #take(message) {
-    const replayed = this.status !== "live";
-    const result = this.#replica.apply(message);
-    if (!result) return;
-    if (result.kind === "hole") this.#again(`what came for ${result.shape} does not continue what is here`);
-    this.#emit("change", { ...result, replayed });
-    if (result.kind === "reset") this.#tell("syncing");
-    if (this.status === "syncing" && this.#replica.live) {
-      this.#attempts = 0;
-      this.#tell("live");
+  /** @param {import("./engine.js").EngineOutput} output */
+  #take(output) {
+    switch (output.type) {
+      case "view":
+        return this.#handles.get(output.shape)?.changed(output);
+      case "confirmed":
+        return this.#handles.get(output.shape)?.confirmed(output);
+      case "apply":
+        return this.persister.apply(output.shape, output.step);
+      case "forget":
+        return this.persister.forget(output.shape);
+      case "dequeue":
+        return this.persister.then((store) => store.dequeue(output.key));
+      case "request":
+        return void this.#send(output.write, output.ifMatch);
+      case "barrier":
+        return void this.#askForBarrier();
+      case "done":
+        this.#waiting.get(output.write.key)?.resolve(output.answer);
+        this.#waiting.delete(output.write.key);
+        return this.#tell("status", this.status);
+      case "rejected":
+        return this.#rejected(output);
+      case "reset":
+        return this.#tell("reset", { shape: output.shape, reason: output.reason });
+      case "refused":
+        this.#handles.get(output.error.shape)?.refused(output.error);
+        return this.#tell("refused", output.error);
+      case "status":
+        return this.#tell("status", this.status);
     }
   }
 
-  #refused(message) {
-    this.#floor = (message.retry_after ?? 0) * 1000;
-    this.#emit("refused", message);
-    if (!message.shape) return; // a close follows, or nothing is lost
-    // A temporary refusal is retried. A permanent one would be repeated on every connection.
-    if (message.retry_after !== undefined) return this.#again(message.message);
-    this.#replica.forget(message.shape);
-    // A connection without shapes would be called live.
-    if (!this.#replica.shapes.length) this.#fail(message.message);
+  /** @param {Rejection} rejection */
+  #rejected({ write, problem }) {
+    this.#waiting.get(write.key)?.reject(new Refusal(problem));
+    this.#waiting.delete(write.key);
+    this.#call(this.options.onRejected, { write, problem });
+    this.#tell("rejected", { write, problem });
+    this.#tell("status", this.status);
   }
 
-  #closed({ code = 0, reason }) {
-    if (isFinal(code)) return this.#fail(reason || `closed with ${code}`, code);
-    this.#again(reason || "the connection was lost");
+  /** @param {QueuedWrite} write @param {string | undefined} ifMatch */
+  async #send({ key, method, collection, id, body }, ifMatch) {
+    const path = pathOf(collection, method === "POST" ? undefined : id);
+    const condition = ifMatch !== undefined && { "If-Match": ifMatch };
+    const headers = { "Idempotency-Key": key, ...bodyType(method, body), ...condition };
+    const { outbox } = this.engine;
+    try {
+      const answer = await this.http.request(method, path, { body, headers });
+      this.#do((_, now) => outbox.answered(key, answer, now));
+    } catch (error) {
+      this.#do((_, now) => {
+        if (error instanceof Refusal) outbox.refused(key, error.problem, error.retryAfter, now);
+        else outbox.lost(key, now);
+      });
+    }
   }
 
-  /** End after a permanent refusal. */
-  #fail(reason, code) {
-    this.#cut();
-    this.#tell("failed", { reason, code });
+  async #askForBarrier() {
+    const { outbox } = this.engine;
+    try {
+      const barrier = await this.barrier();
+      this.#do((_, now) => outbox.barrierReached(barrier, now));
+    } catch (error) {
+      const retryAfter = error instanceof Refusal ? error.retryAfter : undefined;
+      this.#do((_, now) => outbox.barrierFailed(retryAfter, now));
+    }
   }
 
-  /** Reconnect after exponential backoff with full jitter, so that many clients do not return at the same time. */
-  #again(reason) {
-    this.#cut();
-    const ceiling = Math.min(LONGEST, SHORTEST * 2 ** this.#attempts++);
-    // A proxy without WebSockets lets an event stream through; a server that is down accepts neither.
-    if (this.automatic) this.transport = this.#attempts % 3 === 2 ? "sse" : "websocket";
-    const delay = Math.max(this.#floor, Math.random() * ceiling);
-    this.#floor = 0;
-    this.#timer = setTimeout(() => this.#connect(), delay);
-    this.#tell("waiting", { reason, delay });
+  /** @param {keyof ClientEvents} name @param {any} detail */
+  #tell(name, detail) {
+    for (const listener of this.#listeners.get(name) ?? []) this.#call(listener, detail);
   }
 
-  #tell(status, detail = {}) {
-    this.status = status;
-    this.#emit("status", { status, transport: this.transport, ...detail });
+  /**
+   * Call a function of the application: what it throws must not disturb the client.
+   *
+   * @param {((detail: any) => void) | undefined} listener
+   * @param {any} detail
+   */
+  #call(listener, detail) {
+    try {
+      listener?.(detail);
+    } catch (error) {
+      this.report(error);
+    }
   }
 
-  #emit(name, detail) {
-    this.dispatchEvent(new CustomEvent(name, { detail }));
-  }
 }
 
-/** The URL of a path below the server's URL, which may have a path itself. */
-function below(url, path) {
-  return new URL(path, `${url}`.endsWith("/") ? url : `${url}/`);
-}
+/**
+ * A write that is queued. `done` resolves once the server has made it, and rejects with a `Refusal` if it is taken
+ * back.
+ *
+ * @typedef {{ id: string, key: string, done: Promise<import("./outbox.js").WriteAnswer> }} Written
+ */
 
-function openWebSocket({ url, clientId, vector }, shapes, { message, closed }) {
-  const address = below(url, "v1/sync");
-  address.protocol = address.protocol.replace("http", "ws");
-  const socket = new WebSocket(address, "eventsync.v1");
-  socket.onopen = () => socket.send(JSON.stringify({ type: "hello", client_id: clientId, shapes, vector }));
-  socket.onmessage = ({ data }) => message(data);
-  socket.onclose = closed;
-  socket.onerror = () => {}; // a close always follows
-  return { close: () => socket.close() };
-}
+const JSON_BODY = { "Content-Type": "application/json" };
 
-const CLOSED = 2; // EventSource.CLOSED
-
-/** Find out why an event stream was refused, which EventSource does not say. Returns it like a WebSocket's close. */
-async function refusal(address) {
-  const asking = new AbortController();
-  try {
-    const answer = await fetch(address, { headers: { Accept: "application/problem+json" }, signal: asking.signal });
-    const { status } = answer;
-    if (status < 400 || status >= 500 || status === 408 || status === 429) return {};
-    const { detail } = await answer.json().catch(() => ({}));
-    return { code: 4000 + status, reason: detail };
-  } catch {
-    return {};
-  } finally {
-    asking.abort();
-  }
-}
-
-function openEventSource({ url, clientId, vector }, shapes, { message, closed }) {
-  const address = below(url, "v1/sync/sse");
-  for (const shape of shapes) address.searchParams.append("shape", shape);
-  address.searchParams.set("vector", vectorText(shapes, vector));
-  if (clientId) address.searchParams.set("client_id", clientId);
-  const source = new EventSource(address);
-  for (const type of MESSAGES) {
-    source.addEventListener(type, (event) => {
-      // `error` with data is the server's message; without data it is the browser's report of a lost connection.
-      if (event.data !== undefined) return message(event.data);
-      // The server reports temporary refusals in band. So this one is permanent, or another program's failure.
-      const refused = source.readyState === CLOSED;
-      // The browser would reconnect by itself. Reconnecting here gives both transports one backoff and one vector.
-      source.close();
-      if (refused) refusal(address).then(closed);
-      else closed({});
-    });
-  }
-  return { close: () => source.close() };
-}
-
-const LONG = 1024; // characters of a vector that names its shapes
-
-/** A state vector for a URL that names the shapes already; a long one has only their positions, in that order. */
-export function vectorText(shapes, vector) {
-  const long = new URLSearchParams(vector).toString();
-  if (long.length <= LONG) return long;
-  let before = null; // the log of the previous position, which is not repeated
-  const item = (shape) => {
-    if (!vector[shape]) return "";
-    const { log, seq } = parsePosition(vector[shape]);
-    const text = log === before ? `${seq}` : vector[shape];
-    before = log;
-    return text;
-  };
-  return shapes.map(item).join(",");
+/** @param {QueuedWrite["method"]} method @param {any} body @returns {Record<string, string>} */
+function bodyType(method, body) {
+  if (method === "DELETE") return {};
+  if (method !== "PATCH") return JSON_BODY;
+  return { "Content-Type": Array.isArray(body) ? "application/json-patch+json" : "application/merge-patch+json" };
 }

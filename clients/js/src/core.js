@@ -39,7 +39,8 @@ import { Replica } from "./replica.js";
 
 const SHORTEST = 250; // ms, the ceiling of the first delay
 const LONGEST = 30_000; // ms, of all others
-const SILENCE = 60_000; // ms without a message, while no heartbeat is known
+const OPENING = 20_000; // ms without `welcome`
+const ASKING = 60_000; // ms that the token function may take
 const ACK_EVERY = 1000; // ms
 const RESUBSCRIBE_JITTER = 100; // ms
 const NO_TOKEN = "the token function does not answer";
@@ -61,6 +62,7 @@ export class Core {
   #phase = "off";
   #wanted = false; // true between start and stop
   #oneWay = false;
+  #asked = ""; // the shapes when the transport was opened
   #attempts = 0; // since the client was last live
   #credential = new Credential();
   /** @type {TokenReason} */
@@ -68,7 +70,7 @@ export class Core {
   #floor = 0; // ms that the server asks a client to stay away
   /** @type {Message | null} The last error of this connection that names no shape. */
   #error = null;
-  #silence = SILENCE;
+  #silence = OPENING;
   #remembered = true;
   #acks = new Acknowledgements();
   /** @type {Map<string, number>} Shape → when to subscribe to it again. */
@@ -193,7 +195,6 @@ export class Core {
     if (this.#phase === "off") this.#begin(now);
     else if (this.#phase === "open" && this.#oneWay) this.reconnect(now);
     else if (this.#phase === "open") this.#subscribe(shape);
-    else if (this.#phase === "opening") this.reconnect(now); // a one-way request names its shapes
   }
 
   /**
@@ -271,6 +272,8 @@ export class Core {
    */
   opened(now, { oneWay = false } = {}) {
     if (this.#phase !== "opening") return;
+    // A request of one way has named the shapes of the time when it was made.
+    if (oneWay && this.shapes.join() !== this.#asked) return this.reconnect(now);
     this.#phase = "open";
     this.#oneWay = oneWay;
     this.#watch(now);
@@ -307,11 +310,14 @@ export class Core {
   /**
    * The connection has ended. `code`: a WebSocket's close code, or 4000 + the status of an HTTP answer.
    *
-   * @param {{ code?: number, reason?: string }} ending
+   * `retryAfter`: milliseconds that the server asks a client to stay away.
+   *
+   * @param {{ code?: number, reason?: string, retryAfter?: number }} ending
    * @param {number} now
    */
-  closed({ code = 0, reason = "" }, now) {
+  closed({ code = 0, reason = "", retryAfter = 0 }, now) {
     if (this.#phase !== "open" && this.#phase !== "opening") return;
+    this.#floor = Math.max(this.#floor, retryAfter);
     const error = this.#error;
     if (code === 4401 || (!code && this.#oneWay && error?.code === "unauthenticated")) {
       return this.#unauthenticated(reason || error?.reason || "unauthenticated", now);
@@ -350,7 +356,7 @@ export class Core {
     this.#tell("connecting");
     if (!this.hasToken) return this.#open(now);
     this.#phase = "asking";
-    this.#at.silence = now + SILENCE;
+    this.#at.silence = now + ASKING;
     this.#output({ type: "ask", why: this.#why });
     this.#why = "connect";
   }
@@ -358,7 +364,8 @@ export class Core {
   /** @param {number} now */
   #open(now) {
     this.#phase = "opening";
-    this.#silence = SILENCE;
+    this.#asked = this.shapes.join();
+    this.#silence = OPENING;
     this.#watch(now);
     this.#output({ type: "connect" });
   }

@@ -313,7 +313,9 @@ export class Outbox {
     }
     if (this.#running && !this.#barrier.asking) {
       const { notBefore } = this.#barrier;
-      for (const { answeredAt } of this.#uncovered()) due = Math.min(due, Math.max(answeredAt + BARRIER_AFTER, notBefore));
+      for (const { answeredAt } of this.#uncovered()) {
+        due = Math.min(due, Math.max(answeredAt + BARRIER_AFTER, notBefore));
+      }
     }
     return due;
   }
@@ -451,8 +453,7 @@ export class Outbox {
   #askForBarrier(now) {
     if (!this.#running || this.#barrier.asking || now < this.#barrier.notBefore) return;
     const open = [...this.#uncovered()];
-    const isInDoubt = (/** @type {PendingWrite} */ entry) => this.#missing(entry).some((shape) => entry.doubt.has(shape));
-    if (!open.some((entry) => now >= entry.answeredAt + BARRIER_AFTER || isInDoubt(entry))) return;
+    if (!open.some((entry) => now >= entry.answeredAt + BARRIER_AFTER || this.#isInDoubt(entry))) return;
     for (const entry of open) entry.asked = true;
     this.#barrier.asking = true;
     this.#output({ type: "barrier" });
@@ -465,6 +466,11 @@ export class Outbox {
    */
   #missing(entry) {
     return [...this.#shapes].filter(([shape, followed]) => entry.isMissingIn(shape, followed)).map(([shape]) => shape);
+  }
+
+  /** @param {PendingWrite} entry */
+  #isInDoubt(entry) {
+    return this.#missing(entry).some((shape) => entry.doubt.has(shape));
   }
 
   /** @param {number} attempts */

@@ -42,7 +42,10 @@ export function parseShape(shape) {
 export function shapeText(name, values) {
   const pairs = Object.keys(values)
     .sort()
-    .flatMap((key) => [...new Set(values[key].map(plain))].sort(byCharacters).map((value) => `${key}=${quoted(value)}`));
+    .flatMap((key) => {
+      const sorted = [...new Set(values[key].map(plain))].sort(byCharacters);
+      return sorted.map((value) => `${key}=${quoted(value)}`);
+    });
   return `${name}?${pairs.join("&")}`;
 }
 

@@ -1,16 +1,279 @@
+// `createClient` against a small server of its own: what the transports read and send, and what an application sees.
+
 import assert from "node:assert/strict";
+import { once } from "node:events";
+import { createServer } from "node:http";
 import test from "node:test";
 
-import { vectorText } from "../src/client.js";
+import { createClient, idText, idValue, memoryStore, newId } from "../src/client.js";
+import { joined } from "../src/persister.js";
+import { Tokens } from "../src/requests.js";
+import { eventsOf, vectorText } from "../src/transports.js";
 
-test("a short vector names its shapes", () => {
-  assert.equal(vectorText(["a", "b/c"], { a: "k3f9ab2c:1", "b/c": "k3f9ab2c:2" }), "a=k3f9ab2c%3A1&b%2Fc=k3f9ab2c%3A2");
-  assert.equal(vectorText(["a"], {}), "");
+const WELCOME = { type: "welcome", session: "s", client_id: "c", protocol: 1, heartbeat: 25, vector: {} };
+const snapshot = (shape, position, docs) => ({ type: "snapshot", shape, position, part: 0, last: true, docs });
+const row = (id, version, doc) => ({ id, version, doc: { _id: id, ...doc } });
+
+/** Answers requests by `answer(request, body, response)`; what that returns is the JSON of a 200. */
+async function serving(t, answer) {
+  const server = createServer(async (request, response) => {
+    const chunks = await request.toArray();
+    const body = chunks.length ? JSON.parse(Buffer.concat(chunks)) : undefined;
+    const said = await answer(request, body, response);
+    if (said !== undefined) response.setHeader("Content-Type", "application/json").end(JSON.stringify(said));
+  });
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  t.after(() => (server.closeAllConnections(), server.close()));
+  return `http://127.0.0.1:${server.address().port}/below`;
+}
+
+function problem(response, status, body) {
+  response.writeHead(status, { "Content-Type": "application/problem+json" }).end(JSON.stringify({ status, ...body }));
+}
+
+/** An event stream that stays open; returns the function that sends a message by it. */
+function stream(response, ...messages) {
+  response.writeHead(200, { "Content-Type": "text/event-stream" });
+  response.write("retry: 9999\n\n");
+  const send = (message) => response.write(`event: ${message.type}\r\nid: x\r\ndata: ${JSON.stringify(message)}\r\n\r\n`);
+  messages.forEach(send);
+  return send;
+}
+
+function client(t, options) {
+  const db = createClient({ WebSocket: undefined, linger: 0, onError: (error) => assert.fail(error), ...options });
+  t.after(() => db.close());
+  return db;
+}
+
+/** Resolves with the first notice of a shape for which `wanted` is true. */
+function notice(handle, wanted) {
+  return new Promise((resolve) => {
+    const end = handle.subscribe((said) => wanted(said) && (end(), resolve(said)));
+  });
+}
+
+const until = (db, name) =>
+  new Promise((resolve) => {
+    if (db.status.name === name) return resolve(db.status);
+    const end = db.on("status", (status) => status.name === name && (end(), resolve(status)));
+  });
+
+test("an event stream is read, with the token in a header, and a write is seen at once", async (t) => {
+  let send;
+  const asked = [];
+  const url = await serving(t, (request, body, response) => {
+    const { pathname, searchParams } = new URL(request.url, "http://h");
+    if (pathname === "/below/v1/sync/sse") {
+      asked.push([searchParams.getAll("shape"), request.headers.authorization]);
+      send = stream(response, WELCOME, snapshot("c", "k:5", [row("a", 1, { n: 1 })]), { type: "live", shape: "c", position: "k:5" });
+      return undefined;
+    }
+    assert.deepEqual([request.method, pathname, request.headers["content-type"]], ["PATCH", "/below/v1/collections/c/documents/a", "application/merge-patch+json"]);
+    assert.deepEqual([body, request.headers["if-match"], request.headers.authorization], [{ n: 2 }, '"1"', "Bearer t1"]);
+    const event = { seq: 6, collection: "c", id: "a", op: "update", base: 1, version: 2, patch: [{ op: "replace", path: "/n", value: 2 }], op_id: request.headers["idempotency-key"] };
+    send({ type: "events", shape: "c", from: "k:5", to: "k:6", events: [event] });
+    return { id: "a", version: 2 };
+  });
+  const db = client(t, { url, transport: "sse", token: async () => "t1" });
+  const cards = db.collection("c");
+  const seen = [];
+  const settled = new Promise((resolve) => {
+    cards.subscribe(({ source, changes, documents }) => {
+      seen.push([source, changes.map(({ after }) => [after.doc.n, after.pending ?? false])]);
+      if (documents.get("a").version === 2) resolve();
+    });
+  });
+  await until(db, "live");
+  const first = cards.list;
+  const { done } = await cards.patch("a", { n: 2 }, { ifMatch: 1 });
+  assert.deepEqual([cards.get("a").n, cards.documents.get("a").pending, db.status.pending], [2, true, 1]);
+  assert.notEqual(cards.list, first);
+  assert.equal(cards.list, cards.list);
+  assert.equal((await done).version, 2);
+  await settled;
+  assert.deepEqual(seen, [["snapshot", [[1, false]]], ["local", [[2, true]]], ["events", [[2, false]]]]);
+  assert.deepEqual(asked, [[["c"], "Bearer t1"]]);
+  assert.deepEqual(db.vector, { c: "k:6" });
 });
 
-test("a long one is positions in the order of the shapes", () => {
+test("long polls: a snapshot in lines, then pages, then a wait; a reset loads it again", async (t) => {
+  const queries = [];
+  let reset = false;
+  const url = await serving(t, async (request, _body, response) => {
+    const { pathname, searchParams } = new URL(request.url, "http://h");
+    if (pathname.endsWith("/snapshot")) {
+      response.end(`${JSON.stringify({ shape: "c", position: reset ? "z:1" : "k:5" })}\n${JSON.stringify(row("a", 1, { n: reset ? 9 : 1 }))}\n`);
+      return undefined;
+    }
+    const query = Object.fromEntries(searchParams);
+    queries.push(query);
+    if (query.position === "k:6" && !reset) {
+      reset = true;
+      return problem(response, 409, { code: "reset", reason: "unknown_log" });
+    }
+    if (query.wait && query.position === "z:1") return new Promise(() => {});
+    const event = { seq: 6, collection: "c", id: "a", op: "update", base: 1, version: 2, patch: [{ op: "replace", path: "/n", value: 2 }] };
+    return query.position === "k:5" ? { shape: "c", from: "k:5", to: "k:6", events: [event], live: true } : { shape: "c", from: query.position, to: query.position, events: [], live: true };
+  });
+  const db = client(t, { url, transport: "poll" });
+  const resets = [];
+  db.on("reset", ({ reason }) => resets.push(reason));
+  await notice(db.collection("c"), ({ documents }) => documents.get("a")?.doc.n === 9);
+  assert.deepEqual(resets, ["unknown_log"]);
+  assert.deepEqual(queries.slice(0, 2).map(({ position, wait }) => [position, wait]), [["k:5", undefined], ["k:6", "20"]]);
+});
+
+for (const [status, body, name] of [[403, { code: "forbidden", detail: "the origin" }, "failed"], [503, { code: "unavailable", detail: "later" }, "waiting"]]) {
+  test(`an event stream that is answered by ${status}: ${name}`, async (t) => {
+    const url = await serving(t, (_request, _body, response) => problem(response, status, body));
+    const db = client(t, { url, transport: "sse" });
+    db.collection("c").subscribe(() => {});
+    assert.equal((await until(db, name)).reason, body.detail);
+  });
+}
+
+test("401 asks for another token, for the stream and for a write", async (t) => {
+  const url = await serving(t, (request, _body, response) => {
+    if (request.headers.authorization !== "Bearer t2") return problem(response, 401, { code: "unauthenticated", reason: "token_expired" });
+    if (request.method === "POST") return { id: "x", version: 1 };
+    return void stream(response, WELCOME, snapshot("c", "k:5", []), { type: "live", shape: "c", position: "k:5" });
+  });
+  const asked = [];
+  const token = (why) => (asked.push(why), why === "refused" ? "t2" : "t1");
+  const db = client(t, { url, transport: "sse", token });
+  db.collection("c").subscribe(() => {});
+  await until(db, "live");
+  assert.deepEqual(asked, ["connect", "refused"]);
+  const other = client(t, { url, transport: "sse", token });
+  await (await other.collection("c").insert({ _id: "x" })).done;
+});
+
+test("a refused write is taken back, and reported", async (t) => {
+  const url = await serving(t, (request, _body, response) => {
+    if (request.method === "DELETE") return problem(response, 403, { code: "forbidden", detail: "not yours" });
+    return void stream(response, WELCOME, snapshot("c", "k:5", [row("a", 1)]), { type: "live", shape: "c", position: "k:5" });
+  });
+  const rejections = [];
+  const db = client(t, { url, transport: "sse", onRejected: ({ write, problem: { code } }) => rejections.push([write.id, code]) });
+  const cards = db.collection("c");
+  await Promise.all([until(db, "live"), notice(cards, ({ documents }) => documents.size === 1)]);
+  cards.subscribe(() => {});
+  const { done } = await cards.remove("a");
+  assert.equal(cards.documents.size, 0);
+  await assert.rejects(done, { code: "forbidden", status: 403, message: "not yours" });
+  assert.deepEqual([cards.documents.size, rejections], [1, [["a", "forbidden"]]]);
+});
+
+test("a client that comes back has its documents at once, and sends what it had queued with the same key", async (t) => {
+  const store = memoryStore();
+  const keys = [];
+  let reachable = false;
+  const url = await serving(t, (request, _body, response) => {
+    if (request.method !== "POST") return void stream(response, WELCOME, snapshot("c", "k:5", [row("a", 1)]), { type: "live", shape: "c", position: "k:5" });
+    keys.push(request.headers["idempotency-key"]);
+    if (!reachable) return void request.destroy();
+    return { id: "b", version: 1 };
+  });
+  const first = client(t, { url, transport: "sse", store });
+  first.collection("c").subscribe(() => {});
+  await until(first, "live");
+  await first.collection("c").insert({ _id: "b" });
+  await first.flush();
+  await first.close();
+  reachable = true;
+  const again = client(t, { url, transport: "sse", store });
+  await again.ready;
+  again.stop();
+  const { documents, source } = await notice(again.collection("c"), () => true);
+  assert.deepEqual([source, [...documents.keys()].sort(), documents.get("b").pending], ["cache", ["a", "b"], true]);
+  again.start();
+  await new Promise((resolve) => again.on("status", ({ pending }) => pending === 0 && resolve()));
+  assert.equal(new Set(keys).size, 1);
+});
+
+test("changes() gives what the server has confirmed, and ends with the reader or with the client", async (t) => {
+  let send;
+  const url = await serving(t, (_request, _body, response) => {
+    send = stream(response, WELCOME, snapshot("c", "k:5", [row("a", 1)]), { type: "live", shape: "c", position: "k:5" });
+  });
+  const db = client(t, { url, transport: "sse", maxChanges: 3 });
+  const found = [];
+  for await (const { kind, id, source, position } of db.collection("c").changes()) {
+    found.push([kind, id, source, position]);
+    if (kind === "delete") break;
+    send({ type: "events", shape: "c", from: "k:5", to: "k:6", events: [{ seq: 6, collection: "c", id: "a", op: "delete", base: 1, version: 2 }] });
+  }
+  assert.deepEqual(found, [["create", "a", "snapshot", "k:5"], ["delete", "a", "events", "k:6"]]);
+  const slow = db.collection("d").changes();
+  db.collection("d").confirmed({ changes: [{}, {}, {}, {}], position: "k:7" });
+  await assert.rejects(slow.next(), /maxChanges/);
+  const other = db.collection("e").changes();
+  const next = other.next();
+  await db.close();
+  assert.equal((await next).done, true);
+});
+
+test("a declared shape shows own writes that match, and needs its collection for writing", async (t) => {
+  const url = await serving(t, (request, _body, response) => {
+    if (request.method === "PATCH") return new Promise(() => {});
+    const shape = "mine?m=int:1";
+    return void stream(response, WELCOME, snapshot(shape, "k.5f:5", [row("a", 1, { m: 1 })]), { type: "live", shape, position: "k.5f:5" });
+  });
+  const db = client(t, { url, transport: "sse" });
+  const mine = db.shape("mine", { m: 1 }, { collection: "c", matches: ({ m }) => m === 1 });
+  mine.subscribe(() => {});
+  await until(db, "live");
+  await mine.patch("a", { m: 2 });
+  assert.deepEqual([...mine.documents.keys()], []);
+  await assert.rejects(db.shape("other").patch("a", {}), /name the collection/);
+});
+
+test("ids have the texts of the server", () => {
+  const oid = newId();
+  assert.match(oid, /^[0-9a-f]{24}$/);
+  const uuid = { $binary: { base64: "ESIzRFVmd4iZqrvM3e7/AA==", subType: "04" } };
+  const pairs = [["abc", "abc"], ["str:int:5", "int:5"], [`str:${oid}`, oid], [oid, { $oid: oid }], ["int:42", 42], ["str:..", ".."], ["uuid:11223344-5566-7788-99aa-bbccddeeff00", uuid]];
+  for (const [text, value] of pairs) assert.deepEqual([idText(value), idValue(text)], [text, value]);
+  assert.deepEqual(idValue("int:9007199254740993"), { $numberLong: "9007199254740993" });
+  assert.throws(() => idText({ $date: "2026-01-01T00:00:00Z" }), TypeError);
+});
+
+test("a vector in a URL: by name while it is short, in the order of the shapes when it is long", () => {
+  assert.equal(vectorText(["a", "b/c"], { a: "k3f9ab2c:1", "b/c": "k3f9ab2c:2" }), "a=k3f9ab2c%3A1&b%2Fc=k3f9ab2c%3A2");
+  assert.equal(vectorText(["a"], {}), "");
   const shapes = ["a", "b", "c", "d", "e"].map((name) => name.repeat(300));
   const positions = ["k3f9ab2c:128", "k3f9ab2c:131", undefined, "zzzzzzzz:5", "zzzzzzzz:6"];
   const vector = Object.fromEntries(shapes.map((shape, at) => [shape, positions[at]]).filter(([, position]) => position));
   assert.equal(vectorText(shapes, vector), "k3f9ab2c:128,131,,zzzzzzzz:5,6");
+});
+
+test("events of a stream: several data lines, comments, and a retry without a blank line after it", async () => {
+  async function* lines() {
+    yield* [": hello", "retry: 100", "", "event: x", "data: a", "data:b", "", "data", "", "retry: 250"];
+  }
+  assert.deepEqual(await Array.fromAsync?.(eventsOf(lines())) ?? await collected(eventsOf(lines())), [{ retry: 100 }, { data: "a\nb" }, { data: "" }, { retry: 250 }]);
+});
+
+async function collected(items) {
+  const all = [];
+  for await (const item of items) all.push(item);
+  return all;
+}
+
+test("two steps of a store are joined in their order", () => {
+  const step = (changes) => ({ position: "k:1", put: [], remove: [], clear: false, ...changes });
+  const first = step({ put: [["a", 1], ["b", 1]], remove: ["c"], clear: true });
+  const second = step({ position: "k:2", put: [["c", 2]], remove: ["a"] });
+  assert.deepEqual(joined(first, second), { position: "k:2", put: [["b", 1], ["c", 2]], remove: ["a"], clear: true });
+  assert.equal(joined(first, step({ clear: true })).put.length, 0);
+});
+
+test("tokens are asked for once at a time", async () => {
+  let count = 0;
+  const tokens = new Tokens(async () => `t${(count += 1)}`);
+  assert.deepEqual(await Promise.all([tokens.fresh("connect"), tokens.present(), tokens.fresh("connect")]), ["t1", "t1", "t1"]);
+  assert.deepEqual([await tokens.present(), await tokens.fresh("refused"), await tokens.present()], ["t1", "t2", "t2"]);
+  assert.equal(await new Tokens(undefined).present(), null);
 });

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -36,6 +38,28 @@ def test_module(name: str) -> None:
 def test_types_of_the_package_are_sound() -> None:
     command = ["node", "node_modules/typescript/bin/tsc", "--project", "."]
     done = subprocess.run(command, cwd=PACKAGE, capture_output=True, text=True, timeout=patience(60), check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(
+    not (PACKAGE / "node_modules/esbuild").is_dir(), reason="needs npm packages: scripts/peers installs them"
+)
+@pytest.mark.parametrize(("entry", "limit"), [("engine.js", 12_000), ("client.js", 20_000)])
+def test_an_application_loads_few_bytes(entry: str, limit: int) -> None:
+    """The core and the whole client, minified and compressed."""
+    command = ["node_modules/.bin/esbuild", f"src/{entry}", "--bundle", "--minify", "--format=esm", "--target=es2022"]
+    done = subprocess.run(command, cwd=PACKAGE, capture_output=True, timeout=patience(60), check=True)
+    assert 1000 < len(gzip.compress(done.stdout)) <= limit
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
+def test_ten_thousand_interleavings() -> None:
+    environment = os.environ | {"MODEL_RUNS": "9000", "MODEL_SEED": "1000"}
+    command = ["node", "--test", "clients/js/test/model.test.mjs"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=patience(180), check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

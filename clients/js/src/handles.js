@@ -1,0 +1,387 @@
+// What an application holds of a shape: its documents, its changes, and the writes and the history of its documents.
+
+import { idText, idValue, newId } from "./ids.js";
+import { pathOf } from "./requests.js";
+
+/** @typedef {import("./client.js").Client} Client */
+/** @typedef {import("./view.js").ViewRow} ViewRow */
+/** @typedef {import("./replica.js").Change} Change */
+
+/**
+ * What a subscriber gets. `documents` is the live Map of the shape, and `revision` counts its changes.
+ *
+ * @typedef {object} Notice
+ * @property {string} shape
+ * @property {ReadonlyMap<string, ViewRow>} documents
+ * @property {import("./view.js").ViewChange[]} changes
+ * @property {import("./engine.js").Source} source
+ * @property {boolean} replayed - True for what happened before the client was live.
+ * @property {number} revision
+ */
+
+/** @typedef {{ ifMatch?: string | number }} WriteOptions */
+
+/** @type {ReadonlyMap<string, ViewRow>} */
+const NOTHING = new Map();
+/** @type {readonly any[]} */
+const NO_LIST = [];
+
+export class ShapeHandle {
+  /** @type {Set<(notice: Notice) => void>} */
+  #subscribers = new Set();
+  /** @type {Set<ChangeReader>} */
+  #readers = new Set();
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #lingering;
+  /** True while the shape is followed, or about to be. */
+  isFollowed = false;
+  /** The server's last refusal of the shape, or null. @type {import("./replica.js").Message | null} */
+  error = null;
+
+  /** @param {Client} client @param {string} text @param {import("./engine.js").ShapeInfo} info */
+  constructor(client, text, info) {
+    this.client = client;
+    this.text = text;
+    this.info = info;
+  }
+
+  get #view() {
+    return this.client.engine.view(this.text);
+  }
+
+  /** The documents with own writes over them, by id. The Map changes with them: replace nothing in it. */
+  get documents() {
+    return this.#view?.rows ?? NOTHING;
+  }
+
+  /** The contents of the documents: the same array until something changes. */
+  get list() {
+    return this.#view?.list ?? NO_LIST;
+  }
+
+  /** Counts the changes of `documents`. */
+  get revision() {
+    return this.#view?.revision ?? 0;
+  }
+
+  /** The position that the server's part of the documents stands at; null while nothing is complete. */
+  get position() {
+    return this.client.engine.core.position(this.text);
+  }
+
+  /** True while the shape has caught up. */
+  get isLive() {
+    return this.client.engine.core.isLive(this.text);
+  }
+
+  /** @param {string} id */
+  get(id) {
+    return this.documents.get(id)?.doc;
+  }
+
+  /**
+   * Follow the shape, and be called after each change. Returns the function that ends it.
+   *
+   * @param {(notice: Notice) => void} subscriber
+   */
+  subscribe(subscriber) {
+    this.#subscribers.add(subscriber);
+    this.#hold();
+    return () => {
+      this.#subscribers.delete(subscriber);
+      this.#mayLeave();
+    };
+  }
+
+  /**
+   * The changes of what the server has sent, without own writes that it has not confirmed. Each reader gets them from
+   * now on; one that comes to lag more than `maxChanges` behind ends with an error.
+   *
+   * @returns {AsyncIterableIterator<Change & { position: string | null }>}
+   */
+  changes() {
+    const reader = new ChangeReader(this.client.options.maxChanges, () => {
+      this.#readers.delete(reader);
+      this.#mayLeave();
+    });
+    this.#readers.add(reader);
+    this.#hold();
+    return reader;
+  }
+
+  #hold() {
+    clearTimeout(this.#lingering);
+    if (this.isFollowed) return;
+    this.isFollowed = true;
+    this.error = null;
+    this.client.begin(this).catch((error) => this.client.report(error));
+  }
+
+  #mayLeave() {
+    clearTimeout(this.#lingering);
+    if (!this.isFollowed || this.#subscribers.size || this.#readers.size) return;
+    this.#lingering = setTimeout(() => this.#leave(), this.client.options.linger);
+  }
+
+  #leave() {
+    this.isFollowed = false;
+    this.client.release(this);
+  }
+
+  // --- what the client reports --------------------------------------------------------------------------------------
+
+  /** @param {{ changes: Notice["changes"], source: Notice["source"], replayed: boolean }} output */
+  changed({ changes, source, replayed }) {
+    const notice = { shape: this.text, documents: this.documents, changes, source, replayed, revision: this.revision };
+    for (const subscriber of this.#subscribers) {
+      try {
+        subscriber(notice);
+      } catch (error) {
+        this.client.report(error);
+      }
+    }
+  }
+
+  /** @param {{ changes: Change[], position: string | null }} output */
+  confirmed({ changes, position }) {
+    for (const reader of this.#readers) for (const change of changes) reader.push({ ...change, position });
+  }
+
+  /** @param {import("./replica.js").Message} error */
+  refused(error) {
+    this.error = error;
+    if (error.retry_after !== undefined) return;
+    this.end(new Error(error.message));
+    this.isFollowed = false;
+    // After this report is over: the core is at work.
+    queueMicrotask(() => this.isFollowed || this.client.release(this));
+  }
+
+  /** End the readers of `changes()`. @param {Error} [error] */
+  end(error) {
+    clearTimeout(this.#lingering);
+    for (const reader of this.#readers) reader.end(error);
+    this.#readers.clear();
+  }
+
+  // --- writes and history, by id ------------------------------------------------------------------------------------
+
+  get #collection() {
+    const { collection } = this.info;
+    if (collection !== undefined) return collection;
+    throw new TypeError(`name the collection of ${this.text}: shape(…, …, { collection })`);
+  }
+
+  /**
+   * Create a document. Its `_id` is made here if it has none.
+   *
+   * @param {any} doc - Extended JSON.
+   */
+  insert(doc) {
+    const text = doc._id === undefined ? newId() : idText(doc._id);
+    return this.#write("POST", text, { _id: idValue(text), ...doc });
+  }
+
+  /**
+   * Change a document by a merge patch (an object) or a JSON Patch (a list).
+   *
+   * @param {string} id - The id text.
+   * @param {any} patch
+   * @param {WriteOptions} [options]
+   */
+  patch(id, patch, options) {
+    return this.#write("PATCH", id, patch, options);
+  }
+
+  /** Replace a document, or create it. @param {string} id @param {any} doc @param {WriteOptions} [options] */
+  replace(id, doc, options) {
+    return this.#write("PUT", id, { _id: idValue(id), ...doc }, options);
+  }
+
+  /** Delete a document. @param {string} id @param {WriteOptions} [options] */
+  remove(id, options) {
+    return this.#write("DELETE", id, undefined, options);
+  }
+
+  /**
+   * @param {import("./store.js").QueuedWrite["method"]} method
+   * @param {string} id
+   * @param {any} body
+   * @param {WriteOptions} [options]
+   */
+  async #write(method, id, body, options = {}) {
+    const ifMatch = typeof options.ifMatch === "number" ? `"${options.ifMatch}"` : options.ifMatch;
+    const content = body !== undefined && { body: structuredClone(body) };
+    const condition = ifMatch !== undefined && { ifMatch };
+    return this.client.write({ collection: this.#collection, id, method, shape: this.text, ...content, ...condition });
+  }
+
+  /**
+   * The events of a document: a page of them, and the `after` of the next one.
+   *
+   * @param {string} id
+   * @param {{ after?: string, limit?: number, after_version?: number }} [query]
+   * @returns {Promise<{ events: import("./replica.js").LogEvent[], next?: string, since?: string }>}
+   */
+  history(id, query) {
+    return this.client.http.request("GET", `${pathOf(this.#collection, id)}/events`, { query });
+  }
+
+  /**
+   * A document as it was: at a `Date`, an instant in RFC 3339, a position, or a version.
+   *
+   * @param {string} id
+   * @param {Date | string | number} point
+   * @returns {Promise<{ id: string, version: number, doc: any, position: string, etag: string }>}
+   */
+  at(id, point) {
+    return this.client.http.request("GET", pathOf(this.#collection, id), { query: pointOf(point) });
+  }
+
+  /**
+   * The patch from one point of a document's history to another one; to the newest event without `to`.
+   *
+   * @param {string} id @param {Date | string | number} from @param {Date | string | number} [to]
+   */
+  diff(id, from, to) {
+    const query = { from: textOf(from), ...(to !== undefined && { to: textOf(to) }) };
+    return this.client.http.request("GET", `${pathOf(this.#collection, id)}/diff`, { query });
+  }
+}
+
+export class CollectionHandle extends ShapeHandle {}
+
+/** One document: what the handle of its collection does, without naming the id. */
+export class DocumentHandle extends ShapeHandle {
+  get #id() {
+    return /** @type {string} */ (this.info.id);
+  }
+
+  /** The document with own writes over it; undefined if it is not here. */
+  get document() {
+    return this.documents.get(this.#id)?.doc;
+  }
+
+  /** @override @param {any} patch @param {any} [options] */
+  patch(patch, options) {
+    return super.patch(this.#id, patch, options);
+  }
+
+  /** @override @param {any} doc @param {any} [options] */
+  replace(doc, options) {
+    return super.replace(this.#id, doc, options);
+  }
+
+  /** @override @param {any} [options] */
+  remove(options) {
+    return super.remove(this.#id, options);
+  }
+
+  /** @override @param {any} [query] */
+  history(query) {
+    return super.history(this.#id, query);
+  }
+
+  /** @override @param {any} point */
+  at(point) {
+    return super.at(this.#id, point);
+  }
+
+  /** @override @param {any} from @param {any} [to] */
+  diff(from, to) {
+    return super.diff(this.#id, from, to);
+  }
+}
+
+/** @param {Date | string | number} point @returns {Record<string, string>} */
+function pointOf(point) {
+  if (typeof point === "number") return { version: `${point}` };
+  if (point instanceof Date) return { at: point.toISOString() };
+  return /^\d{4}-\d\d-\d\d/.test(point) ? { at: point } : { position: point };
+}
+
+/** @param {Date | string | number} point */
+function textOf(point) {
+  return point instanceof Date ? point.toISOString() : `${point}`;
+}
+
+/**
+ * Hands on changes to one reader, and holds those that it has not asked for yet.
+ *
+ * @implements {AsyncIterableIterator<any>}
+ */
+class ChangeReader {
+  /** @type {any[]} */
+  #changes = [];
+  #at = 0;
+  /** @type {{ resolve: (result: IteratorResult<any>) => void, reject: (error: Error) => void } | null} */
+  #waiting = null;
+  #ended = false;
+  /** @type {Error | null} */
+  #error = null;
+
+  /** @param {number} limit @param {() => void} left */
+  constructor(limit, left) {
+    this.limit = limit;
+    this.left = left;
+  }
+
+  /** @param {any} change */
+  push(change) {
+    if (this.#ended) return;
+    if (this.#waiting) {
+      const { resolve } = this.#waiting;
+      this.#waiting = null;
+      return resolve({ value: change, done: false });
+    }
+    this.#changes.push(change);
+    if (this.#changes.length - this.#at <= this.limit) return;
+    this.#changes = [];
+    this.#at = 0;
+    this.end(new Error(`the reader lags more than ${this.limit} changes behind: maxChanges`));
+    this.left();
+  }
+
+  /** @param {Error} [error] */
+  end(error) {
+    if (this.#ended) return;
+    this.#ended = true;
+    this.#error = error ?? null;
+    const waiting = this.#waiting;
+    this.#waiting = null;
+    if (waiting && this.#error) waiting.reject(this.#take());
+    else waiting?.resolve({ value: undefined, done: true });
+  }
+
+  #take() {
+    const error = /** @type {Error} */ (this.#error);
+    this.#error = null;
+    return error;
+  }
+
+  /** @returns {Promise<IteratorResult<any>>} */
+  async next() {
+    if (this.#at < this.#changes.length) {
+      const value = this.#changes[this.#at++];
+      if (this.#at === this.#changes.length) [this.#changes, this.#at] = [[], 0];
+      return { value, done: false };
+    }
+    if (this.#error) throw this.#take();
+    if (this.#ended) return { value: undefined, done: true };
+    if (this.#waiting) throw new Error("one `next` at a time");
+    return new Promise((resolve, reject) => (this.#waiting = { resolve, reject }));
+  }
+
+  /** @returns {Promise<IteratorResult<any>>} */
+  async return() {
+    this.end();
+    this.#changes = [];
+    this.#at = 0;
+    this.left();
+    return { value: undefined, done: true };
+  }
+
+  [Symbol.asyncIterator]() {
+    return this;
+  }
+}

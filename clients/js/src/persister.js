@@ -1,0 +1,111 @@
+// Brings the steps of the shapes into a store, one after another. While one is being stored, those that follow are
+// joined, so a slow store costs memory for the rows that changed and no more.
+
+/** @typedef {import("./store.js").OpenStore} OpenStore */
+/** @typedef {import("./store.js").Step} Step */
+
+const AGAIN = 1000; // ms after a failure of the store
+
+/**
+ * Return the step that does the same as two, one after the other.
+ *
+ * @param {Step} first
+ * @param {Step} second
+ * @returns {Step}
+ */
+export function joined(first, second) {
+  if (second.clear) return second;
+  const put = new Map(first.put);
+  const remove = new Set(first.remove);
+  for (const id of second.remove) {
+    put.delete(id);
+    remove.add(id);
+  }
+  for (const [id, row] of second.put) {
+    remove.delete(id);
+    put.set(id, row);
+  }
+  return { position: second.position, put: [...put], remove: [...remove], clear: first.clear };
+}
+
+export class Persister {
+  /** @type {Map<string, Step | "forget">} */
+  #steps = new Map();
+  /** @type {(() => Promise<void>)[]} What has to come after the steps before it. */
+  #after = [];
+  /** @type {Promise<void> | null} */
+  #working = null;
+
+  /**
+   * @param {Promise<OpenStore>} store
+   * @param {{ durable: (shape: string, position: string) => void, failed: (error: unknown) => void }} reports
+   */
+  constructor(store, reports) {
+    this.store = store;
+    this.reports = reports;
+  }
+
+  /** @param {string} shape @param {Step} step */
+  apply(shape, step) {
+    const before = this.#steps.get(shape);
+    // What follows a forgotten shape is a snapshot, which clears.
+    this.#steps.set(shape, before && before !== "forget" ? joined(before, step) : step);
+    this.#work();
+  }
+
+  /** @param {string} shape */
+  forget(shape) {
+    this.#steps.set(shape, "forget");
+    this.#work();
+  }
+
+  /**
+   * Do something in the store once all steps so far are stored.
+   *
+   * @param {(store: OpenStore) => Promise<void>} action
+   */
+  then(action) {
+    this.#after.push(async () => action(await this.store));
+    this.#work();
+  }
+
+  /** Resolves once everything so far is stored, or could not be. */
+  async settled() {
+    await this.#working;
+  }
+
+  #work() {
+    this.#working ??= this.#run().finally(() => (this.#working = null));
+  }
+
+  async #run() {
+    while (this.#steps.size || this.#after.length) {
+      const [steps, after] = [this.#steps, this.#after];
+      [this.#steps, this.#after] = [new Map(), []];
+      try {
+        for (const [shape, step] of steps) {
+          await this.#store(shape, step);
+          steps.delete(shape);
+        }
+        for (let action = after.shift(); action; action = after.shift()) await action();
+      } catch (error) {
+        this.reports.failed(error);
+        for (const [shape, step] of steps) {
+          const later = this.#steps.get(shape);
+          if (!later) this.#steps.set(shape, step);
+          else if (later !== "forget" && step !== "forget") this.#steps.set(shape, joined(step, later));
+        }
+        this.#after = [...after, ...this.#after];
+        await new Promise((resolve) => setTimeout(resolve, AGAIN));
+      }
+    }
+  }
+
+  /** @param {string} shape @param {Step | "forget"} step */
+  async #store(shape, step) {
+    const store = await this.store;
+    if (step === "forget") return store.forget(shape);
+    await store.apply(shape, step);
+    this.reports.durable(shape, step.position);
+  }
+}

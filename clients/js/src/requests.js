@@ -1,0 +1,143 @@
+// HTTP requests to the server's API, and the token that they and the connection share.
+
+import { parseJson } from "./json.js";
+
+/** @typedef {import("./outbox.js").Problem} Problem */
+/** @typedef {import("./core.js").TokenReason} TokenReason */
+
+/** A request that the server has refused; `problem` is its RFC 9457 document. */
+export class Refusal extends Error {
+  /** @param {Problem & { retry_after?: number }} problem @param {number} [retryAfter] */
+  constructor(problem, retryAfter) {
+    super(problem.detail || problem.title || problem.code);
+    this.name = "Refusal";
+    this.problem = problem;
+    this.code = problem.code;
+    this.status = problem.status;
+    /** Seconds after which the same request may succeed, if the server has said so. */
+    this.retryAfter = retryAfter;
+  }
+}
+
+/**
+ * The seconds after which to try again, if the server names any.
+ *
+ * @param {Headers} headers
+ * @param {any} [problem]
+ */
+export function retryAfterOf(headers, problem = {}) {
+  const text = headers.get("Retry-After");
+  const seconds = problem.retry_after ?? (text === null ? undefined : Number(text));
+  return typeof seconds === "number" && Number.isFinite(seconds) && seconds >= 0 ? seconds : undefined;
+}
+
+/**
+ * The URL of a path below the server's URL, which may have a path itself.
+ *
+ * @param {string} url
+ * @param {string} path
+ */
+export function below(url, path) {
+  return new URL(path, url.endsWith("/") ? url : `${url}/`);
+}
+
+/** Asks the application for tokens: once at a time for each reason. */
+export class Tokens {
+  /** @type {string | null} */
+  #last = null;
+  #asked = false;
+  /** @type {Map<string, Promise<string | null>>} */
+  #asking = new Map();
+
+  /** @param {((why: TokenReason) => string | null | Promise<string | null>) | undefined} ask */
+  constructor(ask) {
+    this.ask = ask;
+  }
+
+  /** The token of the last answer, or the first one. */
+  async present() {
+    return this.#asked || !this.ask ? this.#last : this.fresh("connect");
+  }
+
+  /** @param {TokenReason} why */
+  fresh(why) {
+    const { ask } = this;
+    if (!ask) return Promise.resolve(null);
+    const asking = this.#asking.get(why) ?? (async () => ask(why))().finally(() => this.#asking.delete(why));
+    this.#asking.set(why, asking);
+    return asking.then((token) => {
+      this.#asked = true;
+      return (this.#last = token);
+    });
+  }
+}
+
+const TIMEOUT = 30_000; // ms; the server answers within request_timeout (12 s) of the last byte
+
+export class Http {
+  /** @param {{ url: string, fetch: typeof globalThis.fetch, tokens: Tokens }} options */
+  constructor({ url, fetch, tokens }) {
+    this.url = url;
+    this.fetch = fetch;
+    this.tokens = tokens;
+  }
+
+  /**
+   * Send a request. Returns the parsed answer. Throws `Refusal`, or whatever `fetch` throws if there is no answer.
+   *
+   * @param {string} method
+   * @param {string} path - Below the server's URL.
+   * @param {{ query?: Record<string, any>, body?: any, headers?: Record<string, string> }} [rest]
+   * @returns {Promise<any>}
+   */
+  async request(method, path, { query = {}, body, headers = {} } = {}) {
+    const address = below(this.url, path);
+    for (const [name, value] of Object.entries(query)) {
+      if (value !== undefined) address.searchParams.set(name, `${value}`);
+    }
+    const text = body === undefined ? undefined : JSON.stringify(body);
+    const send = async (/** @type {string | null} */ token) => {
+      const all = { ...headers, ...(token !== null && { Authorization: `Bearer ${token}` }) };
+      const signal = AbortSignal.timeout(TIMEOUT);
+      const answer = await this.fetch(address, { method, headers: all, body: text, cache: "no-store", signal });
+      return { answer, text: await answer.text() };
+    };
+    const token = await this.tokens.present();
+    let done = await send(token);
+    if (done.answer.status === 401 && this.tokens.ask) {
+      const other = await this.tokens.fresh("refused");
+      if (other !== token) done = await send(other);
+    }
+    const { answer } = done;
+    if (answer.ok) return done.text ? withTag(parseJson(done.text), answer) : null;
+    const problem = problemOf(answer, done.text);
+    throw new Refusal(problem, retryAfterOf(answer.headers, problem));
+  }
+}
+
+/** @param {any} body @param {Response} answer */
+function withTag(body, answer) {
+  const etag = answer.headers.get("ETag");
+  return etag && body && typeof body === "object" && !Array.isArray(body) ? { ...body, etag } : body;
+}
+
+/** @param {Response} answer @param {string} text @returns {Problem} */
+function problemOf({ status, statusText, headers }, text) {
+  try {
+    if (headers.get("Content-Type")?.includes("json")) return { code: "unknown", ...JSON.parse(text), status };
+  } catch {
+    // It is not what it says: the status has to do.
+  }
+  return { status, code: "unknown", title: `The server answered ${status} ${statusText}` };
+}
+
+/**
+ * The path of a document, or of the documents of a collection.
+ *
+ * @param {string} collection
+ * @param {string} [id]
+ */
+export function pathOf(collection, id) {
+  const documents = `v1/collections/${encodeURIComponent(collection)}/documents`;
+  return id === undefined ? documents : `${documents}/${encodeURIComponent(id)}`;
+}

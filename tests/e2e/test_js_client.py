@@ -1,0 +1,164 @@
+"""The JavaScript client package under Node.js, against a real server and a network that fails."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+
+from eventsync.settings import Settings
+from support.systems import running_system
+from support.tcp_proxy import tcp_proxy
+from support.waiting import patience, within
+
+DRIVER = Path(__file__).with_name("js_client.mjs")
+TRANSPORTS = ("websocket", "sse", "poll")
+LIVE = "await state.live();"
+
+pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
+
+
+class Program:
+    """A program in JavaScript that holds a client as `db`."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def run(self, body: str) -> Any:
+        """Run the body of an async function; return what it returns."""
+        self._write(orjson.dumps(body))
+        return await self._answer()
+
+    async def again(self) -> None:
+        """Close the client, and create another one that has its store."""
+        self._write(b"again")
+        await self._answer()
+
+    def _write(self, line: bytes) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + b"\n")
+
+    async def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        async with within(30):
+            while line := await self._process.stdout.readline():
+                said = orjson.loads(line)
+                assert "error" not in said, said["error"]
+                if "value" in said:
+                    return said["value"]
+        raise AssertionError("the program has ended")
+
+
+@asynccontextmanager
+async def program(url: str, **options: Any) -> AsyncIterator[Program]:
+    pipe = asyncio.subprocess.PIPE
+    command = ("node", "--experimental-websocket", "--no-warnings", str(DRIVER))
+    wanted = orjson.dumps({"url": url, **options}).decode()
+    process = await asyncio.create_subprocess_exec(*command, wanted, stdin=pipe, stdout=pipe, limit=2**24)
+    try:
+        yield Program(process)
+    finally:
+        process.kill()
+        # Reads what is left, so that its pipes are closed here and not by the garbage collector.
+        await process.communicate()
+
+
+async def stored(url: str, collection: str) -> dict[str, Any]:
+    async with httpx.AsyncClient(base_url=url, timeout=patience(20)) as http:
+        rows = (await http.get(f"/v1/collections/{collection}/documents")).json()["documents"]
+    return {row["id"]: {"version": row["version"], "doc": row["doc"]} for row in rows}
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_writes_are_seen_at_once_and_end_as_the_server_has_them(settings: Settings, transport: str) -> None:
+    async with running_system(settings) as url, program(url, transport=transport) as client:
+        await client.run(f"state.c = db.collection('accounts'); state.c.subscribe(() => {{}}); {LIVE}")
+        seen = await client.run(
+            """
+            const { id, done } = await state.c.insert({ n: 1, long: { $numberLong: "9007199254740993" } });
+            const first = state.c.documents.get(id);
+            await state.c.patch(id, { n: 2, at: { $date: "2026-11-23T05:22:46.405Z" } });
+            await state.c.patch(id, [{ op: "add", path: "/list", value: [3] }]);
+            await state.c.replace("int:7", { n: 7 });
+            const last = await state.c.insert({ _id: "gone" });
+            await last.done;
+            await (await state.c.remove("gone")).done;
+            return [id, first, state.c.get(id), (await done).version];
+            """
+        )
+        document = seen[0]
+        assert seen[1] == {
+            "version": 0,
+            "doc": {"_id": {"$oid": document}, "n": 1, "long": {"$numberLong": "9007199254740993"}},
+            "pending": True,
+        }
+        assert seen[2]["n"] == 2
+        assert seen[2]["list"] == [3]
+        assert seen[3] == 1
+        held = await client.run(
+            """
+            await state.settled();
+            return Object.fromEntries(state.c.documents);
+            """
+        )
+        want = await stored(url, "accounts")
+        want[document]["doc"]["long"] = {"$numberLong": str(want[document]["doc"]["long"])}
+        assert held == want
+        assert set(held) == {document, "int:7"}
+        history = await client.run(
+            f"return (await state.c.history('{document}')).events.map(({{ version }}) => version)"
+        )
+        assert history == [1, 2, 3]
+        assert (await client.run(f"return (await state.c.at('{document}', 2)).doc.n")) == 2
+
+
+async def test_writes_of_a_client_that_is_cut_off_arrive_once(settings: Settings) -> None:
+    async with running_system(settings) as url, tcp_proxy(url) as proxy, program(proxy.url) as client:
+        await client.run(f"state.c = db.collection('accounts'); state.c.subscribe(() => {{}}); {LIVE}")
+        await client.run("await (await state.c.insert({ _id: 'a', n: 0, list: [] })).done")
+        for number in range(5):
+            proxy.cut()
+            await client.run(
+                f"await state.c.patch('a', [{{ op: 'add', path: '/list/-', value: {number} }}]);"
+                f"await state.c.patch('a', {{ n: {number} }})"
+            )
+        await client.run("await state.c.replace('b', { n: 1 }).then(({ done }) => done)")
+        await client.run("await state.c.patch('a', { last: true }).then(({ done }) => done)")
+        document = (await stored(url, "accounts"))["a"]
+        assert document["doc"] == {"_id": "a", "n": 4, "list": [0, 1, 2, 3, 4], "last": True}
+        assert document["version"] == 11  # the first `n` changes nothing
+        await client.run("await new Promise((done) => state.c.get('a')?.last ? done() : state.c.subscribe(done))")
+
+
+async def test_a_refused_write_is_taken_back(settings: Settings) -> None:
+    async with running_system(settings) as url, program(url) as client:
+        await client.run(f"state.c = db.collection('accounts'); state.c.subscribe(() => {{}}); {LIVE}")
+        await client.run("await (await state.c.insert({ _id: 'a', n: 0 })).done")
+        refused = await client.run(
+            """
+            const { done } = await state.c.patch("a", { n: 1 }, { ifMatch: 9 });
+            const seen = state.c.get("a").n;
+            const problem = await done.catch((error) => [error.code, error.status, error.problem.current]);
+            return [seen, problem, state.c.get("a").n, state.rejected];
+            """
+        )
+        assert refused == [1, ["version_mismatch", 412, 1], 0, [["a", "version_mismatch"]]]
+
+
+async def test_a_client_that_comes_back_continues_from_its_store(settings: Settings) -> None:
+    async with running_system(settings) as url, program(url, clientId="js") as client:
+        await client.run(f"db.collection('accounts').subscribe(() => {{}}); {LIVE}")
+        await client.run("await (await db.collection('accounts').insert({ _id: 'a', n: 0 })).done")
+        await client.run("await state.settled()")
+        await client.again()
+        await client.run("state.s = []; db.collection('accounts').subscribe(({ source }) => state.s.push(source))")
+        sources = await client.run(f"{LIVE} return state.s")
+        assert sources[0] == "cache"
+        assert "snapshot" not in sources
