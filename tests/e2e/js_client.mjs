@@ -9,8 +9,8 @@ import { createClient, memoryStore } from "../../clients/js/src/client.js";
 
 const options = JSON.parse(process.argv[2]);
 const say = (what) => process.stdout.write(`${JSON.stringify(what)}\n`);
-const state = { say, store: memoryStore(), rejected: [], tokens: [...(options.tokens ?? [])] };
-const token = options.tokens && { token: (why) => (say({ asked: why }), state.tokens.length > 1 ? state.tokens.shift() : state.tokens[0]) };
+const state = { say, store: memoryStore(), rejected: [], asked: [], tokens: [...(options.tokens ?? [])] };
+const token = options.tokens && { token: (why) => (state.asked.push(why), state.tokens.length > 1 ? state.tokens.shift() : state.tokens[0]) };
 const { WebSocket } = options.ws ? await import(options.ws) : globalThis;
 const create = () =>
   createClient({ ...options, ...token, WebSocket, store: state.store, onRejected: ({ write, problem }) => state.rejected.push([write.id, problem.code]) });

@@ -136,6 +136,7 @@ async def test_the_script_shows_a_copy_and_writes(settings: Settings, tmp_path: 
         await browser.until(page, "document.title === 'live' && document.body.textContent === 'Alhambra'")
         await browser.until(page, "rename('first', theaters.documents.get('first').version, 'Bijou'), true")
         await browser.until(page, "document.body.textContent === 'Bijou'")
+        await browser.until(page, "!theaters.documents.get('first').pending")
         assert (await client.get(f"{THEATERS}/first")).json()["doc"]["name"] == "Bijou"
 
 

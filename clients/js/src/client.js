@@ -80,6 +80,8 @@ export class Client {
   #order = 0;
   #closed = false;
   #stopped = false; // by `stop`, until `start`
+  /** @type {AbortController | null} Ends listening to the browser's network. */
+  #network = null;
 
   /** @param {ClientOptions} [options] */
   constructor(options = {}) {
@@ -99,6 +101,10 @@ export class Client {
       durable: (shape, position) => this.connection.do((core, now) => core.durable(shape, position, now)),
       failed: (error) => this.report(error),
     });
+    if (typeof globalThis.addEventListener === "function") {
+      this.#network = new AbortController();
+      globalThis.addEventListener("online", () => this.hurry(), { signal: this.#network.signal });
+    }
     /** Resolves once the writes of a former process are here. */
     this.ready = this.#restore();
     this.ready.catch(() => {}); // reported; whoever awaits it gets it too
@@ -202,20 +208,22 @@ export class Client {
 
   /** End everything and close the store. */
   async close() {
-    this.#closed = true;
-    this.stop();
-    for (const handle of this.#handles.values()) handle.end();
-    await this.persister.settled();
+    await this.#end();
     await (await this.store).close();
   }
 
   /** Remove everything that is stored for this principal, as on a logout. */
   async destroy() {
+    await this.#end();
+    await (await this.store).destroy();
+  }
+
+  async #end() {
     this.#closed = true;
+    this.#network?.abort();
     this.stop();
     for (const handle of this.#handles.values()) handle.end();
-    await this.persister.settled();
-    await (await this.store).destroy();
+    await this.persister.finish();
   }
 
   // --- what the handles use -----------------------------------------------------------------------------------------
@@ -262,6 +270,7 @@ export class Client {
     const done = new Promise((resolve, reject) => this.#waiting.set(key, { resolve, reject }));
     done.catch(() => {}); // `onRejected` has it, and not everybody waits
     this.#do((engine) => engine.outbox.add(whole));
+    this.#tell("status", this.status);
     try {
       await (await this.store).enqueue(whole);
     } catch (error) {

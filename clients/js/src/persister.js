@@ -35,6 +35,9 @@ export class Persister {
   #after = [];
   /** @type {Promise<void> | null} */
   #working = null;
+  #finishing = false;
+  /** @type {{ timer: ReturnType<typeof setTimeout>, resolve: (value: undefined) => void } | null} */
+  #pause = null;
 
   /**
    * @param {Promise<OpenStore>} store
@@ -69,8 +72,16 @@ export class Persister {
     this.#work();
   }
 
-  /** Resolves once everything so far is stored, or could not be. */
+  /** Resolves once everything so far is stored. */
   async settled() {
+    await this.#working;
+  }
+
+  /** Store what is here, and give up at the first failure: the client ends. */
+  async finish() {
+    this.#finishing = true;
+    clearTimeout(this.#pause?.timer);
+    this.#pause?.resolve(undefined);
     await this.#working;
   }
 
@@ -96,7 +107,9 @@ export class Persister {
           else if (later !== "forget" && step !== "forget") this.#steps.set(shape, joined(step, later));
         }
         this.#after = [...after, ...this.#after];
-        await new Promise((resolve) => setTimeout(resolve, AGAIN));
+        if (this.#finishing) return;
+        await new Promise((resolve) => (this.#pause = { resolve, timer: setTimeout(resolve, AGAIN) }));
+        this.#pause = null;
       }
     }
   }

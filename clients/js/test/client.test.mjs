@@ -6,7 +6,7 @@ import { createServer } from "node:http";
 import test from "node:test";
 
 import { createClient, idText, idValue, memoryStore, newId } from "../src/client.js";
-import { joined } from "../src/persister.js";
+import { Persister, joined } from "../src/persister.js";
 import { Tokens } from "../src/requests.js";
 import { eventsOf, vectorText } from "../src/transports.js";
 
@@ -276,4 +276,32 @@ test("tokens are asked for once at a time", async () => {
   assert.deepEqual(await Promise.all([tokens.fresh("connect"), tokens.present(), tokens.fresh("connect")]), ["t1", "t1", "t1"]);
   assert.deepEqual([await tokens.present(), await tokens.fresh("refused"), await tokens.present()], ["t1", "t2", "t2"]);
   assert.equal(await new Tokens(undefined).present(), null);
+});
+
+test("what a store fails to keep is tried again, joined with what came since; a client that ends does not wait for it", async (t) => {
+  const applied = [];
+  let failing = true;
+  const store = {
+    load: async () => null,
+    apply: async (_shape, step) => {
+      if (failing) throw new Error("full");
+      applied.push(step);
+    },
+    queue: async () => [],
+    close: async () => {},
+  };
+  const errors = [];
+  const persister = new Persister(Promise.resolve(store), { durable: (shape, position) => applied.push([shape, position]), failed: ({ message }) => errors.push(message) });
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  persister.apply("c", { position: "k:1", put: [["a", 1]], remove: [], clear: true });
+  for (let turn = 0; turn < 20; turn += 1) await Promise.resolve();
+  persister.apply("c", { position: "k:2", put: [["b", 2]], remove: ["a"], clear: false });
+  failing = false;
+  t.mock.timers.tick(1000);
+  await persister.settled();
+  assert.deepEqual(applied, [{ position: "k:2", put: [["b", 2]], remove: ["a"], clear: true }, ["c", "k:2"]]);
+  failing = true;
+  persister.apply("c", { position: "k:3", put: [], remove: [], clear: false });
+  await persister.finish();
+  assert.deepEqual(errors, ["full", "full"]);
 });
