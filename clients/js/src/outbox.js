@@ -244,7 +244,7 @@ export class Outbox {
   /** @param {string} shape @param {FollowedShape} followed */
   follow(shape, followed) {
     this.#shapes.set(shape, followed);
-    for (const entry of this.#entries.values()) if (entry.attempted) entry.doubt.add(shape);
+    this.#mayHave(shape);
   }
 
   /** @param {string} shape */
@@ -261,11 +261,13 @@ export class Outbox {
    * Events were applied in a shape. `opIds` are theirs, with the versions that they made.
    *
    * @param {string} shape
-   * @param {Iterable<{ op_id?: string, version: number, id: string }>} events
+   * @param {Iterable<{ op_id?: string, version: number, id: string, enter?: boolean }>} events
    * @param {number} now
    */
   eventsApplied(shape, events, now) {
-    for (const { op_id, version, id } of events) {
+    for (const { op_id, version, id, enter } of events) {
+      // A document that enters comes whole, with writes that were made outside of the shape.
+      if (enter) this.#mayHave(shape, id);
       const entry = op_id === undefined ? undefined : this.#entries.get(op_id);
       if (!entry || entry.write.id !== id) continue;
       // Its request may still be under way, or have been lost: it is known to have succeeded.
@@ -283,7 +285,7 @@ export class Outbox {
    * @param {number} now
    */
   rowsReplaced(shape, now) {
-    for (const entry of this.#entries.values()) if (entry.attempted) entry.doubt.add(shape);
+    this.#mayHave(shape);
     this.moved(shape, now);
   }
 
@@ -466,6 +468,18 @@ export class Outbox {
    */
   #missing(entry) {
     return [...this.#shapes].filter(([shape, followed]) => entry.isMissingIn(shape, followed)).map(([shape]) => shape);
+  }
+
+  /**
+   * A shape has got whole documents, or one of them: it may have writes whose events it never gets.
+   *
+   * @param {string} shape
+   * @param {string} [id]
+   */
+  #mayHave(shape, id) {
+    for (const { attempted, write, doubt } of this.#entries.values()) {
+      if (attempted && (id === undefined || write.id === id)) doubt.add(shape);
+    }
   }
 
   /** @param {PendingWrite} entry */

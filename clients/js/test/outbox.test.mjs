@@ -113,6 +113,17 @@ test("a write that changed nothing has no event, and settles by equality", () =>
   assert.equal(outbox.size, 0);
 });
 
+test("a document that enters a shape comes with what was written outside of it", () => {
+  const { outbox, held, add } = standing();
+  add(write("1"));
+  outbox.answered("1", { id: "a", version: 7 }, 0);
+  held.rows.a = { version: 8, doc: {} };
+  outbox.eventsApplied("c", [{ op_id: "other", version: 8, id: "b", enter: true }], 0);
+  assert.equal(outbox.size, 1, "that is another document");
+  outbox.eventsApplied("c", [{ op_id: "other", version: 8, id: "a", enter: true }], 0);
+  assert.equal(outbox.size, 0);
+});
+
 test("rows that came before the write was sent say nothing of it", () => {
   const { outbox, held, add } = standing();
   outbox.add(write("1"));
