@@ -6,6 +6,7 @@ same in development as later.
 
 from __future__ import annotations
 
+import math
 import secrets
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from eventsync.access.access import Access
+from eventsync.access.tokens import LEEWAY
 from eventsync.api.authentication import MAX_COOKIE, cookie_name, credential_of, is_plain_loopback
 from eventsync.api.bodies import read_small
 from eventsync.api.endpoint import AccessLevel, Endpoint
@@ -55,7 +57,9 @@ async def begin_session(request: Request) -> Response:
         return response
     if len(credential) > MAX_COOKIE:
         raise TooLarge(f"a cookie takes a credential of at most {MAX_COOKIE} characters; use tickets")
-    _set_cookie(request, response, credential, max_age=_expires_in(services, access))
+    # As long as it is accepted: a browser drops a cookie without any time left, even if the sign-in has succeeded.
+    left = None if access.expires is None else max(1, math.ceil(access.expires + LEEWAY - services.access.now()))
+    _set_cookie(request, response, credential, max_age=left)
     return response
 
 

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +247,15 @@ async def test_a_ticket_opens_an_event_stream_of_its_shapes_alone(system: Secure
     assert ticket not in str(await system.stores.log["tickets"].find().to_list())
 
 
+async def test_a_ticket_is_kept_for_as_long_as_it_is_accepted(system: Secured) -> None:
+    async with system.client(system.token()) as client:
+        made = await client.post("/v1/tickets", json={"shapes": ["docs"]})
+    assert made.status_code == 201
+    (stored,) = await system.stores.log["tickets"].find().to_list()
+    # MongoDB removes it at its `end`.
+    assert stored["end"].replace(tzinfo=UTC).timestamp() > stored["expires"] + 2 * LEEWAY
+
+
 async def test_tickets_of_a_principal_are_bounded(
     settings: Settings, stores: Stores, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -266,7 +276,7 @@ async def test_a_cookie_counts_for_requests_of_the_own_origin_alone(system: Secu
         assert begun.json() == {"sub": "ada", "expires_in": 3600}
     cookie = begun.headers["set-cookie"]
     assert cookie.startswith("eventsync=ey")
-    assert {"HttpOnly", "SameSite=strict", "Path=/", "Max-Age=3600"} <= set(cookie.split("; "))
+    assert {"HttpOnly", "SameSite=strict", "Path=/", "Max-Age=3610"} <= set(cookie.split("; "))
     name, value = cookie.split(";")[0].split("=", 1)
     own = system.url()
     async with system.client(Cookie=f"{name}={value}") as client:
@@ -286,6 +296,15 @@ async def test_a_cookie_counts_for_requests_of_the_own_origin_alone(system: Secu
         assert (await client.get("/v1/collections", headers=twice)).status_code == 401
         ended = await client.delete("/v1/session")
         assert (ended.status_code, "Max-Age=0" in ended.headers["set-cookie"]) == (204, True)
+
+
+async def test_a_cookie_lasts_as_long_as_its_token_is_accepted(system: Secured) -> None:
+    async with system.client(system.token()) as client:
+        # The token has ended, but for the leeway.
+        system.advance(3605)
+        begun = await client.post("/v1/session")
+        assert begun.json() == {"sub": "ada", "expires_in": 0}
+        assert "Max-Age=5" in begun.headers["set-cookie"].split("; ")
 
 
 async def test_rules_that_are_taken_away_open_a_server_on_loopback(system: Secured, tmp_path: Path) -> None:

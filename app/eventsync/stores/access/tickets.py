@@ -27,6 +27,9 @@ PREFIX: Final = "est_"
 MAX_TICKET: Final = 64
 """Longest ticket, in characters."""
 
+KEPT: Final = 60.0
+"""Seconds for which a ticket is kept after its end. It is accepted for less than that, as every credential."""
+
 _UNREADABLE: Final = (KeyError, TypeError, ValueError, AttributeError)
 
 
@@ -70,8 +73,8 @@ class TicketStore:
             "credential": principal.credential,
             "shapes": sorted(ticket.shapes),
             "expires": principal.expires,
-            # MongoDB removes it; servers compare `expires` with their own clock.
-            "end": datetime.fromtimestamp(principal.expires, UTC),
+            # MongoDB removes it then. Servers compare `expires` with their own clock, and add their leeway.
+            "end": datetime.fromtimestamp(principal.expires + KEPT, UTC),
         }
         own = {"sub": {"$eq": principal.sub}, "expires": {"$gt": now}}
         with translated("the ticket can't be stored"):
