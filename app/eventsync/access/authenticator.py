@@ -19,6 +19,7 @@ from eventsync.access.jwks import Fetch, KeySet
 from eventsync.access.secret_file import SecretFile
 from eventsync.access.tokens import LEEWAY, KeySource, Token, check_subject, invalid
 from eventsync.concurrency.lru_cache import LRUCache
+from eventsync.concurrency.single_flight import SingleFlight
 from eventsync.concurrency.token_bucket import TokenBucket
 from eventsync.domain.access.auth import AuthSettings, Issuer
 from eventsync.domain.access.principal import Principal
@@ -126,6 +127,11 @@ class Authenticator:
         self._verified = self._empty_cache()
         self._keys: Mapping[str, ServiceKey] = {}
         self._of_keys: dict[str, Authenticated] = {}
+        self._found: dict[str, ServiceKey] = {}
+        """Keys that were looked up, until all keys are read again. The feed has that done when it brings the creation
+        of one of these, and so before it could miss a revocation.
+        """
+        self._key_reads: SingleFlight[ServiceKey | None] = SingleFlight()
         self._revoked: dict[str, float] = {}
         self._interrupted_at: float | None = None
         self._looked_up_at = 0.0
@@ -165,8 +171,12 @@ class Authenticator:
 
     async def load_keys(self) -> None:
         """Read all service keys. Raises `Unavailable`."""
+        found = list(self._found)
         self._keys = {key.id: key for key in await self._credentials.keys.read()}
         self._of_keys = {}
+        # One that was looked up meanwhile may have been created too late for this read.
+        for id_ in found:
+            self._found.pop(id_, None)
 
     async def load_revocations(self, names: Iterable[str]) -> None:
         """Read new revocations. Raises `Unavailable`."""
@@ -288,17 +298,22 @@ class Authenticator:
 
     async def _of_key(self, text: str) -> Authenticated:
         parts = service_keys.split(text)
-        key = None if parts is None else self._keys.get(parts[0]) or await self._look_up(parts[0])
+        key = None if parts is None else await self._key(parts[0])
         if key is None or parts is None or not key.is_proven_by(parts[1]):
             raise invalid("there is no such service key")
         if key.revoked is not None:
             raise Unauthenticated("token_revoked")
         if (known := self._of_keys.get(key.id)) is None:
             known = Authenticated(_principal_of(key))
-            # One that the feed has not brought yet is not kept: its revocation might be missed.
+            # One that the feed has not brought yet is kept by `_found` alone.
             if key.id in self._keys:
                 self._of_keys[key.id] = known
         return known
+
+    async def _key(self, id_: str) -> ServiceKey | None:
+        if (key := self._keys.get(id_) or self._found.get(id_)) is not None:
+            return key
+        return await self._key_reads.fetch(id_, lambda: self._look_up(id_))
 
     async def _look_up(self, id_: str) -> ServiceKey | None:
         """Read a key that was created just now. Made-up ids cause few reads: the feed brings each new key anyway."""
@@ -307,7 +322,10 @@ class Authenticator:
             return None
         self._looked_up_at = now
         async with self._lookups:
-            return await self._credentials.keys.find(id_)
+            key = await self._credentials.keys.find(id_)
+        if key is not None:
+            self._found[id_] = key
+        return key
 
 
 def _is_of_key(principal: Principal) -> bool:

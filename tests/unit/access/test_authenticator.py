@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -45,6 +46,7 @@ class Stored:
 
         async def key(id: str) -> ServiceKey | None:  # noqa: A002
             self.reads += 1
+            await asyncio.sleep(0)
             return next((item for item in self.keys if item.id == id), None)
 
         async def ticket(text: str) -> Ticket | None:
@@ -248,6 +250,24 @@ async def test_a_key_that_was_created_just_now_is_found_and_made_up_ones_cause_f
     for number in range(1000):
         assert await server.reason(f"esk_{number}_secret") == "token_invalid"
     assert server.stored.reads == 1
+
+
+async def test_a_key_that_was_looked_up_is_good_until_all_keys_are_read_again(server: Server) -> None:
+    server.stored.keys = [service_key()]
+    reasons = await asyncio.gather(*(server.reason("esk_k1_secret") for _ in range(5)))
+    assert [*reasons, await server.reason("esk_k1_secret")] == ["ok"] * 6
+    assert server.stored.reads == 1
+    server.stored.keys = [service_key(revoked=datetime.now(UTC))]
+    await server.auth.load_keys()
+    assert await server.reason("esk_k1_secret") == "token_revoked"
+
+
+async def test_a_key_that_was_looked_up_and_is_gone_is_refused(server: Server) -> None:
+    server.stored.keys = [service_key()]
+    assert await server.reason("esk_k1_secret") == "ok"
+    server.stored.keys = []
+    await server.auth.load_keys()
+    assert await server.reason("esk_k1_secret") == "token_invalid"
 
 
 async def test_a_ticket_is_its_makers_and_ends_with_it(server: Server) -> None:
