@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,6 @@ from support.chaos.cluster import clocks_missing
 from support.chaos.leaks.campaign import LEAK_FAULTS, run_leaks
 
 pytestmark = [
-    # Under load the checker still takes a write that a rule change has overtaken for a wrong refusal: not for CI yet.
-    pytest.mark.skipif("EVENTSYNC_LEAKS" not in os.environ, reason="EVENTSYNC_LEAKS=1 runs it"),
     pytest.mark.filterwarnings(
         # The libraries of clients leave the socket of a connect that is cancelled to the garbage collector.
         "ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning",

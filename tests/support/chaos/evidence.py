@@ -156,6 +156,7 @@ Promise = Literal[
     "leak",  # a principal is sent nothing that it may not see
     "silence",  # nothing is sent by a credential that has ended
     "permission",  # no write is done that the rules do not allow
+    "obedience",  # every server obeys other rules, and revocations, within a moment
     "allowed",  # what the rules allow is not refused, and arrives
     "progress",  # when the faults are over, everything arrives
 ]

@@ -74,10 +74,15 @@ async def change_rules(campaign: Campaign) -> None:
         await campaign.run.apply(0)
 
 
-async def revoke_tokens(campaign: Campaign) -> None:
-    """The tokens of some subjects are revoked."""
+async def revoke_credentials(campaign: Campaign) -> None:
+    """The present tokens or service keys of some subjects are revoked."""
     for sub in campaign.choose.sample(list(OF_SUBJECT), 2):
         await campaign.run.revoke(sub)
+
+
+async def revoke_subject(campaign: Campaign) -> None:
+    """All credentials that a subject was issued until now are revoked."""
+    await campaign.run.revoke_subject(campaign.choose.choice(list(OF_SUBJECT)))
 
 
 async def change_claims(campaign: Campaign) -> None:
@@ -111,7 +116,7 @@ async def kill_worker(campaign: Campaign) -> None:
     campaign.fleet.start(name)
 
 
-_FAULTS = (change_rules, revoke_tokens, change_claims, jump_clock, kill_server, kill_worker)
+_FAULTS = (change_rules, revoke_credentials, revoke_subject, change_claims, jump_clock, kill_server, kill_worker)
 LEAK_FAULTS: Mapping[str, Callable[[Campaign], Awaitable[None]]] = MappingProxyType(
     {fault.__name__: fault for fault in _FAULTS}
 )
@@ -135,11 +140,9 @@ async def run_leaks(seed: int, seconds: float, directory: Path, *, pause: float 
         fleet.start(*fleet.workers, *fleet.servers)
         for url in fleet.urls:
             await tracked(url, COLLECTIONS, seconds=60.0)
-        choose = random.Random(seed)
         servers = list(zip(fleet.servers, fleet.urls, strict=True))
-        run = LeakRun(client, settings, lambda: choose.choice(servers), directory, seed, lifetime=_LIFETIME)
-        run.traffic.burst()
-        await run.begin(fleet.urls)
+        run = LeakRun(client, settings, servers, directory, seed, lifetime=_LIFETIME)
+        await run.begin()
         campaign = Campaign(run, fleet, random.Random(f"{seed} faults"))
         async with run.at_work():
             stage.enter("faults")
@@ -174,7 +177,10 @@ def _count(run: LeakRun, report: LeakReport) -> None:
             "bytes": sum(len(item.content) for item in received),
             "canaries": sum(len(item.canaries) for item in received),
             "refusals": sum(item.status in {401, 403, 404} for item in received),
+            "refusals of writes": sum(write.status in {403, 404} for item in received for write in item.writes),
             "states": len(states),
-            "tokens": len(run.ledger.credentials),
+            "credentials": len(run.ledger.credentials),
+            "writes": sum(len(item.writes) for item in received),
+            "rules": len(run.rules),
         }
     )

@@ -1,27 +1,35 @@
-"""Checks of a run under rules: nothing leaks, and nothing that is allowed is refused or missing."""
+"""Checks of a run under rules: nothing leaks, and nothing that is allowed is refused or missing.
+
+Several rules and several states may have been the ones that an answer was made by: all that were in force, or stored,
+at some time between the request and the answer. An answer is wrong if it is wrong by each of them.
+"""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from support.chaos.evidence import Violation
 from support.chaos.history import Key
 from support.chaos.leaks.evidence import (
+    CANARY,
     LEEWAY,
-    AppliedRules,
     Credential,
     DocumentState,
     Jump,
     LeakEvidence,
     Received,
     Sight,
+    Write,
+    revokes,
 )
 
 _REFUSED = frozenset({401, 403, 404})
-_WRITES = frozenset({"create", "update", "delete"})
-_COMMITTED = 0.2
-"""Seconds that the time of a commit, which MongoDB's clock has, may be beside that of the clients."""
+_NEVER = float("inf")
+_NOTHING = DocumentState(-1, ("", ""), 0.0, None)
+"""That there is no document yet is a state, too."""
 
 
 def check_leaks(evidence: LeakEvidence) -> list[Violation]:
@@ -34,13 +42,12 @@ class _Judge:
 
     def __init__(self, evidence: LeakEvidence) -> None:
         self._evidence = evidence
-        self._grace = evidence.grace
-        self._of: dict[Key, list[DocumentState]] = defaultdict(list)
+        self._of: dict[Key, list[DocumentState]] = defaultdict(lambda: [_NOTHING])
         for state in evidence.states:
             self._of[state.key].append(state)
         self._marked: dict[str, DocumentState] = {}
         for state in evidence.states:
-            for found in Received("", "", "", str(state.document), 0, 0).canaries:
+            for found in CANARY.findall(str(state.document)):
                 self._marked.setdefault(found, state)
 
     def check(self) -> Iterator[Violation]:
@@ -50,8 +57,9 @@ class _Judge:
             yield from self._silence(item, credential)
             yield from self._refusal(item, credential)
             yield from self._attack(item, credential)
-            if item.act in _WRITES and item.status < 300 and '"repeated":true' not in item.content:
-                yield from self._write(item, credential)
+            for write in item.writes:
+                if write.status < 300 and not write.repeated:
+                    yield from self._write(item, write, credential)
         yield from self._tags()
         yield from self._repeats()
         for held in self._evidence.held:
@@ -64,56 +72,55 @@ class _Judge:
 
     # --- what is in force ----------------------------------------------------------------------------------------
 
-    def _in_force(self, began: float, ended: float) -> list[int]:
-        """Return the variants of the rules that may have been in force at any time between these."""
-        rules: Sequence[AppliedRules] = self._evidence.rules
-        ends = [*(item.done for item in rules[1:]), float("inf")]
-        return [item.variant for item, end in zip(rules, ends, strict=True) if item.began <= ended and began <= end]
+    def _sights(self, credential: Credential, item: Received) -> list[Sight]:
+        """Return what was allowed by the rules that the server may have obeyed when it made this."""
+        obeyed = self._evidence.known.obeyed.get(item.server, ())
+        first = _since(obeyed, item.began)
+        # The server obeyed these rules or later ones, and no server obeys rules before they are applied.
+        variants = {rules.variant for rules in self._evidence.rules[first or 0 :] if rules.began <= item.at}
+        return [self._evidence.sights.get((variant, credential.sight), Sight()) for variant in sorted(variants)]
 
-    def _sights(self, credential: Credential, began: float, ended: float) -> list[Sight]:
-        variants = self._in_force(began, ended)
-        return [self._evidence.sights.get((variant, credential.sight), Sight()) for variant in variants]
-
-    def _states(self, key: Key, began: float, ended: float) -> list[DocumentState]:
-        """Return the states that a document had at any time between these."""
+    def _states(self, key: Key, item: Received) -> Sequence[DocumentState]:
+        """Return the states of a document that the server may have found when it made this."""
         states = self._of[key]
-        ends = [*(state.at for state in states[1:]), float("inf")]
-        return [state for state, end in zip(states, ends, strict=True) if state.at <= ended and began <= end]
+        committed = _since(self._evidence.known.committed, item.began) or 0
+        first = bisect_right(states, committed, key=lambda state: state.time) - 1
+        return states[max(0, first) : bisect_right(states, item.at, key=lambda state: state.at)]
 
     # --- leaks ----------------------------------------------------------------------------------------------------
 
     def _seen(self, item: Received, credential: Credential) -> Iterator[Violation]:
-        found = item.canaries - self._evidence.known.get(credential.sub, frozenset())
+        found = item.canaries - self._evidence.written.get(credential.sub, frozenset())
         if not found:
             return
-        sights = self._sights(credential, item.began - self._grace, item.at)
+        sights = self._sights(credential, item)
         if leaked := sorted(found.difference(*(sight.canaries for sight in sights))):
             origin = self._marked.get(leaked[0])
             where = f"{'/'.join(origin.key)}: {origin.document}" if origin else "no state has it"
             text = f"{credential.sight} was sent {leaked[0]}, which it was never allowed to see ({item.what})"
             yield Violation("leak", text, (str(item), where, _around(item.content, leaked[0])))
         elif item.document is not None and item.act == "read":
-            states = self._states(item.document, item.began - self._grace, item.at)
-            if not any(state.number in sight.states for state in states for sight in sights):
+            states = self._states(item.document, item)
+            if not any(_shows(sight, state) for state in states for sight in sights):
                 text = f"{credential.sight} was sent {'/'.join(item.document)}, which it may not read now ({item.what})"
                 yield Violation("leak", text, (str(item), item.content[:300]))
 
     def _silence(self, item: Received, credential: Credential) -> Iterator[Violation]:
         if not item.canaries:
             return
-        revoked = self._evidence.revoked.get(credential.name, float("inf"))
-        ahead = [jump.seconds for jump in self._jumps(item, before=self._grace)]
+        revoked = self._evidence.known.revoked.get((credential.name, item.server), _NEVER)
+        ahead = [jump.seconds for jump in self._jumps(item)]
         expires = credential.expires + LEEWAY - min(0.0, *ahead, 0.0)
-        if (late := item.at - min(revoked, expires)) > self._grace:
+        if (late := item.sent - min(revoked, expires)) > 0:
             why = "it was revoked" if revoked < expires else "it had expired"
             text = f"{credential.name} was sent content {late:.1f} s after {why} ({item.what})"
             yield Violation("silence", text, (str(item), item.content[:300]))
 
-    def _jumps(self, item: Received, *, before: float) -> list[Jump]:
+    def _jumps(self, item: Received) -> list[Jump]:
         return [
             jump
             for jump in self._evidence.jumps
-            if jump.server == item.server and jump.began <= item.at and item.began <= jump.ended + before
+            if jump.server == item.server and jump.began <= item.at and item.sent <= jump.ended
         ]
 
     def _tags(self) -> Iterator[Violation]:
@@ -129,91 +136,143 @@ class _Judge:
 
     def _repeats(self) -> Iterator[Violation]:
         """An answer is repeated to the subject alone that has made the request before."""
-        used: dict[tuple[str, str], float] = {}
-        for item in self._evidence.received:
-            if item.key:
-                sub = self._evidence.credentials[item.credential].sub
-                used[sub, item.key] = min(item.began, used.get((sub, item.key), item.began))
         for item in self._evidence.received:
             sub = self._evidence.credentials[item.credential].sub
-            if item.key and '"repeated":true' in item.content and used[sub, item.key] >= item.began:
+            # The first one may have been lost, or may have begun later and been faster.
+            used = [began for began in self._evidence.used.get((sub, item.key), ()) if began <= item.at]
+            if item.key and '"repeated":true' in item.content and len(used) < 2:
                 text = f"{sub} was given the answer to a request of another subject"
                 yield Violation("permission", text, (str(item), item.content[:300]))
 
     def _attack(self, item: Received, credential: Credential) -> Iterator[Violation]:
-        if item.act == "attack" and item.status < 400:
-            sights = self._sights(credential, item.began - self._grace, item.at)
-            if not any(sight.unlimited for sight in sights):
-                text = f"{credential.sight} did what no user may do ({item.what})"
-                yield Violation("permission", text, (str(item), item.content[-300:]))
+        is_done = item.act == "attack" and item.status < 400
+        if is_done and not any(sight.unlimited for sight in self._sights(credential, item)):
+            text = f"{credential.sight} did what no user may do ({item.what})"
+            yield Violation("permission", text, (str(item), item.content[-300:]))
 
     # --- writes ---------------------------------------------------------------------------------------------------
 
-    def _write(self, item: Received, credential: Credential) -> Iterator[Violation]:
-        if item.document is None or not self._evidence.sights:
+    def _write(self, item: Received, write: Write, credential: Credential) -> Iterator[Violation]:
+        pairs, where = self._pairs(item, write, credential), "/".join(write.document)
+        if not pairs:
+            # Where it was so already, it has changed nothing.
+            if write.mark and any(write.mark in str(state.document) for state in self._states(write.document, item)):
+                return
+            text = f"{credential.sight} was answered a {write.act} of {where} that no commit has made ({item.what})"
+            yield Violation("survival", text, (str(item), item.content[-300:]))
             return
-        sights = self._sights(credential, item.began - self._grace, item.at)
-        pairs = self._pairs(item)
+        sights = self._sights(credential, item)
         faults = [_fault(sights, before, after) for before, after in pairs]
-        if faults and all(faults):
+        if all(faults):
             before, after = pairs[0]
-            witness = (str(item), f"before: {before and before.document}", f"after: {after and after.document}")
-            yield Violation("permission", f"{credential.sight} {faults[0]} of {'/'.join(item.document)}", witness)
+            witness = (str(item), f"before: {before.document}", f"after: {after.document}")
+            yield Violation("permission", f"{credential.sight} {faults[0]} of {where}", witness)
 
-    def _pairs(self, item: Received) -> list[tuple[DocumentState | None, DocumentState | None]]:
-        """Return the states before and after a write; several where it is not known which of them is its own."""
-        assert item.document is not None
-        states: list[DocumentState | None] = [*self._of[item.document]]
+    def _pairs(self, item: Received, write: Write, credential: Credential) -> list[tuple[DocumentState, DocumentState]]:
+        """Return the states before and after a write: those that its filter held, and that it has made.
+
+        There are several only if a subject has made the same version of a document twice meanwhile, by deleting it.
+        """
+        states = self._of[write.document]
         return [
-            (before, None if after.document is None else after)
-            for before, after in zip([None, *states], states, strict=False)
-            if after is not None
-            and item.began - _COMMITTED <= after.at <= item.at + _COMMITTED
-            and (after.document is None if item.act == "delete" else item.mark in str(after.document))
+            (before, after)
+            for before, after in pairwise(states)
+            if (after.by, after.version) == (credential.sub, write.version)
+            and (_since(self._evidence.known.committed, item.began) or 0) < after.time
+            and after.at <= item.at
+            and (after.document is None if write.act == "delete" else write.mark in str(after.document))
         ]
 
     # --- what is allowed ------------------------------------------------------------------------------------------
 
     def _refusal(self, item: Received, credential: Credential) -> Iterator[Violation]:
-        if item.status not in _REFUSED or self._is_doubtful(item, credential):
+        if item.act == "attack":
             return
-        sights = self._sights(credential, item.began - self._grace, item.at + _COMMITTED)
-        if not sights:
-            return
-        if item.status == 401:
+        if item.status == 401 and not self._is_doubtful(item):
             yield Violation("allowed", f"{credential.name} was not authenticated ({item.what})", (str(item),))
-        elif item.document is None:
-            if item.collection and all(item.collection in sight.collections for sight in sights):
-                text = f"{credential.sight} was refused what it may read of {item.collection} ({item.what})"
-                yield Violation("allowed", text, (str(item), item.content[-300:]))
-        else:
-            states = self._states(item.document, item.began - self._grace, item.at + _COMMITTED)
-            if states and all(_allows(sight, state, item) for sight in sights for state in states):
-                what = f"{'/'.join(item.document)}, which it may {item.act}"
-                text = f"{credential.sight} was refused {what} ({item.what})"
+        elif item.status in {403, 404} and item.document is not None and item.act == "read":
+            sights, states = self._sights(credential, item), self._states(item.document, item)
+            if all(state.number in sight.states for sight in sights for state in states):
+                text = f"{credential.sight} was refused {'/'.join(item.document)}, which it may read ({item.what})"
                 yield Violation("allowed", text, (str(item), item.content[-300:], str(states[0].document)))
+        elif (
+            item.status in {403, 404}
+            and item.collection
+            and all(item.collection in sight.collections for sight in self._sights(credential, item))
+        ):
+            text = f"{credential.sight} was refused what it may read of {item.collection} ({item.what})"
+            yield Violation("allowed", text, (str(item), item.content[-300:]))
+        yield from self._refused_writes(item, credential)
 
-    def _is_doubtful(self, item: Received, credential: Credential) -> bool:
-        """Return True if the credential may have been refused for its own sake."""
-        ended = min(credential.expires + LEEWAY, self._evidence.revoked.get(credential.name, float("inf")))
-        return item.at >= ended - self._grace or bool(self._jumps(item, before=2 * self._grace))
+    def _refused_writes(self, item: Received, credential: Credential) -> Iterator[Violation]:
+        if not item.writes:
+            return
+        sights = self._sights(credential, item)
+        # Of a transaction, one write that is refused is enough.
+        groups = [item.writes] if item.status in _REFUSED else [(write,) for write in item.writes]
+        for group in groups:
+            if not all(
+                write.status in {403, 404} and _allows(sight, state, write)
+                for write in group
+                for sight in sights
+                for state in self._states(write.document, item)
+            ):
+                continue
+            write = group[0]
+            text = f"{credential.sight} was refused {'/'.join(write.document)}, which it may {write.act} ({item.what})"
+            states = [str(state.document) for state in self._states(write.document, item)]
+            yield Violation("allowed", text, (str(item), item.content[-300:], *states[:3]))
+
+    def _is_doubtful(self, item: Received) -> bool:
+        """Return True if a credential of the request may have been refused for its own sake."""
+        for name in filter(None, (item.credential, item.other)):
+            credential = self._evidence.credentials[name]
+            revoked = [r.began for r in self._evidence.revocations if revokes(r, credential)]
+            if item.at >= min(credential.expires + LEEWAY, *revoked, _NEVER):
+                return True
+        return bool(self._jumps(item))
 
 
-def _fault(sights: Sequence[Sight], before: DocumentState | None, after: DocumentState | None) -> str:
-    """Return what was wrong with a write, or nothing if rules allow it."""
-    states = [state for state in (before, after) if state is not None and state.document is not None]
-    act = "delete" if after is None else "create" if len(states) == 1 else "update"
+def _since(known: Sequence[tuple[float, int]], at: float) -> int | None:
+    """Return what was known at a time, or None for nothing."""
+    count = bisect_right(known, at, key=lambda pair: pair[0])
+    return known[count - 1][1] if count else None
+
+
+def _fault(sights: Sequence[Sight], before: DocumentState, after: DocumentState) -> str:
+    """Return what was wrong with a write, or nothing if one of these allows it."""
+    states = [state for state in (before, after) if state.document is not None]
+    act = "delete" if after.document is None else "create" if len(states) == 1 else "update"
     allowing = [sight for sight in sights if all(state.number in sight.may.get(act, frozenset()) for state in states)]
     if not allowing:
         return f"made a {act} that no rule allows"
-    kept = act != "update" or states[0].hidden == states[1].hidden or any(sight.unlimited for sight in allowing)
-    return "" if kept else "changed hidden or fixed fields"
+    if act == "delete" or any(_keeps(sight, states, after) for sight in allowing):
+        return ""
+    return "changed hidden or fixed fields"
 
 
-def _allows(sight: Sight, state: DocumentState, item: Received) -> bool:
-    if item.act == "read":
-        return state.number in sight.states
-    return item.act == "update" and item.neutral and state.number in sight.may.get("update", frozenset())
+def _keeps(sight: Sight, states: Sequence[DocumentState], after: DocumentState) -> bool:
+    """Return True if a write has left all as it was that is hidden or fixed."""
+    before = states[0].number if len(states) == 2 else -1
+    is_hidden = sight.hidden.get(before, "") != sight.hidden.get(after.number, "")
+    is_fixed = len(states) == 2 and sight.fixed.get(before, "") != sight.fixed.get(after.number, "")
+    return not is_hidden and not is_fixed
+
+
+def _shows(sight: Sight, state: DocumentState) -> bool:
+    """Return True if a state, or the past of a document that is deleted, may be read."""
+    return state.number in sight.states or (state.document is None and state.key[0] in sight.whole)
+
+
+def _allows(sight: Sight, state: DocumentState, write: Write) -> bool:
+    """Return True if a write is certainly allowed."""
+    is_closed = write.document[0] in sight.closed
+    return (
+        write.act == "update"
+        and write.neutral
+        and not is_closed
+        and state.number in sight.may.get("update", frozenset())
+    )
 
 
 def _around(content: str, text: str) -> str:

@@ -6,20 +6,22 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import httpx
+from pymongo.errors import PyMongoError
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
+from support.chaos.history import Key
 from support.chaos.leaks.evidence import LEEWAY, Act, Credential, Received
 from support.chaos.leaks.principals import Ledger, Server
-from support.chaos.leaks.scene import SHAPES
+from support.chaos.leaks.scene import collection_of
 from support.chaos.log_checks import UNFIT
-from support.clients import BROKEN
+from support.clients import BROKEN, TLS
 from support.peers.peer import SUBPROTOCOL
 from support.peers.python import connect
 from support.replica import Replica, vector_text
@@ -31,11 +33,22 @@ _PAUSE = 0.3
 _AWAY, _OFTEN = 5.0, 0.2
 """The most seconds that a client sometimes stays away, and how often."""
 
+_FAR = 0.05
+
+_LAG = 2.0
+"""The most seconds that a message is on its way, on an idle machine, where nothing more is known of that."""
+
+_FENCES = 0.3
+"""Seconds between two pings, whose answers tell what was sent later."""
+
 _SILENT = 6.0
 """Seconds after which a connection that sends nothing is given up."""
 
 _AHEAD = 1.5
 """Seconds before the end of a token in which it is refreshed."""
+
+_BY_COOKIE = 0.2
+"""Share of the WebSockets that are authenticated by a cookie."""
 
 _REFRESHED = 0.7
 """Share of the tokens that are refreshed before they end."""
@@ -49,31 +62,43 @@ class PrincipalFollower:
     `faults` has what its replica finds wrong with what it is sent.
     """
 
-    def __init__(self, ledger: Ledger, server: Server, sub: str, transport: str, shape: str, seed: int) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        server: Server,
+        sub: str,
+        transport: str,
+        shape: str,
+        seed: int,
+        burst: Callable[[Key], Awaitable[None]],
+    ) -> None:
+        """`burst` changes a document so often that who was away gets squashed documents."""
         self.sub = sub
         self.name = f"{sub} by {transport} of {shape}"
         self.shape = shape
         self.replica = Replica(shape)
         self.faults: list[str] = []
         self.cut = True
+        self.far = _FAR
+        """How often one of its documents is changed many times while it is away."""
         self.refreshes: int | None = None
         """Tokens that each connection is given after the first one; None for some, at random."""
 
         self._ledger = ledger
         self._pick = server
-        self._connection = {"websocket": self._websocket, "sse": self._sse, "ticket": self._sse, "http": self._polls}
+        self._burst = burst
+        streams = dict.fromkeys(("sse", "ticket", "cookie"), self._sse)
+        self._connection = {"websocket": self._websocket, "http": self._polls, **streams}
         self._transport = transport
         self._random = random.Random(f"{seed} {self.name}")
         self._over = False
         self._server = ""
         self._budget = 0
         self._credential: Credential | None = None
-
-    @property
-    def collection(self) -> str:
-        """The collection that the shape is a part of."""
-        name = self.shape.partition("?")[0].partition("/")[0]
-        return str(SHAPES[name]["collection"]) if name in SHAPES else name
+        self._asked: Credential | None = None
+        """The credential that a live connection is to be continued by."""
+        self._fenced = 0.0
+        """All that comes from now on was sent after this time."""
 
     def leave(self) -> None:
         """Connect no more."""
@@ -92,6 +117,9 @@ class PrincipalFollower:
                 self.replica = Replica(self.shape)
             self.replica.disconnected()
             away = _AWAY if self.cut and self._random.random() < _OFTEN else _PAUSE
+            if self.cut and self.replica.rows and self._random.random() < self.far:
+                with suppress(PyMongoError):
+                    await self._burst((collection_of(self.shape), self._random.choice(sorted(self.replica.rows))))
             await asyncio.sleep(self._random.uniform(0.05, away))
 
     # --- what comes -----------------------------------------------------------------------------------------------
@@ -99,29 +127,31 @@ class PrincipalFollower:
     def _got(self, what: str, content: str, began: float | None = None, **known: Any) -> None:
         assert self._credential is not None
         at = time.time()
+        since = max(self._fenced, at - scaled(_LAG))
         act: Act = "push" if began is None else "other"
-        where = {"server": self._server, "collection": self.collection}
+        where = {"server": self._server, "collection": collection_of(self.shape)}
+        other = "" if self._asked is None else self._asked.name
         self._ledger.record(
             Received(
                 self.name,
                 self._credential.name,
                 f"{self._transport} {what}",
                 content,
-                at if began is None else began,
+                since if began is None else began,
                 at,
-                **({"act": act} | where | known),
+                **({"act": act, "since": since, "other": other} | where | known),
             )
         )
 
     def _take(self, message: Message) -> bool:
         """Take a message. Return False if the connection is of no more use."""
         kind = message["type"]
-        self._budget -= 1
+        self._budget -= kind != "pong"
         if kind == "error":
             if message["code"] == "forbidden" or message["code"] == "not_tracked":
                 self._forget()
             return False
-        if kind != "authenticated":
+        if kind not in {"authenticated", "pong"}:
             self.replica.take(message)
         return self._budget > 0 and not self._over
 
@@ -140,18 +170,25 @@ class PrincipalFollower:
     # --- WebSocket ------------------------------------------------------------------------------------------------
 
     async def _websocket(self, url: str) -> None:
-        credential = self._credential = self._ledger.credential(self.sub)
-        began = time.time()
-        address = url.replace("http", "ws") + "/v1/sync"
+        credential, self._asked = self._ledger.credential(self.sub), None
+        self._credential, self._fenced = credential, time.time()
+        began, address = self._fenced, url.replace("http", "ws") + "/v1/sync"
+        hello: Message = {"type": "hello", "shapes": [self.shape], "vector": self.replica.vector}
+        headers = {}
+        if self._random.random() < _BY_COOKIE:
+            headers = {"Cookie": f"eventsync={credential.token}", "Origin": url}
+        else:
+            hello["token"] = credential.token
         try:
-            connection = await connect(address, subprotocols=[Subprotocol(SUBPROTOCOL)], max_size=None)
+            connection = await connect(
+                address, subprotocols=[Subprotocol(SUBPROTOCOL)], max_size=None, additional_headers=headers
+            )
         except InvalidStatus as error:
-            headers, body = str(error.response.headers), bytes(error.response.body or b"").decode()
-            self._got(f"refusal of {self.shape}", headers + body, began, status=error.response.status_code)
+            content = str(error.response.headers) + bytes(error.response.body or b"").decode()
+            self._got(f"refusal of {self.shape}", content, began, status=error.response.status_code)
             return
         try:
             self._got(f"opening of {self.shape}", str(connection.response and connection.response.headers), began)
-            hello = {"type": "hello", "shapes": [self.shape], "vector": self.replica.vector, "token": credential.token}
             await connection.send(json.dumps(hello))
             await self._listen(connection)
         except ConnectionClosed as closed:
@@ -165,54 +202,59 @@ class PrincipalFollower:
     async def _listen(self, connection: ClientConnection) -> None:
         # Some tokens are not refreshed: the connection has to be silent then.
         refreshed, refreshes = 0, self._is_refreshed(0)
-        last, asked = time.monotonic(), None
+        last, pinged = time.monotonic(), None
         while time.monotonic() - last < scaled(_SILENT):
-            if refreshes and asked is None:
-                asked = await self._refresh(connection)
+            if refreshes and self._asked is None:
+                await self._refresh(connection)
+            if pinged is None and time.time() - self._fenced > _FENCES:
+                pinged = time.time()
+                await connection.send('{"type": "ping"}')
             try:
                 async with asyncio.timeout(0.5):
                     text = str(await connection.recv())
             except TimeoutError:
                 continue
-            last = time.monotonic()
-            if asked is not None and json.loads(text)["type"] == "authenticated":
-                self._credential, asked = asked, None
+            last, kind = time.monotonic(), json.loads(text)["type"]
+            if kind == "pong" and pinged is not None:
+                self._fenced, pinged = pinged, None
+            elif kind == "authenticated" and self._asked is not None:
+                self._credential, self._asked = self._asked, None
                 refreshed += 1
                 refreshes = self._is_refreshed(refreshed)
-            elif asked is not None and json.loads(text).get("code") == "unauthenticated":
-                refreshes, asked = False, None
             if not self._push(text):
                 return
+            if kind == "error" and self._asked is not None:
+                refreshes, self._asked = False, None
 
     def _is_refreshed(self, count: int) -> bool:
         return self._random.random() < _REFRESHED if self.refreshes is None else count < self.refreshes
 
-    async def _refresh(self, connection: ClientConnection) -> Credential | None:
+    async def _refresh(self, connection: ClientConnection) -> None:
         """Send a new token if the present one ends soon, or has other claims than a new one."""
         assert self._credential is not None
         due = self._credential.expires + LEEWAY < time.time() + _AHEAD
         changed = self._credential.sight != self._ledger.sight(self.sub)
         if not due and not changed:
-            return None
+            return
         credential = self._ledger.credential(self.sub, left=_AHEAD)
-        if credential == self._credential:
-            return None
-        await connection.send(json.dumps({"type": "auth", "token": credential.token}))
-        return credential
+        if credential != self._credential:
+            self._asked = credential
+            await connection.send(json.dumps({"type": "auth", "token": credential.token}))
 
     # --- SSE ------------------------------------------------------------------------------------------------------
 
     async def _sse(self, url: str) -> None:
         async with self._client(url) as client:
             query: dict[str, str] = {"shape": self.shape}
-            if self._transport == "ticket":
-                if (ticket := await self._ticket(client)) is None:
+            if self._transport != "sse":
+                proof = self._ticket if self._transport == "ticket" else self._session
+                if (given := await proof(client)) is None:
                     return
-                query["ticket"] = ticket
+                query |= given
                 del client.headers["Authorization"]
             if self.replica.vector:
                 query["vector"] = vector_text(self.replica.vector)
-            began = time.time()
+            began = self._fenced = time.time()
             async with client.stream("GET", "/v1/sync/sse", params=query) as response:
                 if response.status_code != 200:
                     await response.aread()
@@ -223,11 +265,20 @@ class PrincipalFollower:
                     if not self._push(text):
                         return
 
-    async def _ticket(self, client: httpx.AsyncClient) -> str | None:
+    async def _ticket(self, client: httpx.AsyncClient) -> dict[str, str] | None:
+        """Return a ticket for the query; None if it was refused."""
         began = time.time()
         answer = await client.post("/v1/tickets", json={"shapes": [self.shape]})
         self._answered("POST /v1/tickets", answer, began, collection="")
-        return str(answer.json()["ticket"]) if answer.status_code == 201 else None
+        return {"ticket": str(answer.json()["ticket"])} if answer.status_code == 201 else None
+
+    async def _session(self, client: httpx.AsyncClient) -> dict[str, str] | None:
+        """Sign in by a cookie, as a page does. Return nothing for the query; None if it was refused."""
+        began = time.time()
+        answer = await client.post("/v1/session")
+        self._answered("POST /v1/session", answer, began, collection="")
+        client.headers["Sec-Fetch-Site"] = "same-origin"
+        return {} if answer.status_code == 200 else None
 
     # --- polls ----------------------------------------------------------------------------------------------------
 
@@ -242,6 +293,7 @@ class PrincipalFollower:
 
     async def _poll(self, client: httpx.AsyncClient) -> bool:
         began, position = time.time(), self.replica.position
+        self._fenced = began
         if position is None:
             answer = await client.get("/v1/sync/snapshot", params={"shape": self.shape})
             self._answered(f"snapshot of {self.shape}", answer, began)
@@ -269,8 +321,9 @@ class PrincipalFollower:
     @asynccontextmanager
     async def _client(self, url: str) -> AsyncIterator[httpx.AsyncClient]:
         credential = self._credential = self._ledger.credential(self.sub)
+        self._asked = None
         headers = {"Authorization": f"Bearer {credential.token}"}
-        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=patience(5)) as client:
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=patience(5), verify=TLS) as client:
             yield client
 
     def _answered(self, what: str, answer: httpx.Response, began: float, **known: Any) -> None:
@@ -300,12 +353,16 @@ FOLLOWED: Iterable[tuple[str, str, str]] = (
     ("cat", "http", "board"),
     ("dan", "websocket", "orders"),
     ("dan", "websocket", "vault"),
-    ("dan", "http", "orders"),
+    ("dan", "http", "mine?"),
     ("eve", "websocket", "orders"),
-    ("eve", "ticket", "board"),
+    ("eve", "ticket", "mine?"),
     ("eve", "http", "notes"),
     ("ada", "websocket", "notes"),
     ("ada", "sse", "orders/o1"),
+    ("ada", "cookie", "mine?"),
+    ("bob", "cookie", "board"),
+    ("key:robot", "websocket", "orders"),
+    ("key:robot", "http", "mine?"),
     ("root", "websocket", "orders"),
 )
 """The subjects, transports and shapes of a run."""

@@ -24,8 +24,13 @@ SIGHTS: Mapping[str, Claims] = {
     "dan of red": {"sub": "dan", "groups": ["red"]},
     "dan of ops": {"sub": "dan", "groups": [], "roles": ["ops"]},
     "root": {"sub": "root", "roles": ["ops"]},
+    "robot": {"sub": "key:robot", "groups": ["green"]},
+    "clerk": {"sub": "key:clerk", "roles": ["ops"]},
 }
-"""The claims that tokens have, by name. Eve lacks one: a rule that reads it is false for her."""
+"""The claims that credentials have, by name. Eve lacks one: a rule that reads it is false for her."""
+
+KEYS: Mapping[str, frozenset[str]] = {"key:robot": frozenset(), "key:clerk": frozenset({"operator"})}
+"""The subjects that have a service key, with the roles that it is given directly."""
 
 OF_SUBJECT: Mapping[str, tuple[str, ...]] = {
     sub: tuple(name for name, claims in SIGHTS.items() if claims["sub"] == sub)
@@ -34,6 +39,11 @@ OF_SUBJECT: Mapping[str, tuple[str, ...]] = {
 COLLECTIONS = ("orders", "notes", "board", "vault")
 SHAPES: Mapping[str, Mapping[str, Any]] = {
     "by_state": {"collection": "orders", "where": {"state": "$state"}, "parameters": {"state": {"type": "text"}}},
+    "mine": {
+        "collection": "orders",
+        "where": {"owner": "$owner"},
+        "parameters": {"owner": {"type": "text", "from": "claims.sub"}},
+    },
 }
 """Declared shapes, as the rules file has them."""
 
@@ -46,8 +56,13 @@ _EVERYTHING = {"read": True, "create": True, "update": True, "delete": True}
 # --- as the product takes them ------------------------------------------------------------------------------------
 
 
-def rules_tree(variant: int, secret: Path) -> dict[str, Any]:
-    """Return the tree of a rules file."""
+def probe_claims(number: int) -> Claims:
+    """Return claims that these rules and later ones make an operator's, so that a server tells which it obeys."""
+    return {"sub": "probe", "probe": number}
+
+
+def rules_tree(variant: int, number: int, secret: Path) -> dict[str, Any]:
+    """Return the tree of a rules file. `number` counts those that were applied."""
     own = {"owner": "$claims.sub"}
     readers = [own, {"readers": "$claims.sub"}, {"team": {"$in": "$claims.groups"}, "state": {"$ne": "closed"}}]
     orders: dict[str, Any] = {
@@ -70,10 +85,26 @@ def rules_tree(variant: int, secret: Path) -> dict[str, Any]:
         tables["vault"] = {"user": {"read": True}}
     return {
         "auth": {"issuers": [{"iss": "backend", "secret_file": str(secret), "algorithms": ["HS256"]}]},
-        "roles": {"operator": {"roles": "ops"}, "user": True},
+        "roles": {"operator": {"$or": [{"roles": "ops"}, {"probe": {"$lte": number}}]}, "user": True},
         "collections": tables,
         "shapes": {name: dict(shape) for name, shape in SHAPES.items()},
     }
+
+
+def filter_of(shape: str, sub: str) -> Document:
+    """Return the filter of a shape, as a client of this subject names it."""
+    name, _, parameters = shape.partition("?")
+    if name == "mine":
+        return {"owner": sub}
+    if name == "by_state":
+        return {"state": parameters.partition("=")[2]}
+    return {"_id": name.partition("/")[2]} if "/" in name else {}
+
+
+def collection_of(shape: str) -> str:
+    """Return the collection that a shape is a part of."""
+    name = shape.partition("?")[0].partition("/")[0]
+    return str(SHAPES[name]["collection"]) if name in SHAPES else name
 
 
 # --- as MongoDB finds them ----------------------------------------------------------------------------------------
@@ -127,21 +158,38 @@ def writable(variant: int, collection: str, act: str, claims: Claims) -> Documen
     return None
 
 
-def hidden_of(collection: str, document: Mapping[str, Any] | None) -> str:
-    """Return what no user may change, as text."""
-    if document is None:
+def hidden(variant: int, collection: str, claims: Claims, document: Mapping[str, Any]) -> str:
+    """Return what these claims may not see of a document, as text; nothing if the document has none of it."""
+    if is_unlimited(claims):
         return ""
+    found: list[Any] = []
     if collection == "orders":
-        costs = [line.get("cost") for line in document.get("lines", ())]
-        whos = {name: entry.get("who") for name, entry in document.get("audit", {}).items()}
-        return str((document.get("margin"), costs, whos, document.get("made")))
-    return str(document.get({"notes": "body", "board": "secret"}.get(collection, "")))
+        lines, audit = document.get("lines", ()), document.get("audit", {})
+        found = [document.get("margin"), *(line.get("cost") for line in lines)]
+        found += [(name, entry["who"]) for name, entry in audit.items() if "who" in entry]
+    elif (name := {"notes": "body", "board": "secret"}.get(collection)) is not None:
+        found = [document.get(name)]
+    if collection in closed(variant, claims):
+        found.append(document.get(SHOWN[collection]))
+    return str([item for item in found if item is not None] or "")
+
+
+def fixed(collection: str, claims: Claims, document: Mapping[str, Any]) -> str:
+    """Return what these claims may not change in a document, as text."""
+    return "" if collection != "orders" or is_unlimited(claims) else str(document.get("made"))
+
+
+def closed(variant: int, claims: Claims) -> frozenset[str]:
+    """Return the collections whose `SHOWN` field is hidden from these claims."""
+    return frozenset({"orders", "notes"} if variant == 2 and not is_unlimited(claims) else ())
 
 
 # --- documents ----------------------------------------------------------------------------------------------------
 
-_OWNERS = ("ada", "ada", "bob", "cat", "dan", "eve")
+_OWNERS = ("ada", "ada", "bob", "cat", "dan", "eve", "key:robot")
 _TEAMS = ("blue", "red", "green")
+_PAD = "p" * 12_000
+"""So much that a snapshot of the orders costs more than one of them, squashed."""
 
 
 def new_document(collection: str, choose: random.Random, owner: str | None = None) -> Document:
@@ -151,7 +199,7 @@ def new_document(collection: str, choose: random.Random, owner: str | None = Non
         lines = [{"sku": canary(), "cost": canary()} for _ in range(choose.randrange(3))]
         audit = {name: {"who": canary(), "n": choose.randrange(9)} for name in ("a", "b")}
         hidden = {"margin": canary(), "lines": lines, "audit": audit, "made": choose.randrange(10**6)}
-        return {"owner": owner, "note": canary(), **routing(choose), **hidden}
+        return {"owner": owner, "note": canary(), "pad": _PAD, **routing(choose), **hidden}
     if collection == "notes":
         return {"owner": owner, "title": canary(), "body": canary(), "n": choose.randrange(9)}
     if collection == "board":
@@ -161,7 +209,7 @@ def new_document(collection: str, choose: random.Random, owner: str | None = Non
 
 def routing(choose: random.Random) -> Document:
     """Return the fields beside the owner that decide who reads an order."""
-    readers = choose.sample(("ada", "bob", "cat", "dan", "eve"), choose.randrange(3))
+    readers = choose.sample(("ada", "bob", "cat", "dan", "eve", "key:robot"), choose.randrange(3))
     state = choose.choice(("open", "open", "paid", "closed"))
     return {"readers": readers, "team": choose.choice(_TEAMS), "state": state}
 

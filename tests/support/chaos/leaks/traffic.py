@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -16,9 +16,9 @@ from pymongo.errors import PyMongoError
 
 from eventsync.mongodb.client import Client
 from support.chaos.history import Key
-from support.chaos.leaks.evidence import Act, Received, canary
+from support.chaos.leaks.evidence import Act, Credential, Received, Write, canary
 from support.chaos.leaks.principals import Ledger, Server
-from support.chaos.leaks.scene import COLLECTIONS, HIDDEN, OF_SUBJECT, SHOWN, new_document, routing
+from support.chaos.leaks.scene import COLLECTIONS, HIDDEN, OF_SUBJECT, SHOWN, collection_of, new_document, routing
 from support.clients import BROKEN
 from support.waiting import patience
 
@@ -29,6 +29,14 @@ _TASKS = 8
 _PAUSE = 0.03
 _BURST, _PAD = 60, 1500
 """Changes of a burst, and characters that each of them writes: sending them costs more than the document."""
+
+_USERS = ("ada", "bob", "cat", "eve", "key:robot")
+"""Subjects who may never do everything."""
+
+_HIDDEN_NAMES = frozenset({"margin", "lines", "audit", "body", "secret"})
+
+_BY_COOKIE = 0.15
+"""Share of the requests that are authenticated by a cookie."""
 
 
 class Traffic:
@@ -41,9 +49,12 @@ class Traffic:
         self._data = client[database]
         self._random = random.Random(f"{seed} traffic")
         self._http = httpx.AsyncClient(timeout=patience(5))
-        self._keys: list[tuple[str, str, dict[str, Any]]] = []
+        self._keys: list[tuple[str, Key, dict[str, Any]]] = []
         self._tags: list[tuple[Key, str]] = []
         self._positions: list[str] = []
+        self.bursting = asyncio.Lock()
+        """Held during a burst: there is one at a time."""
+        self._stop = asyncio.Event()
         self._acts: list[tuple[int, Callable[[], Awaitable[object]]]] = [
             (6, self.write_behind),
             (3, self.hide_behind),
@@ -54,21 +65,20 @@ class Traffic:
             (2, self.give_away),
             (1, self.take_possession),
             (2, self.repeat),
+            (2, self.batch),
+            (2, self.transact),
             (3, self.attack),
             (4, self.get),
             (2, self.travel),
             (2, self.list),
             (2, self.follow_once),
             (1, self.wander),
+            (1, self.pretend),
         ]
 
     def only(self, *acts: Callable[[], Awaitable[object]]) -> None:
         """Make these requests alone."""
         self._acts = [(1, act) for act in acts]
-
-    def burst(self) -> None:
-        """Make bursts of changes, too."""
-        self._acts.append((1, self.burst_behind))
 
     async def prepare(self) -> None:
         """Write every document once."""
@@ -81,6 +91,7 @@ class Traffic:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Make requests until `stop` is set."""
+        self._stop = stop
         async with asyncio.TaskGroup() as group:
             for _ in range(_TASKS):
                 group.create_task(self._requests(stop))
@@ -119,15 +130,20 @@ class Traffic:
         await self._data[collection].update_one({"_id": id_}, {"$set": {HIDDEN[collection]: canary()}})
         await self.get((collection, id_))
 
-    async def burst_behind(self) -> None:
+    async def burst_behind(self, key: Key) -> None:
         """Change one document so often that who was away gets squashed documents."""
-        id_ = f"o{self._random.randrange(_IDS['orders'])}"
-        for _ in range(_BURST):
-            fields = {"note": canary(), "margin": canary(), "pad": self._random.choice("xyz") * _PAD}
-            await self._data["orders"].update_one({"_id": id_}, {"$set": fields})
+        collection, id_ = key
+        async with self.bursting:
+            for _ in range(_BURST):
+                if self._stop.is_set():
+                    return
+                fields = {HIDDEN[collection]: canary(), SHOWN[collection]: canary() + self._random.choice("xyz") * _PAD}
+                await self._data[collection].update_one({"_id": id_}, {"$set": fields})
 
     def _any_key(self) -> Key:
-        collection = self._random.choices(COLLECTIONS, (6, 2, 2, 1))[0]
+        return self._key_of(self._random.choices(COLLECTIONS, (6, 2, 2, 1))[0])
+
+    def _key_of(self, collection: str) -> Key:
         return collection, f"{collection[0]}{self._random.randrange(_IDS[collection])}"
 
     # --- requests -------------------------------------------------------------------------------------------------
@@ -135,17 +151,23 @@ class Traffic:
     async def ask(
         self, sub: str, method: str, path: str, act: Act = "other", what: str = "", **options: Any
     ) -> Received:
-        """Make a request, and record the answer."""
-        known = {name: options.pop(name) for name in ("document", "mark", "key", "neutral") if name in options}
+        """Make a request, and record the answer. It asks for `writes`, with `proof`."""
+        known = {name: options.pop(name) for name in ("document", "collection", "key") if name in options}
+        writes: Sequence[Write] = options.pop("writes", ())
         credential = self._ledger.credential(sub)
         server, url = self._pick()
-        headers = {"Authorization": f"Bearer {credential.token}"} | options.pop("headers", {})
+        is_cookie = self._random.random() < _BY_COOKIE
+        proof = _cookie(credential) if is_cookie else {"Authorization": f"Bearer {credential.token}"}
+        headers: dict[str, str] = options.pop("proof", proof) | options.pop("headers", {})
         if known.get("key"):
             headers["Idempotency-Key"] = known["key"]
         if "body" in options:
             options["content"] = json.dumps(options.pop("body"))
-            self._ledger.knows(sub, options["content"])
+            headers.setdefault("Content-Type", "application/json")
+            self._ledger.wrote(sub, options["content"])
         began = time.time()
+        if known.get("key"):
+            self._ledger.used[sub, known["key"]].append(began)
         answer = await self._http.request(method, url + path, headers=headers, **options)
         item = Received(
             "traffic",
@@ -158,6 +180,7 @@ class Traffic:
             act,
             server=server,
             tag=answer.headers.get("ETag", ""),
+            writes=_answered(answer, writes),
             **known,
         )
         return self._ledger.record(item)
@@ -202,20 +225,34 @@ class Traffic:
                 {"filter": json.dumps({"owner": {"$ne": "x"}}), "limit": "3"},
             ]
         )
-        await self.ask(self._sub(), "GET", f"/v1/collections/{collection}/documents", what="GET list", params=query)
+        # One by a field that is hidden is rightly refused.
+        known: dict[str, Any] = {} if shown in str(query) else {"collection": collection}
+        await self.ask(
+            self._sub(), "GET", f"/v1/collections/{collection}/documents", what="GET list", params=query, **known
+        )
 
     async def follow_once(self) -> None:
         """Take a snapshot, and read the log from a position that somebody else was given."""
         sub = self._sub()
-        shape = self._random.choice([*COLLECTIONS, "by_state?state=open", "by_state?state=closed", "orders/o1"])
-        found = await self.ask(sub, "GET", "/v1/sync/snapshot", what="GET snapshot", params={"shape": shape})
+        parts = ("by_state?state=open", "by_state?state=closed", "mine?", "orders/o1")
+        shape = self._random.choice([*COLLECTIONS, *parts])
+        known: dict[str, Any] = {"collection": collection_of(shape)}
+        found = await self.ask(sub, "GET", "/v1/sync/snapshot", what="GET snapshot", params={"shape": shape}, **known)
         if found.status == 200:
             self._positions.append(json.loads(found.content.rpartition("\n\n")[2].splitlines()[0])["position"])
         if self._positions:
-            position = self._random.choice(self._positions[-50:])
-            await self.ask(
-                sub, "GET", "/v1/sync/log", what="GET log", params={"shape": shape, "position": position, "limit": "50"}
-            )
+            query = {"shape": shape, "position": self._random.choice(self._positions[-50:]), "limit": "50"}
+            await self.ask(sub, "GET", "/v1/sync/log", what="GET log", params=query, **known)
+
+    async def pretend(self) -> None:
+        """Ask for the shape of somebody else, and with a cookie that a page of another origin makes a browser send."""
+        sub, other = self._random.sample(_USERS, 2)
+        if self._random.random() < 0.5:
+            shape = f"mine?owner={other}"
+            await self.ask(sub, "GET", "/v1/sync/snapshot", "attack", "GET snapshot of others", params={"shape": shape})
+        else:
+            proof = _cookie(self._ledger.credential(sub), self._random.choice(("cross-site", "same-site", "none")))
+            await self.ask(sub, "GET", _path(self._any_key()), "attack", "GET from elsewhere of {id}", proof=proof)
 
     async def wander(self) -> None:
         """Ask at doors that have no documents, or none for users."""
@@ -228,87 +265,112 @@ class Traffic:
 
     # --- writes ---------------------------------------------------------------------------------------------------
 
-    async def write(
-        self, sub: str, method: str, target: Key, body: Any, act: Act, media: str = "", **known: Any
-    ) -> None:
+    async def write(self, sub: str, method: str, write: Write, body: Any, media: str = "", **known: Any) -> Received:
         """Write a document as a subject."""
         headers = {"Content-Type": media} if media else {}
         content = {} if body is None else {"body": body}
         what = f"{method} {known.pop('named', 'document')} of {{id}}"
-        await self.ask(sub, method, _path(target), act, what, document=target, headers=headers, **content, **known)
+        path = _path(write.document)
+        return await self.ask(sub, method, path, what=what, writes=[write], headers=headers, **content, **known)
 
     async def edit(self) -> None:
         """Change a field that no rule reads."""
-        collection, id_ = self._any_key()
-        mark = canary()
+        body, write = self._edit(self._any_key())
         keyed = {}
-        sub = self._sub()
-        body = {SHOWN[collection]: mark}
         if self._random.random() < 0.3:
             # The name of an operation is in its events: no secret.
             keyed = {"key": f"key{self._random.randrange(10**9)}"}
-            self._keys.append((keyed["key"], f"{collection}/{id_}", body))
-        await self.write(sub, "PATCH", (collection, id_), body, "update", MERGE, mark=mark, neutral=True, **keyed)
+            self._keys.append((keyed["key"], write.document, body))
+        await self.write(self._sub(), "PATCH", write, body, MERGE, **keyed)
+
+    def _edit(self, key: Key) -> tuple[dict[str, Any], Write]:
+        mark = canary()
+        return {SHOWN[key[0]]: mark}, Write(key, "update", 0, mark, neutral=True)
 
     async def put(self) -> None:
         """Replace a document as a whole, by what is shown of a new one."""
-        collection, id_ = self._any_key()
-        sub, mark = self._sub(), canary()
-        body = {"owner": sub, SHOWN[collection]: mark}
-        body |= routing(self._random) if collection == "orders" else {}
-        await self.write(sub, "PUT", (collection, id_), body, "update", mark=mark)
+        key, sub, mark = self._any_key(), self._sub(), canary()
+        body = {"owner": sub, SHOWN[key[0]]: mark}
+        body |= routing(self._random) if key[0] == "orders" else {}
+        await self.write(sub, "PUT", Write(key, "update", 0, mark), body)
 
     async def create(self) -> None:
         """Create a document, for oneself or for others."""
-        collection, id_ = self._any_key()
-        sub, mark = self._sub(), canary()
+        (collection, id_), sub, mark = self._any_key(), self._sub(), canary()
         body = new_document(collection, self._random, sub if self._random.random() < 0.7 else None)
         body |= {"_id": id_, SHOWN[collection]: mark}
+        if self._random.random() < 0.5:
+            # Nobody may create what is hidden from him.
+            body = {name: value for name, value in body.items() if name not in _HIDDEN_NAMES}
         path, what = f"/v1/collections/{collection}/documents", "POST document of {id}"
-        await self.ask(sub, "POST", path, "create", what, document=(collection, id_), mark=mark, body=body)
+        await self.ask(sub, "POST", path, what=what, writes=[Write((collection, id_), "create", 0, mark)], body=body)
 
     async def delete(self) -> None:
         """Delete a document."""
-        key = self._any_key()
-        await self.write(self._sub(), "DELETE", key, None, "delete")
+        await self.write(self._sub(), "DELETE", Write(self._any_key(), "delete", 0), None)
 
     async def give_away(self) -> None:
         """Change the owner of a document, as its owner or another."""
-        collection, id_ = self._any_key()
-        mark = canary()
-        body = {"owner": self._sub(), SHOWN[collection]: mark}
-        await self.write(self._sub(), "PATCH", (collection, id_), body, "update", MERGE, mark=mark)
+        key, mark = self._any_key(), canary()
+        body = {"owner": self._sub(), SHOWN[key[0]]: mark}
+        await self.write(self._sub(), "PATCH", Write(key, "update", 0, mark), body, MERGE)
 
     async def take_possession(self, key: Key | None = None, sub: str | None = None) -> None:
         """Make oneself the owner."""
         key, sub, mark = key or self._any_key(), sub or self._sub(), canary()
         body = {"owner": sub, SHOWN[key[0]]: mark}
-        await self.write(sub, "PATCH", key, body, "update", MERGE, mark=mark, named="possession")
+        await self.write(sub, "PATCH", Write(key, "update", 0, mark), body, MERGE, named="possession")
 
     async def repeat(self, sub: str | None = None) -> None:
         """Make the request of somebody, with its Idempotency-Key, as oneself."""
-        if not self._keys:
-            return
-        key, name, body = self._random.choice(self._keys[-20:])
-        collection, _, id_ = name.partition("/")
-        mark = str(body[SHOWN[collection]])
-        await self.write(
-            sub or self._sub(),
-            "PATCH",
-            (collection, id_),
-            body,
-            "update",
-            MERGE,
-            mark=mark,
-            key=key,
-            named="repetition",
+        if self._keys:
+            name, key, body = self._random.choice(self._keys[-20:])
+            write = Write(key, "update", 0, str(body[SHOWN[key[0]]]), neutral=True)
+            await self.write(sub or self._sub(), "PATCH", write, body, MERGE, key=name, named="repetition")
+
+    # --- several writes -------------------------------------------------------------------------------------------
+
+    async def batch(self) -> None:
+        """Make several independent writes."""
+        collection = self._random.choice(("orders", "orders", "notes", "board"))
+        path, sub = f"/v1/collections/{collection}/documents:batch", self._sub()
+        items, writes = self._items(sub, [self._key_of(collection) for _ in range(self._random.randrange(1, 5))])
+        headers = {"Prefer": "return=representation"} if self._random.random() < 0.5 else {}
+        body = {"operations": items}
+        await self.ask(sub, "POST", path, what="POST batch", writes=writes, body=body, headers=headers)
+
+    async def transact(self) -> None:
+        """Make several writes, all or nothing."""
+        keys, sub = list({self._any_key() for _ in range(self._random.randrange(1, 4))}), self._sub()
+        items, writes = self._items(sub, keys)
+        await self.ask(
+            sub, "POST", "/v1/transactions", what="POST transaction", writes=writes, body={"operations": items}
         )
+
+    def _items(self, sub: str, keys: Iterable[Key]) -> tuple[Sequence[dict[str, Any]], Sequence[Write]]:
+        """Return operations on documents, most of them edits, and what they write."""
+        items, writes = [], []
+        for key in keys:
+            patch, write = self._edit(key)
+            item: dict[str, Any] = {"method": "PATCH", "collection": key[0], "id": key[1], "patch": patch}
+            if (kind := self._random.random()) < 0.1:
+                item["patch"], write = patch | {"owner": sub}, replace(write, neutral=False)
+            elif kind < 0.2:
+                body = patch | {"owner": sub} | (routing(self._random) if key[0] == "orders" else {})
+                item = item | {"method": "PUT", "doc": body}
+                del item["patch"]
+                write = replace(write, neutral=False)
+            elif kind < 0.25:
+                item, write = {"method": "DELETE", "collection": key[0], "id": key[1]}, Write(key, "delete", 0)
+            items.append(item)
+            writes.append(write)
+        return items, writes
 
     async def attack(self) -> None:
         """Ask for what no user may do: read, test, copy, change, filter or sort by what is hidden or fixed."""
         collection = self._random.choice(("orders", "notes", "board"))
-        key = collection, f"{collection[0]}{self._random.randrange(_IDS[collection])}"
-        hidden, sub = HIDDEN[collection], self._random.choice(("ada", "bob", "cat", "eve"))
+        key = self._key_of(collection)
+        hidden, sub = HIDDEN[collection], self._random.choice(_USERS)
         patches = [
             [{"op": "copy", "from": f"/{hidden}", "path": "/copied"}],
             [{"op": "move", "from": f"/{hidden}", "path": "/moved"}],
@@ -322,7 +384,8 @@ class Traffic:
         queries = [{"sort": hidden}, {"filter": json.dumps({hidden: {"$gte": "canary8"}})}]
         if self._random.random() < 0.7:
             patch = self._random.choice(patches)
-            await self.write(sub, "PATCH", key, patch, "attack", PATCH, named="attack")
+            headers = {"Content-Type": PATCH}
+            await self.ask(sub, "PATCH", _path(key), "attack", "PATCH attack of {id}", headers=headers, body=patch)
         else:
             path, query = f"/v1/collections/{collection}/documents", self._random.choice(queries)
             await self.ask(sub, "GET", path, "attack", "GET list by hidden fields", params=query)
@@ -330,3 +393,25 @@ class Traffic:
 
 def _path(key: Key) -> str:
     return f"/v1/collections/{key[0]}/documents/{key[1]}"
+
+
+def _cookie(credential: Credential, site: str = "same-origin") -> dict[str, str]:
+    """Return the headers of a request that a page of such a site has made a browser send."""
+    return {"Cookie": f"eventsync={credential.token}", "Sec-Fetch-Site": site}
+
+
+def _answered(answer: httpx.Response, writes: Sequence[Write]) -> tuple[Write, ...]:
+    """Return the writes of a request with what was answered of each."""
+    if answer.status_code >= 400 or not writes:
+        return tuple(replace(write, status=answer.status_code) for write in writes)
+    tree = answer.json()
+    # Of a batch, each result has a status of its own.
+    return tuple(
+        replace(
+            write,
+            status=result.get("status", answer.status_code),
+            version=result.get("version", 0),
+            repeated=result.get("repeated", False),
+        )
+        for write, result in zip(writes, tree.get("results", [tree]), strict=True)
+    )

@@ -5,13 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from bson.timestamp import Timestamp
 from pymongo import AsyncMongoClient
 
 from eventsync.domain.ids import format_id
 from eventsync.domain.stamp import FIELD
 from support.chaos.history import Key
 from support.chaos.leaks.evidence import CANARY, DocumentState, Sight
-from support.chaos.leaks.scene import COLLECTIONS, SIGHTS, VARIANTS, hidden_of, is_unlimited, readable, writable
+from support.chaos.leaks.scene import (
+    COLLECTIONS,
+    SIGHTS,
+    VARIANTS,
+    closed,
+    fixed,
+    hidden,
+    is_unlimited,
+    readable,
+    writable,
+)
 from support.replica import to_tree
 
 Row = Mapping[str, Any]
@@ -25,22 +36,38 @@ async def read_states(client: Client, database: str) -> list[DocumentState]:
     found: list[DocumentState] = []
     present: dict[Key, Row] = {}
     async for entry in client["local"]["oplog.rs"].find(ours, sort=[("$natural", 1)]):
-        at = entry["wall"].timestamp()
+        at, time = entry["wall"].timestamp(), cluster_time(entry["ts"])
         for operation in _operations(entry):
             space, _, collection = operation["ns"].partition(".")
             if space != database or collection not in COLLECTIONS or operation["op"] not in "iud":
                 continue
             key = collection, str(format_id((operation["o2"] if operation["op"] == "u" else operation["o"])["_id"]))
             document = _after(operation, present.get(key))
-            before = _unstamped(present.get(key))
+            before = present.get(key)
             if document is None:
                 present.pop(key, None)
             else:
                 present[key] = document
             # An API delete first leaves its mark, which changes nothing else.
-            if (shown := _unstamped(document)) != before:
-                found.append(DocumentState(len(found), key, at, shown, hidden_of(collection, shown)))
+            if (shown := _unstamped(document)) != _unstamped(before):
+                version, by = _made_by(document, before)
+                found.append(DocumentState(len(found), key, at, shown, time, version, by))
     return found
+
+
+def cluster_time(timestamp: Timestamp) -> int:
+    """Return a cluster time as a number."""
+    return int(timestamp.time) << 32 | int(timestamp.inc)
+
+
+def _made_by(document: Row | None, before: Row | None) -> tuple[int, str | None]:
+    """Return version and author of the API write that has made a state; 0 and None if none has."""
+    mark, old = (row or {} for row in (document, before))
+    if document is None:
+        stamp = old.get(FIELD, {})
+        return (stamp["v"], stamp["by"]) if stamp.get("deleted") else (0, None)
+    stamp = mark.get(FIELD, {})
+    return (stamp["v"], stamp["by"]) if stamp and stamp != old.get(FIELD) else (0, None)
 
 
 def _unstamped(document: Row | None) -> Row | None:
@@ -106,26 +133,37 @@ async def read_sights(
     found = {}
     for variant in variants:
         for name, claims in SIGHTS.items():
-            found[variant, name] = await _sight(scratch, variant, claims)
+            found[variant, name] = await _sight(scratch, variant, claims, listed)
     return found
 
 
-async def _sight(scratch: Any, variant: int, claims: Row) -> Sight:
+async def _sight(scratch: Any, variant: int, claims: Row, listed: Sequence[DocumentState]) -> Sight:
     canaries: set[str] = set()
     states: set[int] = set()
     collections: set[str] = set()
+    whole: set[str] = set()
     may: dict[str, set[int]] = {"create": set(), "update": set(), "delete": set()}
     for collection in COLLECTIONS:
         if (read := readable(variant, collection, claims)) is not None:
             collections.add(collection)
+            whole.update([collection] if not read[0] else [])
             async for row in scratch[collection].find(read[0], read[1] or None, collation=_SIMPLE):
                 states.add(row["_id"])
                 canaries.update(CANARY.findall(str(row)))
         for act, numbers in may.items():
             if (where := writable(variant, collection, act, claims)) is not None:
                 numbers.update([row["_id"] async for row in scratch[collection].find(where, {"_id": 1})])
-    allowed = {act: frozenset(numbers) for act, numbers in may.items()}
-    return Sight(frozenset(canaries), frozenset(states), allowed, frozenset(collections), is_unlimited(claims))
+    return Sight(
+        frozenset(canaries),
+        frozenset(states),
+        {act: frozenset(numbers) for act, numbers in may.items()},
+        {state.number: hidden(variant, state.key[0], claims, state.document or {}) for state in listed},
+        {state.number: fixed(state.key[0], claims, state.document or {}) for state in listed},
+        closed(variant, claims),
+        frozenset(collections),
+        frozenset(whole),
+        is_unlimited(claims),
+    )
 
 
 async def read_right(
