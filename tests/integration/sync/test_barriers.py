@@ -180,4 +180,4 @@ async def test_confirmed_time_is_past_each_write_before(stores: Stores) -> None:
     for _ in range(20):
         await stores.data["docs"].insert_one({})
         written = (await stores.data.command("ping"))["operationTime"]
-        assert await confirmed_time(stores.log, timeout=5.0) > written
+        assert await confirmed_time(stores.log, timeout=patience(5)) > written
