@@ -21,7 +21,7 @@ const SHAPES = {
 };
 
 /** Random numbers that a seed repeats (mulberry32). */
-function randomOf(seed) {
+export function randomOf(seed) {
   let state = seed >>> 0;
   return () => {
     state = (state + 0x6d2b79f5) >>> 0;

@@ -34,7 +34,7 @@ const WAIT = 10_000; // ms for a database that another tab blocks
  * A store in IndexedDB. Each url, principal and format has a database of its own, whose name begins with `name`.
  *
  * @param {string} [name] - Of the application, if several share an origin.
- * @param {{ wait?: number }} [options] - `wait`: milliseconds for a database that another tab blocks; 10,000 without it.
+ * @param {{ wait?: number }} [options] - `wait`: milliseconds for a database that another tab blocks; 10,000 by default.
  * @returns {import("../store.js").Store}
  */
 export function idb(name = "eventsync", { wait = WAIT } = {}) {
@@ -151,7 +151,7 @@ class IndexedStore {
   async destroy() {
     const [emptied] = await Promise.allSettled([this.#ended ? undefined : this.#empty()]);
     this.#end("the store is removed");
-    const message = `another tab keeps the database ${this.name} open: it is empty, and removed once that tab is closed`;
+    const message = `another tab keeps the database ${this.name} open: it is empty, and removed once the tab is closed`;
     try {
       await inTime(deleteDB(this.name), this.wait, message);
     } catch (error) {
@@ -217,7 +217,7 @@ function abort(transaction) {
   try {
     transaction.abort();
   } catch (error) {
-    if (!(error instanceof DOMException) || error.name !== "InvalidStateError") throw error; // else it has ended already
+    if (!(error instanceof DOMException) || error.name !== "InvalidStateError") throw error; // it has ended already
   }
 }
 
