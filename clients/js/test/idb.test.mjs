@@ -306,6 +306,7 @@ test("a shape that is not stored begins with any step, also after another tab ha
   await first.forget("cards");
   assert.equal(await second.load("cards"), null);
   await second.apply("cards", step("k:3", { put: [["a", row(3)]] }));
+  assert.equal((await first.load("cards"))?.position, "k:3");
   await second.forget("cards");
   await second.apply("cards", step("k:4", { put: [["b", row(4)]] }));
   assert.deepEqual(await first.load("cards"), { position: "k:4", rows: [["b", row(4)]] });
@@ -336,7 +337,7 @@ function rawConnection(name) {
   });
 }
 
-test("a tab that does not let go delays the deletion, not the removal, and that is told", async () => {
+test("a tab that does not let go delays the deletion and not the removal, and destroy says so", async () => {
   const name = newName();
   const store = await idb(name, { wait: 50 }).open(IDENTITY);
   await store.apply("cards", step("k:1", { put: BEFORE, clear: true }));

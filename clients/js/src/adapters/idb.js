@@ -34,7 +34,7 @@ const WAIT = 10_000; // ms for a database that another tab blocks
  * A store in IndexedDB. Each url, principal and format has a database of its own, whose name begins with `name`.
  *
  * @param {string} [name] - Of the application, if several share an origin.
- * @param {{ wait?: number }} [options] - `wait`: milliseconds for a database that another tab blocks; 10,000 by default.
+ * @param {{ wait?: number }} [options] - `wait`: ms for a database that another tab blocks; 10,000 by default.
  * @returns {import("../store.js").Store}
  */
 export function idb(name = "eventsync", { wait = WAIT } = {}) {
