@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import shutil
 import subprocess
@@ -37,10 +38,14 @@ def test_module(name: str) -> None:
 @pytest.mark.skipif(
     not (PACKAGE / "node_modules/typescript").is_dir(), reason="needs npm packages: scripts/peers installs them"
 )
-def test_types_of_the_package_are_sound() -> None:
-    command = ["node", "node_modules/typescript/bin/tsc", "--project", "."]
+def test_types_of_the_package_are_sound_and_made_for_each_export(tmp_path: Path) -> None:
+    emit = ["--noEmit", "false", "--declaration", "--emitDeclarationOnly", "--outDir", str(tmp_path)]
+    command = ["node", "node_modules/typescript/bin/tsc", "--project", ".", *emit]
     done = subprocess.run(command, cwd=PACKAGE, capture_output=True, text=True, timeout=patience(60), check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    for export in json.loads((PACKAGE / "package.json").read_text())["exports"].values():
+        assert (tmp_path / Path(export["types"]).relative_to("types")).is_file()
+        assert (PACKAGE / export["default"]).is_file()
 
 
 @pytest.mark.skipif(
