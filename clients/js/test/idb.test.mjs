@@ -5,7 +5,9 @@ import "fake-indexeddb/auto";
 import { forceCloseDatabase } from "fake-indexeddb";
 
 import { idb } from "../src/adapters/idb.js";
+import { createClient } from "../src/client.js";
 import { Persister } from "../src/persister.js";
+import { FORMAT } from "../src/store.js";
 import { randomOf } from "./model.mjs";
 import { storeContract } from "./store_contract.mjs";
 
@@ -406,4 +408,37 @@ test("a store that is closed says so", async () => {
   await store.close();
   await assert.rejects(store.load("cards"), /the store is closed/);
   await assert.rejects(store.apply("cards", step("k:1", {})), /the store is closed/);
+});
+
+// --- a whole client --------------------------------------------------------------------------------------------------
+
+test("a client without a network shows what it had, and its unsent writes over that", async () => {
+  const store = idb(newName());
+  const url = "http://127.0.0.1:9/";
+  const before = await store.open({ url, principal: "ada", format: FORMAT });
+  await before.apply("cards", step("k:1", { put: [["a", row(1)], ["b", row(1)]], clear: true }));
+  await before.close();
+  const fetch = async () => {
+    throw new TypeError("no network");
+  };
+  const create = () => createClient({ url, principal: "ada", store, fetch, transport: "poll" });
+  const first = create();
+  await first.collection("cards").patch("a", { n: 5 });
+  const refused = await withFault(FAULTS["a full disk"], 1, () => first.collection("cards").patch("b", { n: 5 }));
+  assert.equal(refused.error.name, "QuotaExceededError");
+  await first.close();
+  const second = create();
+  await second.ready;
+  const notice = await new Promise((resolve) => second.collection("cards").subscribe(resolve));
+  assert.equal(notice.source, "cache");
+  const shown = [...notice.documents.values()].map(({ doc, pending }) => [doc.n, pending]);
+  assert.deepEqual(shown, [[5, true], [1, undefined]]);
+  assert.deepEqual(second.vector, { cards: "k:1" });
+  assert.equal(second.status.pending, 1);
+  await second.destroy();
+  const third = create();
+  await third.ready;
+  assert.equal(third.status.pending, 0);
+  assert.equal(await (await third.store).load("cards"), null);
+  await third.close();
 });
