@@ -193,12 +193,15 @@ export class Client {
   }
 
   /**
-   * A position at or past every write that was acknowledged before.
+   * A position at or past every write that was acknowledged before, by any server. The server is asked for the
+   * positions of the shapes that are before it, so a shape in which nothing happens reaches it soon, too.
    *
-   * @returns {Promise<{ log: string, seq: number }>}
+   * @returns {Promise<import("./replica.js").Barrier>}
    */
-  barrier() {
-    return this.http.request("POST", "v1/barrier", { body: {}, headers: JSON_BODY });
+  async barrier() {
+    const barrier = await this.http.request("POST", "v1/barrier", { body: {}, headers: JSON_BODY });
+    this.connection.do((core, now) => core.reach(barrier, now));
+    return barrier;
   }
 
   /** Resolves once everything that was received so far, and the queue, is in the store. */

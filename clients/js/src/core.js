@@ -6,6 +6,7 @@
 
 import { Acknowledgements } from "./acks.js";
 import { Credential } from "./credential.js";
+import { Pings } from "./pings.js";
 import { Replica } from "./replica.js";
 
 /** @typedef {import("./replica.js").Message} Message */
@@ -73,6 +74,7 @@ export class Core {
   #silence = OPENING;
   #remembered = true;
   #acks = new Acknowledgements();
+  #pings = new Pings();
   /** @type {Map<string, number>} Shape → when to subscribe to it again. */
   #resubscribe = new Map();
   /** When something is due; Infinity: never. */
@@ -105,7 +107,8 @@ export class Core {
 
   /** When `tick` is to be called, by the clock of the other calls; Infinity if nothing is due. */
   get due() {
-    return Math.min(...Object.values(this.#at), this.#credential.renewAt, ...this.#resubscribe.values());
+    const others = [this.#credential.renewAt, this.#pings.due];
+    return Math.min(...Object.values(this.#at), ...others, ...this.#resubscribe.values());
   }
 
   /** When the next attempt to connect is due; Infinity if none is. */
@@ -225,6 +228,18 @@ export class Core {
     this.#planAck(now);
   }
 
+  /**
+   * Have the server tell the positions of shapes that are before a barrier, where nothing may happen. By a connection
+   * of one way it tells them by itself, every heartbeat.
+   *
+   * @param {import("./replica.js").Barrier} barrier
+   * @param {number} now
+   */
+  reach(barrier, now) {
+    this.#pings.reach(barrier);
+    this.#ping(now);
+  }
+
   // --- the token function -----------------------------------------------------------------------------------------
 
   /**
@@ -305,6 +320,8 @@ export class Core {
         this.#setStale(message.stale === true);
     }
     this.#apply(message, now);
+    if (message.type === "progress") this.#pings.answered(now);
+    if (message.type === "progress" || message.type === "live") this.#ping(now);
   }
 
   /**
@@ -342,6 +359,7 @@ export class Core {
     }
     for (const [shape, at] of this.#resubscribe) if (now >= at) this.#subscribe(shape);
     if (now >= this.#at.ack) this.#ack();
+    if (now >= this.#pings.due) this.#ping(now);
   }
 
   /** @param {number | undefined} seconds @param {number} now */
@@ -380,6 +398,7 @@ export class Core {
     this.#at = { reconnect: Infinity, silence: Infinity, ack: Infinity };
     this.#resubscribe.clear();
     this.#acks.reconnected();
+    this.#pings.reconnected();
     this.#replica.reconnected();
   }
 
@@ -545,6 +564,14 @@ export class Core {
     if (!fresh.length) return;
     this.#acks.sent(fresh);
     this.#output({ type: "send", message: { type: "ack", vector: Object.fromEntries(fresh) } });
+  }
+
+  /** @param {number} now */
+  #ping(now) {
+    if (this.#phase !== "open" || this.#oneWay) return;
+    const positions = this.shapes.flatMap((shape) => (this.isLive(shape) && this.position(shape)) || []);
+    if (!this.#pings.take(positions, this.#replica.live, now)) return;
+    this.#output({ type: "send", message: { type: "ping" } });
   }
 
   /** What is durable of the shapes that the server serves on this connection, and that it does not know. */

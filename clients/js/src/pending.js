@@ -1,7 +1,7 @@
 // A write that is not known to be in every shape yet: how far it has come, and which shapes have it.
 
 import { equal } from "./patch.js";
-import { parsePosition } from "./replica.js";
+import { isPast } from "./replica.js";
 
 /** @typedef {import("./store.js").QueuedWrite} QueuedWrite */
 /** @typedef {import("./store.js").Row} Row */
@@ -32,7 +32,7 @@ export class PendingWrite {
   answer = null;
   /** True while a barrier is asked for that covers it. */
   asked = false;
-  /** @type {{ log: string, seq: number } | null} A position at or past the write. */
+  /** @type {import("./replica.js").Barrier | null} A position at or past the write. */
   barrier = null;
   /** @type {Set<string>} Shapes that have the write. */
   settled = new Set();
@@ -66,10 +66,7 @@ export class PendingWrite {
   isKnownIn(shape, followed) {
     const position = followed.position();
     if (!this.answer || !position) return false;
-    if (this.barrier) {
-      const { log, seq } = parsePosition(position);
-      if (unscoped(log) === this.barrier.log && seq >= this.barrier.seq) return true;
-    }
+    if (this.barrier && isPast(position, this.barrier)) return true;
     const row = followed.row(this.write.id);
     // What is deleted is not shown either way, until a barrier says that nothing older comes back.
     if (!row || this.write.method === "DELETE") return false;
@@ -86,15 +83,6 @@ export class PendingWrite {
    */
   checkBarrier(followed) {
     const position = followed.position();
-    if (this.barrier && position && unscoped(parsePosition(position).log) !== this.barrier.log) this.barrier = null;
+    if (this.barrier && position && isPast(position, this.barrier) === undefined) this.barrier = null;
   }
-}
-
-/**
- * The log id without the scope of a declared shape.
- *
- * @param {string} log
- */
-function unscoped(log) {
-  return log.split(".", 1)[0];
 }

@@ -54,6 +54,7 @@ import { PatchError, applyPatch, equal } from "./patch.js";
  */
 
 /** @typedef {Record<string, any> & { type: string }} Message */
+/** @typedef {{ log: string, seq: number }} Barrier - A position of all shapes: its log has no scope. */
 
 /**
  * Split `"k3f9ab2c:128"` into its parts. The log of a declared shape has a scope: `k3f9ab2c.5f2c81ab`.
@@ -63,6 +64,17 @@ import { PatchError, applyPatch, equal } from "./patch.js";
 export function parsePosition(text) {
   const colon = text.lastIndexOf(":");
   return { log: text.slice(0, colon), seq: Number(text.slice(colon + 1)) };
+}
+
+/**
+ * Return true if a position is at or past a barrier, and undefined if it is of another log.
+ *
+ * @param {string} position
+ * @param {Barrier} barrier
+ */
+export function isPast(position, barrier) {
+  const { log, seq } = parsePosition(position);
+  return log.split(".", 1)[0] === barrier.log ? seq >= barrier.seq : undefined;
 }
 
 class Held {

@@ -193,6 +193,38 @@ test("a client that comes back has its documents at once, and sends what it had 
   assert.equal(new Set(keys).size, 1);
 });
 
+test("a write that a snapshot may lack settles at a barrier, which is asked for again after 503, and of a new log", async (t) => {
+  let send;
+  const asked = [];
+  const url = await serving(t, (request, body, response) => {
+    if (request.url.endsWith("/v1/barrier")) {
+      asked.push([request.method, request.headers["content-type"], body]);
+      if (asked.length === 1) return problem(response.setHeader("Retry-After", "0"), 503, { code: "unavailable" });
+      send({ type: "reset", shape: "c", reason: "unknown_log" });
+      send(snapshot("c", "z.5f:3", []));
+      return { log: "z", seq: 3 };
+    }
+    if (request.method === "DELETE") {
+      send(snapshot("c", "k.5f:5", [row("a", 1)]));
+      return { id: "a", version: 2 };
+    }
+    send = stream(response, WELCOME, snapshot("c", "k.5f:4", [row("a", 1)]), { type: "live", shape: "c", position: "k.5f:4" });
+    return undefined;
+  });
+  const db = client(t, { url, transport: "sse" });
+  const cards = db.collection("c");
+  await Promise.all([until(db, "live"), notice(cards, ({ documents }) => documents.size === 1)]);
+  cards.subscribe(() => assert.equal(cards.documents.size, 0));
+  await (await cards.remove("a")).done;
+  while (db.engine.outbox.size) await new Promise((done) => setTimeout(done, 5));
+  assert.deepEqual(asked, Array(2).fill(["POST", "application/json", {}]));
+});
+
+test("a barrier that the server refuses says when to ask again", async (t) => {
+  const url = await serving(t, (_request, _body, response) => problem(response.setHeader("Retry-After", "3"), 503, { code: "unavailable" }));
+  await assert.rejects(client(t, { url }).barrier(), { code: "unavailable", status: 503, retryAfter: 3 });
+});
+
 test("changes() gives what the server has confirmed, and ends with the reader or with the client", async (t) => {
   let send;
   const url = await serving(t, (_request, _body, response) => {

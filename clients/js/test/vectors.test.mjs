@@ -44,12 +44,13 @@ class Run {
     this.do((core) => core.follow(shape, saved, this.now));
   }
 
-  step({ open, token, receive, close, lost, wait, follow, expect }) {
+  step({ open, token, receive, close, lost, wait, follow, reach, expect }) {
     if (token !== undefined) this.answer(token);
     if (open !== undefined) this.open(open);
     if (receive) this.do((core) => core.receive(receive, this.now));
     if (close) this.do((core) => core.closed(close, this.now));
     if (lost) this.do((core) => core.closed({}, this.now));
+    if (reach) this.do((core) => core.reach(reach, this.now));
     if (wait) this.runTo(this.now + wait);
     if (follow) {
       for (const shape of this.core.shapes) if (!follow.includes(shape)) this.do((core) => core.unfollow(shape, this.now));

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Literal
 
+from eventsync_client.positions import Position
 from eventsync_client.replica import Gap, Held, Json, Row, Update
 
 Why = Literal["connect", "expiring", "refused"]
@@ -32,6 +33,9 @@ _RENEW_BEFORE: Final = 60.0
 """Seconds before the end of a token at which another is asked for; half of the time for one that ends sooner."""
 
 _ACK_INTERVAL: Final = 1.0
+
+_PING_AGAIN: Final = 0.25
+"""Seconds to the next `ping` after an answer of a server that has not come to the barrier itself."""
 
 _UNAUTHENTICATED: Final = 4401
 _SUBJECT_CHANGED: Final = (4403, "subject_changed")
@@ -131,6 +135,11 @@ class Core:
         self._acked: dict[str, str] = {}
         self._ack_at: float | None = None
         self._remembered = True
+        self._barrier: Position | None = None
+        """What the shapes are to reach."""
+        self._pinged = False
+        """True until the `progress` that answers."""
+        self._ping_at: float | None = None
 
     # --- what is held -----------------------------------------------------------------------------------------------
 
@@ -186,6 +195,15 @@ class Core:
         elif shape in self._held:
             self._durable[shape] = position
         self._plan_ack(now)
+
+    def reach(self, barrier: Position, now: float) -> None:
+        """Have the server tell the positions of shapes that are before a barrier, where nothing may happen.
+
+        By a connection of one direction it tells them by itself, every heartbeat.
+        """
+        if self._barrier is None or self._barrier.log != barrier.log or self._barrier.seq < barrier.seq:
+            self._barrier = barrier
+        self._ping(now)
 
     # --- the connection ---------------------------------------------------------------------------------------------
 
@@ -295,7 +313,8 @@ class Core:
         self._connected = self._renewing = False
         self._asking = None
         self._unauthenticated = ""
-        self._silent_at = self._renew_at = self._ack_at = None
+        self._silent_at = self._renew_at = self._ack_at = self._ping_at = None
+        self._pinged = False
         self._acked.clear()
         for held in self._held.values():
             held.disconnected()
@@ -305,7 +324,7 @@ class Core:
     @property
     def due(self) -> float | None:
         """Time of the next call of `tick`; None if there is nothing to wait for."""
-        times = [self._retry_at, self._silent_at, self._renew_at, self._ack_at]
+        times = [self._retry_at, self._silent_at, self._renew_at, self._ack_at, self._ping_at]
         return min(
             (at for at in [*times, *(held.retry_at for held in self._held.values())] if at is not None), default=None
         )
@@ -330,12 +349,29 @@ class Core:
                 self._subscribe(held)
         if self._ack_at is not None and now >= self._ack_at:
             self._ack(now)
+        if self._ping_at is not None and now >= self._ping_at:
+            self._ping(now)
 
     def _subscribe(self, held: Held) -> None:
         message: Json = {"type": "subscribe", "shape": held.shape}
         if (position := held.position_text) is not None:
             message["position"] = position
         self._send(message)
+
+    def _ping(self, now: float) -> None:
+        """Ask for positions if a shape that is live is before the barrier, and no question is open."""
+        if self._barrier is None or self._pinged or not (self._connected and self._two_way):
+            return
+        live = [held for held in self._held.values() if held.live]
+        if any(_is_before(held, self._barrier) for held in live):
+            if self._ping_at is None or now >= self._ping_at:
+                self._ping_at, self._pinged = None, True
+                self._send({"type": "ping"})
+        else:
+            self._ping_at = None
+            if len(live) == len(self._held):
+                # What is not live comes to be so past the barrier, or is asked for then.
+                self._barrier = None
 
     def _send(self, message: Json) -> None:
         self.actions.append(Send(message))
@@ -382,6 +418,8 @@ class Core:
             self._apply(held, message, now)
         self._settle()
         self._plan_ack(now)
+        if kind in {"live", "progress"}:
+            self._ping(now)
 
     def _welcome(self, message: Json, now: float) -> None:
         self._silence = _SILENT_HEARTBEATS * message["heartbeat"]
@@ -394,6 +432,8 @@ class Core:
         for shape, position in message["vector"].items():
             if (held := self._held.get(shape)) is not None:
                 self._updated(held.advance(position))
+        if self._pinged:
+            self._pinged, self._ping_at = False, now + _PING_AGAIN
         if self._renew_at is None and not self._renewing and self._asking is None:
             self._plan_renewal(message.get("token_expires_in"), now)
 
@@ -443,6 +483,10 @@ class Core:
             self.status = Status.LIVE if is_live else Status.SYNCING
             if is_live:
                 self.attempts = 0
+
+
+def _is_before(held: Held, barrier: Position) -> bool:
+    return held.position is not None and held.position.is_past(barrier) is False
 
 
 def drained(core: Core) -> Iterable[Action]:

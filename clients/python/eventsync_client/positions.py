@@ -27,6 +27,10 @@ class Position(NamedTuple):
             raise ValueError(f"{text[:64]!r} is not a position")
         return cls(log, int(seq))
 
+    def is_past(self, barrier: Position) -> bool | None:
+        """Return True at or past a barrier, which has no scope; None if it is of another log."""
+        return self.seq >= barrier.seq if self.log.partition(".")[0] == barrier.log else None
+
     def reaches(self, other: Position) -> bool:
         """Return True if `other` is in the same log, and not beyond this position."""
         return self.log == other.log and other.seq <= self.seq

@@ -11,6 +11,7 @@ import pytest
 
 from eventsync_client.core import Ask, Connect, Core, Refused, Send, drained
 from eventsync_client.patch import same
+from eventsync_client.positions import Position
 from eventsync_client.replica import RawChange, Row, Update
 
 Json = dict[str, Any]
@@ -85,6 +86,8 @@ class Driver:
             case {"token": token}:
                 self.until_the_next_attempt()
                 self.core.token(token, self.now)
+            case {"reach": {"log": log, "seq": seq}}:
+                self.core.reach(Position(log, seq), self.now)
             case {"follow": shapes}:
                 self.follow(shapes)
             case {"expect": expected}:

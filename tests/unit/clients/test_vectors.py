@@ -62,6 +62,7 @@ _STEPS: Final = {
     "wait": {"wait"},
     "token": {"token"},
     "follow": {"follow"},
+    "reach": {"reach"},
     "expect": {"expect"},
 }
 _EXPECTED: Final = frozenset(
@@ -124,8 +125,7 @@ def test_each_message_of_the_server_is_in_a_case() -> None:
 
 
 def test_each_message_of_a_client_is_in_a_case() -> None:
-    """A client need not send a `ping`: the server's heartbeat is enough."""
-    assert {message["type"] for message in SENT} == types_of("ClientMessage") - {"ping"}
+    assert {message["type"] for message in SENT} == types_of("ClientMessage")
 
 
 def test_each_optional_member_is_in_a_case() -> None:
@@ -248,7 +248,9 @@ def squashed(message: Json) -> bytes:
 
 def error(message: Json) -> bytes:
     kinds: dict[str, Callable[[str], errors.EventsyncError]] = {
-        "unauthenticated": lambda text: errors.Unauthenticated(message["reason"], text),
+        "unauthenticated": lambda text: errors.Unauthenticated(
+            message["reason"], text, retry_after=message.get("retry_after")
+        ),
         "unavailable": lambda text: errors.Unavailable(text, retry_after=message["retry_after"]),
         "invalid_predicate": lambda text: errors.InvalidPredicate(*text.split(": ", 1)),
         "internal": errors.EventsyncError,
