@@ -250,7 +250,7 @@ function poll({ url, shapes, vector, token, fetch }, { opened, message, closed }
       return true;
     }
     if (answer.status === 401) {
-      end({ code: 4401, reason });
+      end({ code: 4401, reason, retryAfter: (retryAfterOf(answer.headers, problem) ?? 0) * 1000 });
       return false;
     }
     const isFinal = answer.status < 500 && answer.status !== 429 && answer.status !== 408;
@@ -260,7 +260,7 @@ function poll({ url, shapes, vector, token, fetch }, { opened, message, closed }
     return false;
   }
 
-  /** @param {{ code?: number, reason?: string }} how */
+  /** @param {{ code?: number, reason?: string, retryAfter?: number }} how */
   function end(how) {
     if (signal.aborted) return;
     ending.abort();

@@ -175,8 +175,9 @@ def _ended(answer: httpx.Response) -> Ended:
     if is_temporary(status) or problem["code"] == "http_error":
         # What has no problem document is not of the server, but of something before it.
         return Ended(None, detail, retry_after=retry_after_of(answer))
-    reason = str(problem.get("reason", detail))
-    return Ended({401: 4401, 403: 4403}.get(status, 4400), reason if status == 401 else detail)
+    if status == 401:
+        return Ended(4401, str(problem.get("reason", detail)), retry_after=retry_after_of(answer))
+    return Ended(4403 if status == 403 else 4400, detail)
 
 
 class _Events:
