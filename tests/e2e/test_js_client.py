@@ -16,7 +16,7 @@ import pytest
 from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
 from support.secured import secured
-from support.systems import running_system
+from support.systems import running_server, running_system
 from support.tcp_proxy import tcp_proxy
 from support.waiting import patience, within
 
@@ -152,6 +152,35 @@ async def test_a_refused_write_is_taken_back(settings: Settings) -> None:
             """
         )
         assert refused == [1, ["version_mismatch", 412, 1], 0, [["a", "version_mismatch"]]]
+
+
+async def test_a_barrier_is_reached_where_nothing_happens(settings: Settings) -> None:
+    """A write by another server is there, and no heartbeat comes while the test runs."""
+    quiet = settings.model_copy(update={"heartbeat": 3600.0})
+    async with (
+        running_system(quiet) as url,
+        running_server(quiet) as other,
+        program(url, transport="websocket") as client,
+        httpx.AsyncClient(base_url=other, timeout=patience(20)) as http,
+    ):
+        await client.run(
+            f"""
+            const shapes = [db.collection("accounts"), db.collection("theaters"), db.document("accounts", "nobody")];
+            for (const shape of shapes) shape.subscribe(() => {{}});
+            {LIVE}
+            """
+        )
+        for number in range(5):
+            (await http.put(f"/v1/collections/accounts/documents/a{number}", json={"n": number})).raise_for_status()
+            seen = await client.run(
+                f"""
+                const {{ log, seq }} = await db.barrier();
+                const isBehind = (position) => !position.startsWith(log) || Number(position.split(":")[1]) < seq;
+                while (Object.values(db.vector).some(isBehind)) await new Promise((done) => setTimeout(done, 5));
+                return [db.collection("accounts").get("a{number}").n, Object.keys(db.vector).length];
+                """
+            )
+            assert seen == [number, 3]
 
 
 async def test_a_client_that_comes_back_continues_from_its_store(settings: Settings) -> None:

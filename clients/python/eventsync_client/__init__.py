@@ -10,6 +10,7 @@ from eventsync_client.client import AsyncClient, Change, Shape, Token
 from eventsync_client.collection import Collection, Document, Written
 from eventsync_client.core import Status
 from eventsync_client.errors import (
+    BarrierTimeout,
     ClientError,
     Conflict,
     Forbidden,
@@ -27,6 +28,7 @@ from eventsync_client.sync import Client
 
 __all__ = [
     "AsyncClient",
+    "BarrierTimeout",
     "Change",
     "Client",
     "ClientError",

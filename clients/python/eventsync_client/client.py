@@ -17,7 +17,7 @@ import httpx
 
 from eventsync_client.collection import Collection
 from eventsync_client.core import Ask, Connect, Core, Cut, Refused, Send, Status, Why, drained
-from eventsync_client.errors import ShapeRefused, SyncFailed
+from eventsync_client.errors import BarrierTimeout, OutcomeUnknown, ShapeRefused, SyncFailed
 from eventsync_client.http import Http
 from eventsync_client.positions import Position
 from eventsync_client.replica import Json, Kind, RawChange, Source, Update
@@ -30,6 +30,9 @@ logger = logging.getLogger("eventsync_client")
 
 Token = str | Callable[[Why], str | Awaitable[str]]
 """A token, or a function that is asked for one: before each connection, before its end, and after a refusal."""
+
+_ASK_AGAIN: Final = 1.0
+"""Seconds that a barrier waits for shapes of another log, which may be a newer one, before another is asked for."""
 
 _LARGE: Final = 500
 """Rows of an update above which a store works in a thread."""
@@ -172,6 +175,10 @@ class Shape:
         """Wait until the shape is at a position, or beyond it."""
         wanted = Position.parse(position)
         await self._until(lambda: self.position is not None and Position.parse(self.position).reaches(wanted))
+
+    def is_past(self, barrier: Position) -> bool | None:
+        """Return True if the documents are those at or past a barrier; None if they are of another log."""
+        return self.position is not None and Position.parse(self.position).is_past(barrier)
 
     async def _until(self, there: Callable[[], bool]) -> None:
         while not there():
@@ -351,6 +358,53 @@ class AsyncClient:
         if self._http is None:
             raise RuntimeError("the client is not in use: async with AsyncClient(…)")
         return Collection(self._http, name, self.codec)
+
+    async def barrier(self, *, timeout: float = 30.0) -> None:
+        """Wait until each shape that is followed has all writes that were acknowledged before the call, by any server.
+
+        By a WebSocket a shape in which nothing happens gets there at once, else with the next heartbeat. A shape that
+        the server refuses is left out. Raises `BarrierTimeout` after `timeout` seconds, `SyncFailed`, and
+        `RequestError`.
+        """
+        if self._http is None:
+            raise RuntimeError("the client is not in use: async with AsyncClient(…)")
+        shapes = list(self._shapes.values())
+        end = self._now() + timeout
+        limit = asyncio.timeout_at(end)
+        try:
+            async with limit:
+                while True:
+                    answer = await self._http.request("POST", "/v1/barrier", body={}, timeout=end - self._now())
+                    found = answer.json()
+                    if await self._have_reached(shapes, Position(found["log"], found["seq"])):
+                        return
+        except OutcomeUnknown as error:
+            raise BarrierTimeout(f"the server names no barrier: {error}") from error
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise BarrierTimeout(f"not all shapes have come to the barrier within {timeout:g} s") from error
+
+    async def _have_reached(self, shapes: list[Shape], barrier: Position) -> bool:
+        """Wait until shapes are past a barrier; return False if one stays in another log."""
+        self.core.reach(barrier, self._now())
+        await self._perform()
+        self._wake.set()
+        ask_again: float | None = None
+        while True:
+            there = [shape.is_past(barrier) for shape in shapes if shape.refusal is None]
+            if all(there):
+                return True
+            self.check()
+            if None not in there:
+                ask_again = None
+            elif ask_again is None:
+                ask_again = self._now() + _ASK_AGAIN
+            try:
+                async with asyncio.timeout_at(ask_again):
+                    await self.moved()
+            except TimeoutError:
+                return False
 
     async def unfollow(self, shape: Shape) -> None:
         """Follow a shape no more."""

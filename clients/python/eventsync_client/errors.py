@@ -23,6 +23,10 @@ class ShapeRefused(ClientError):
         self.code = code
 
 
+class BarrierTimeout(ClientError, TimeoutError):
+    """The shapes have not come to a barrier in time. It is not known if they have what was written before."""
+
+
 class RequestError(ClientError):
     """A request was refused, or its outcome is unknown. `code` is stable, and `problem` the server's whole answer."""
 

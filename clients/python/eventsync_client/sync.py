@@ -233,6 +233,10 @@ class Client:
 
         return SyncShape(self, self.run(follow()))
 
+    def barrier(self, *, timeout: float = 30.0) -> None:
+        """Wait until each shape has all writes that were acknowledged before, as `AsyncClient.barrier` does."""
+        self.run(self._client.barrier(timeout=timeout))
+
     def collection(self, name: str) -> SyncCollection:
         """Return the documents of a collection on the server, to read and write."""
         return SyncCollection(self, self._client.collection(name))
