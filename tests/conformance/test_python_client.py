@@ -23,7 +23,9 @@ from eventsync_client import (
     Gone,
     Memory,
     NotFound,
+    Operation,
     OutcomeUnknown,
+    RequestError,
     Shape,
     ShapeRefused,
     Sqlite,
@@ -31,6 +33,7 @@ from eventsync_client import (
     Store,
     SyncFailed,
     VersionMismatch,
+    Written,
     transports,
 )
 from eventsync_client.transports import Transport
@@ -200,6 +203,79 @@ async def test_writes(served: Served, key: str) -> None:
             await orders.get(key)
 
 
+async def test_batch_has_an_outcome_for_each_operation(served: Served, key: str) -> None:
+    async with AsyncClient(served.url) as client, within(30):
+        orders = client.collection("orders")
+        assert await orders.batch([]) == []
+        operations = [
+            Operation.insert({"_id": key, "n": 1}),
+            Operation.insert({"_id": key}),
+            Operation.patch(key, {"n": 2}, if_match=1, idempotency_key=f"{key}-2"),
+            Operation.patch(key, {"n": 3}, if_match=1),
+            Operation.patch(key, [{"op": "test", "path": "/n", "value": 7}]),
+            Operation.delete(f"{key}-none"),
+            Operation.replace(f"{key}-other", {"n": 5}, if_none_match="*"),
+            Operation.replace(f"{key}-other", {"n": 6}, if_none_match="*"),
+            Operation.insert({"key": key}),
+        ]
+        outcomes = await orders.batch(operations)
+        assert [outcome.version if isinstance(outcome, Written) else outcome.code for outcome in outcomes] == [
+            *(1, "conflict", 2, "version_mismatch", "patch_failed", "not_found", 1, "version_mismatch", 1)
+        ]
+        assert [type(outcomes[place]) for place in (1, 3, 5)] == [Conflict, VersionMismatch, NotFound]
+        made, patched, mismatch = outcomes[0], outcomes[2], outcomes[3]
+        assert isinstance(made, Written)
+        assert isinstance(patched, Written)
+        assert isinstance(mismatch, VersionMismatch)
+        assert (made.id, made.doc, patched.doc) == (key, {"_id": key, "n": 1}, {"_id": key, "n": 2})
+        assert (mismatch.current, mismatch.etag) == (2, patched.etag)
+        [again] = await orders.batch(operations[2:3])
+        assert isinstance(again, Written)
+        assert (again.repeated, again.version, again.etag) == (True, 2, patched.etag)
+        with pytest.raises(RequestError) as refused:
+            await orders.batch([Operation.delete("x")] * 1001)
+        assert refused.value.code == "too_large"
+
+
+async def test_batch_is_made_once_whatever_is_lost(served: Served, key: str) -> None:
+    async with tcp_proxy(served.url) as proxy, AsyncClient(proxy.url) as client, within(60):
+        orders, done = client.collection("orders"), asyncio.Event()
+        await orders.insert({"_id": key, "n": []})
+        async with asyncio.TaskGroup() as group:
+            group.create_task(trouble(proxy, random.Random(6), done))
+            for number in range(0, 60, 3):
+                appended = [[{"op": "add", "path": "/n/-", "value": number + place}] for place in range(3)]
+                outcomes = await orders.batch([Operation.patch(key, patch) for patch in appended])
+                assert all(isinstance(outcome, Written) for outcome in outcomes)
+            done.set()
+        assert (await orders.get(key)).doc["n"] == [*range(60)]
+
+
+async def test_find_has_all_pages(served: Served, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eventsync_client.collection._PAGE", 2)
+    await served.collection("customers").create_index([("key", 1), ("n", 1)])
+    async with AsyncClient(served.url) as client, within(30):
+        customers = client.collection("customers")
+        await customers.batch([Operation.insert({"_id": f"{key}-{n}", "key": key, "n": n}) for n in range(5)])
+
+        async def found(**options: Any) -> list[int]:
+            return [document.doc["n"] async for document in customers.find({"key": key}, **options)]
+
+        assert await found(sort="n") == [0, 1, 2, 3, 4]
+        assert await found(sort=["-n"]) == [4, 3, 2, 1, 0]
+        assert await found(sort="-n", limit=3) == [4, 3, 2]
+        assert sorted(await found()) == [0, 1, 2, 3, 4]
+        assert [document.id async for document in customers.find({"_id": f"{key}-3"})] == [f"{key}-3"]
+        everything = [document.id async for document in customers.find()]
+        assert everything == [document.id async for document in customers.find({"_id": {"$exists": True}})]
+        assert {f"{key}-{n}" for n in range(5)} <= {*everything}
+        with pytest.raises(RequestError) as refused:
+            await anext(customers.find({"nothing.has.it": 1}))
+        assert refused.value.code == "index_needed"
+        with pytest.raises(ValueError, match="limit"):
+            await anext(customers.find(limit=0))
+
+
 async def test_write_is_made_once_whatever_is_lost(served: Served, key: str) -> None:
     """Its request and its answer may be lost: the client repeats it with the same key."""
     async with tcp_proxy(served.url) as proxy, AsyncClient(proxy.url) as client, within(60):
@@ -257,5 +333,10 @@ def without_a_loop(url: str, key: str, path: Path) -> list[str]:
                 break
         assert orders.get(key).doc == shape.documents[key] == {"_id": key}
         assert [event["op"] for event in orders.history(key)] == ["create"]
+        [deleted, missing] = orders.batch([Operation.delete(key), Operation.delete(key)])
+        assert (isinstance(deleted, Written), isinstance(missing, NotFound)) == (True, True)
+        assert list(orders.find({"_id": key})) == []
+        client.barrier()
+        assert key not in shape.documents
     with closing(sqlite3.connect(path)) as db:
         return [text for (text,) in db.execute("SELECT id FROM seen WHERE id = ?", (key,))]

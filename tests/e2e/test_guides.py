@@ -123,6 +123,9 @@ async def test_the_programs_of_python(settings: Settings) -> None:
         assert await asyncio.to_thread(names["count"], url) == 2
         async with AsyncClient(url) as writing:
             assert await names["rename"](writing, "first", "Bijou") == 2
+            closed, missing = await names["close_all"](writing, ["first", "third"])
+            assert (closed.doc["open"], missing.code) == (False, "not_found")
+            assert await names["names_from"](writing, "g") == ["Capitol"]
     assert callable(names["read_token"])
 
 

@@ -7,7 +7,7 @@ async with AsyncClient("http://127.0.0.1:8000", store=Sqlite("cards.db")) as cli
 """
 
 from eventsync_client.client import AsyncClient, Change, Shape, Token
-from eventsync_client.collection import Collection, Document, Written
+from eventsync_client.collection import Collection, Document, Operation, Written
 from eventsync_client.core import Status
 from eventsync_client.errors import (
     BarrierTimeout,
@@ -39,6 +39,7 @@ __all__ = [
     "Gone",
     "Memory",
     "NotFound",
+    "Operation",
     "OutcomeUnknown",
     "RequestError",
     "Shape",

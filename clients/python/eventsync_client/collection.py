@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final, Literal, Self
 from urllib.parse import quote
 
-import httpx
-
-from eventsync_client.http import Http
+from eventsync_client.errors import RequestError
+from eventsync_client.http import Http, result_error
 from eventsync_client.replica import Json
 from eventsync_client.shapes import Value, id_text
 from eventsync_client.values import Codec
 
 Condition = int | str | None
 """A version (`7`, whatever the content), an entity tag (`"7.5f2c81ab09d3e417"`, one state) or `*`."""
+
+
+Patch = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+"""A merge patch (a mapping, RFC 7396) or a JSON Patch (a list, RFC 6902)."""
+
+_PAGE: Final = 500
+"""Documents of one page of `find`, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +47,66 @@ class Written:
     etag: str | None
     doc: Any
     repeated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """A write of a batch, as the write of a `Collection` with the same name."""
+
+    method: Literal["POST", "PUT", "PATCH", "DELETE"]
+    id: Value = None
+    doc: Mapping[str, Any] | None = None
+    changes: Patch | None = None
+    if_match: Condition = None
+    if_none_match: Condition = None
+    idempotency_key: str | None = None
+
+    @classmethod
+    def insert(cls, doc: Mapping[str, Any], *, idempotency_key: str | None = None) -> Self:
+        """Create a document; without `_id` the server chooses one."""
+        return cls(method="POST", doc=doc, idempotency_key=idempotency_key)
+
+    @classmethod
+    def replace(
+        cls,
+        id: Value,
+        doc: Mapping[str, Any],
+        *,
+        if_match: Condition = None,
+        if_none_match: Condition = None,
+        idempotency_key: str | None = None,
+    ) -> Self:
+        """Replace a document, or create it. `if_none_match="*"` creates only."""
+        return cls(
+            method="PUT",
+            id=id,
+            doc=doc,
+            if_match=if_match,
+            if_none_match=if_none_match,
+            idempotency_key=idempotency_key,
+        )
+
+    @classmethod
+    def patch(cls, id: Value, patch: Patch, *, if_match: Condition = None, idempotency_key: str | None = None) -> Self:
+        """Change a document by a merge patch (a mapping) or a JSON Patch (a list)."""
+        return cls(method="PATCH", id=id, changes=patch, if_match=if_match, idempotency_key=idempotency_key)
+
+    @classmethod
+    def delete(cls, id: Value, *, if_match: Condition = None, idempotency_key: str | None = None) -> Self:
+        """Delete a document."""
+        return cls(method="DELETE", id=id, if_match=if_match, idempotency_key=idempotency_key)
+
+    def on_the_wire(self, codec: Codec, key: str) -> Json:
+        """Return the operation as `documents:batch` takes it, with its idempotency key."""
+        item: Json = {"method": self.method, "idempotency_key": key}
+        if self.method != "POST":
+            item["id"] = id_text(self.id)
+        if self.doc is not None:
+            item["doc"] = codec.encode(self.doc)
+        if self.changes is not None:
+            item["patch"] = codec.encode(self.changes)
+        named = {"if_match": self.if_match, "if_none_match": self.if_none_match}
+        return item | {name: _tag(value) for name, value in named.items() if value is not None}
 
 
 class Collection:
@@ -92,6 +159,34 @@ class Collection:
                 return
             query["after"] = page["next"]
 
+    async def find(
+        self, filter: Mapping[str, Any] | None = None, *, sort: str | Sequence[str] = (), limit: int | None = None
+    ) -> AsyncGenerator[Document]:
+        """Yield the documents that a filter finds, page by page, each as it is when its page is read.
+
+        `sort`: paths, with `-` before those that descend; by id without it. `limit`: documents at most. A filter and a
+        sort need an index of MongoDB, else `RequestError` with the code `index_needed`.
+        """
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit is at least 1, not {limit}")
+        query: dict[str, str] = {}
+        if filter is not None:
+            query["filter"] = json.dumps(self._codec.encode(filter))
+        if sort:
+            query["sort"] = sort if isinstance(sort, str) else ",".join(sort)
+        left = limit
+        while True:
+            query["limit"] = str(_PAGE if left is None else min(_PAGE, left))
+            answer = await self._http.request("GET", self._path, query=query, timeout=self.timeout)
+            page = answer.json()
+            for row in page["documents"]:
+                yield Document(row["id"], row["version"], self._codec.decode(row["doc"]))
+            if left is not None:
+                left -= len(page["documents"])
+            if "next" not in page or left == 0:
+                return
+            query["after"] = page["next"]
+
     # --- writes ---------------------------------------------------------------------------------------------------
 
     async def insert(self, doc: Mapping[str, Any], *, idempotency_key: str | None = None) -> Written:
@@ -114,7 +209,7 @@ class Collection:
     async def patch(
         self,
         id: Value,
-        patch: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        patch: Patch,
         *,
         if_match: Condition = None,
         idempotency_key: str | None = None,
@@ -128,22 +223,40 @@ class Collection:
         """Delete a document."""
         return await self._write("DELETE", self._at(id), None, _conditions(if_match, None), idempotency_key)
 
+    async def batch(self, operations: Sequence[Operation]) -> list[Written | RequestError]:
+        """Carry out many independent writes by one request. Return the outcome of each, in order; an error is its own.
+
+        Operations on one document are applied in their order. Each has an idempotency key, so a batch whose answer is
+        lost is repeated: what was written is not written again, what had failed is decided again. An operation that
+        was not decided in time is an `OutcomeUnknown`, with its key: the same one with this key finds out. Raises
+        `RequestError` if the server refuses the batch as a whole, such as one of more than `batch_operations` (1,000):
+        then nothing was written.
+        """
+        if not operations:
+            return []
+        keys = [operation.idempotency_key or str(uuid.uuid4()) for operation in operations]
+        items = [item.on_the_wire(self._codec, key) for item, key in zip(operations, keys, strict=True)]
+        headers = {"Prefer": "return=representation"}
+        answer = await self._http.request(
+            "POST", f"{self._path}:batch", body={"operations": items}, headers=headers, timeout=self.timeout
+        )
+        return [self._outcome(result, key) for result, key in zip(answer.json()["results"], keys, strict=True)]
+
+    def _outcome(self, result: Json, key: str) -> Written | RequestError:
+        if result["status"] >= 400:
+            return result_error(result, key)
+        return self._written(result, result.get("etag"))
+
     async def _write(self, method: str, path: str, value: Any, headers: dict[str, str], key: str | None) -> Written:
         headers["Idempotency-Key"] = key or str(uuid.uuid4())
         body = None if value is None else self._codec.encode(value)
         answer = await self._http.request(method, path, body=body, headers=headers, timeout=self.timeout)
-        return self._written(answer)
+        return self._written(answer.json(), answer.headers.get("etag"))
 
-    def _written(self, answer: httpx.Response) -> Written:
-        body = answer.json()
+    def _written(self, body: Json, etag: str | None) -> Written:
         doc = body.get("doc")
-        return Written(
-            body["id"],
-            body["version"],
-            answer.headers.get("etag"),
-            None if doc is None else self._codec.decode(doc),
-            body.get("repeated", False),
-        )
+        decoded = None if doc is None else self._codec.decode(doc)
+        return Written(body["id"], body["version"], etag, decoded, body.get("repeated", False))
 
 
 def _conditions(if_match: Condition, if_none_match: Condition) -> dict[str, str]:

@@ -21,6 +21,7 @@ from eventsync_client.errors import (
     Unauthenticated,
     VersionMismatch,
 )
+from eventsync_client.replica import Json
 from eventsync_client.transports import is_temporary, problem_of, retry_after_of
 
 _SHORTEST: Final = 0.1
@@ -114,9 +115,21 @@ def _may_succeed(answer: httpx.Response) -> bool:
 
 
 def _error(answer: httpx.Response) -> RequestError:
-    problem = problem_of(answer)
-    kind = _KINDS.get(answer.status_code, RequestError)
-    arguments = (answer.status_code, problem["code"], str(problem.get("detail", "")), problem)
+    return refusal(answer.status_code, problem_of(answer), answer.headers.get("etag"))
+
+
+def refusal(status: int, problem: Json, etag: str | None) -> RequestError:
+    """Return the error that a problem document stands for."""
+    kind = _KINDS.get(status, RequestError)
+    arguments = (status, problem["code"], str(problem.get("detail", "")), problem)
     if kind is VersionMismatch:
-        return VersionMismatch(*arguments, etag=answer.headers.get("etag"))
+        return VersionMismatch(*arguments, etag=etag)
     return kind(*arguments)
+
+
+def result_error(result: Json, key: str | None) -> RequestError:
+    """Return the error of one operation of a batch. `key`: its idempotency key."""
+    status = int(result["status"])
+    if is_temporary(status) or (status == 409 and "retry_after" in result):
+        return OutcomeUnknown(status, result["code"], str(result.get("detail", "")), key)
+    return refusal(status, result, result.get("etag"))

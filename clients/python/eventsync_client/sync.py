@@ -12,8 +12,9 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
 from eventsync_client.client import AnyChange, AsyncClient, Shape, Token
-from eventsync_client.collection import Collection, Condition, Document, Written
+from eventsync_client.collection import Collection, Condition, Document, Operation, Patch, Written
 from eventsync_client.core import Status
+from eventsync_client.errors import RequestError
 from eventsync_client.replica import Json
 from eventsync_client.shapes import Value
 from eventsync_client.store import Store
@@ -129,6 +130,18 @@ class SyncCollection:
         while (event := self._run(_next(events))) is not None:
             yield event
 
+    def find(
+        self, filter: Mapping[str, Any] | None = None, *, sort: str | Sequence[str] = (), limit: int | None = None
+    ) -> Iterator[Document]:
+        """Yield the documents that a filter finds, page by page, as `Collection.find` does."""
+        documents = self._collection.find(filter, sort=sort, limit=limit)
+        while (document := self._run(_next(documents))) is not None:
+            yield document
+
+    def batch(self, operations: Sequence[Operation]) -> list[Written | RequestError]:
+        """Carry out many independent writes by one request. Return the outcome of each, as `Collection.batch` does."""
+        return self._run(self._collection.batch(operations))
+
     def insert(self, doc: Mapping[str, Any], *, idempotency_key: str | None = None) -> Written:
         """Create a document; without `_id` the server chooses one."""
         return self._run(self._collection.insert(doc, idempotency_key=idempotency_key))
@@ -151,7 +164,7 @@ class SyncCollection:
     def patch(
         self,
         id: Value,
-        patch: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        patch: Patch,
         *,
         if_match: Condition = None,
         idempotency_key: str | None = None,
