@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from pymongo import AsyncMongoClient
 
@@ -30,6 +31,12 @@ from support.data_directory import data_directory, sweep
 from support.waiting import patience, scaled, time_limits
 
 logger = logging.getLogger(__name__)
+
+# No example has a time limit: a busy machine would miss it, whichever tests are selected.
+hypothesis.settings.register_profile(
+    "eventsync", deadline=None, max_examples=60, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("eventsync")
 
 pytest_plugins = ["support.task_runner", "support.tls"]
 

@@ -9,11 +9,7 @@ from typing import Any
 import pytest
 from bson import Binary, Code, DBRef, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp
 from bson.datetime_ms import DatetimeMS
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-
-settings.register_profile("eventsync", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("eventsync")
 
 Strategy = st.SearchStrategy[Any]
 
