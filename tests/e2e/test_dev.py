@@ -235,7 +235,7 @@ async def test_under_rules_a_key_is_made_and_the_command_that_is_printed_works(
             (command,) = re.findall(r"read    (curl .*)$", running.said, re.MULTILINE)
             url = f"{running.url}/v1/collections/orders/documents"
             assert (await asyncio.to_thread(httpx.get, url, timeout=patience(10))).status_code == 401
-            done = await asyncio.to_thread(_shell, f"{command} -sS --fail", tmp_path)
+            done = await asyncio.to_thread(_shell, f"{command} -sS --fail --retry 20", tmp_path)  # 503 until active
             assert (done.returncode, json.loads(done.stdout or "null")) == (0, {"documents": []}), done
             keys.append((running.data / "key").read_text().strip())
             assert stat.S_IMODE((running.data / "key").stat().st_mode) == 0o600

@@ -146,7 +146,8 @@ def challenge(error: errors.Unauthenticated) -> str:
 
 def retry_after(error: errors.EventsyncError) -> int | None:
     """Return the seconds after which the same request, or one with a new credential, may succeed; None if never."""
-    seconds: float | None = getattr(error, "retry_after", 1.0 if error.retryable else None)
+    can_help = error.retryable or isinstance(error, errors.Unauthenticated)
+    seconds: float | None = getattr(error, "retry_after", 1.0) if can_help else None
     if seconds is None or getattr(error, "lasting", False):
         return None
     # Whole seconds, as RFC 9110 section 10.2.3 has them.
