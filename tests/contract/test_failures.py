@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from eventsync.settings import Settings
 from support.failpoints import faults
 from support.peers.python import connect
 from support.systems import running_system
-from support.waiting import patience, time_limits, within
+from support.waiting import eventually, patience, time_limits, within
 
 SECRET = "s3cret"
 STRICT = {
@@ -167,7 +168,13 @@ async def test_strict_schema_error_names_the_sync_field(root: httpx.AsyncClient)
         assert 'a strict schema needs a place for _sync, which each write sets: "properties": {"_sync"' in detail
 
 
+async def _accepted(root: httpx.AsyncClient, path: str) -> bool:
+    return (await root.put(path, json={})).is_success
+
+
 async def test_collection_that_has_become_a_view_is_refused(root: httpx.AsyncClient, served: Served) -> None:
+    put = f"/v1/collections/seen/documents/{uuid.uuid4()}"
+    await eventually(lambda: _accepted(root, put))  # the collection is active
     await served.data["seen"].drop()
     await served.data.create_collection("seen", viewOn="things", pipeline=[])
     for method, path, body, headers in writes("seen", {"name": SECRET}):
