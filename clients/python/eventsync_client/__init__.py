@@ -6,7 +6,7 @@ async with AsyncClient("http://127.0.0.1:8000", store=Sqlite("cards.db")) as cli
             db.execute("INSERT INTO moves VALUES (?, ?)", (change.id, change.kind))
 """
 
-from eventsync_client.client import AsyncClient, Change, Shape, Token
+from eventsync_client.client import AsyncClient, Token
 from eventsync_client.collection import Collection, Document, Operation, Written
 from eventsync_client.core import Status
 from eventsync_client.errors import (
@@ -23,6 +23,7 @@ from eventsync_client.errors import (
     Unauthenticated,
     VersionMismatch,
 )
+from eventsync_client.followed import Change, Shape
 from eventsync_client.store import Memory, Sqlite, Store
 from eventsync_client.sync import Client
 

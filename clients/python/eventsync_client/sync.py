@@ -11,10 +11,11 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
-from eventsync_client.client import AnyChange, AsyncClient, Shape, Token
+from eventsync_client.client import AsyncClient, Token
 from eventsync_client.collection import Collection, Condition, Document, Operation, Patch, Written
 from eventsync_client.core import Status
 from eventsync_client.errors import RequestError
+from eventsync_client.followed import AnyChange, Shape
 from eventsync_client.replica import Json
 from eventsync_client.shapes import Value
 from eventsync_client.store import Store

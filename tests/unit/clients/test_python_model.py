@@ -18,8 +18,9 @@ from typing import Any, Final, cast
 
 import pytest
 
-from eventsync_client.client import AsyncClient, Shape
+from eventsync_client.client import AsyncClient
 from eventsync_client.core import Connect, Core, Cut, Send, drained
+from eventsync_client.followed import Shape
 from eventsync_client.replica import Row, Update
 from eventsync_client.store import Sqlite
 from eventsync_client.values import JsonCodec
