@@ -54,7 +54,7 @@ LIMITS: Final = {
     "lines: docs/benchmarks": 860,
     "lines: locks": 2_200,
     "lines: scripts/bench": 4_750,
-    "lines: tests/support": 12_100,
+    "lines: tests/support": 12_200,
     "subjects of the last 50 commits over 72 characters": 0,
 }
 """Most of each figure that CI lets pass."""
