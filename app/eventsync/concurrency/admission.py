@@ -146,19 +146,12 @@ class DelayAdmission:
         """Count the block as work in progress. Raises `Overloaded` as `check` does."""
         return _Work(self)
 
-    def begin(self) -> int:
-        """Count work in progress from now on; return its number. Raises `Overloaded` as `check` does."""
-        self.check()
-        return self._begin()
-
-    def end(self, number: int, error: BaseException | None) -> None:
-        """Count the end of work, by an error or not."""
-        self._end(number, served=error is None or isinstance(error, self._answers))
-
     def _now(self) -> float:
         return time.monotonic() - self._idle
 
-    def _begin(self) -> int:
+    def begin(self) -> int:
+        """Count work in progress from now on; return its number. Raises `Overloaded` as `check` does."""
+        self.check()
         if self._idle_since is not None:
             self._idle += time.monotonic() - self._idle_since
             self._idle_since = None
@@ -171,9 +164,10 @@ class DelayAdmission:
             asyncio.get_running_loop().call_soon(self._end_turn)
         return self._number
 
-    def _end(self, number: int, *, served: bool) -> None:
+    def end(self, number: int, error: BaseException | None) -> None:
+        """Count the end of work, by an error or not."""
         now, (began, beside) = self._now(), self._began.pop(number)
-        if served:
+        if error is None or isinstance(error, self._answers):
             self._ends[self._next] = now
             self._next = (self._next + 1) % _REMEMBERED
             # Either of the two shows that the expected delay may be too long.

@@ -169,8 +169,6 @@ class _CollectionRouter:
                 [one for one, reads in pairs if reads & changed],
                 [one for one, reads in pairs if not reads & changed],
             )
-            if changed < 0:
-                parts = [*self._definitions], []
             self._parted[changed] = parts
         return parts
 
