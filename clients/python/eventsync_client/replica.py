@@ -45,7 +45,7 @@ class RawChange(NamedTuple):
 
 @dataclass(slots=True)
 class Update:
-    """What a message has changed, for a store: one transaction. `position` None: only a snapshot helps.
+    """The changes by one message, for a store: one transaction. `position` None: only a snapshot helps.
 
     `clear`: the shape has no rows but those of `put`.
     """

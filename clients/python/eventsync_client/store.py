@@ -27,7 +27,7 @@ class Pending(NamedTuple):
 
 @dataclass(slots=True)
 class Saved:
-    """What a store has of a shape. `pending` is None if nobody takes its changes."""
+    """The stored part of a shape. `pending` is None if nobody takes its changes."""
 
     position: str | None = None
     rows: dict[str, Row] = field(default_factory=dict)

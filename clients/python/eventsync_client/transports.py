@@ -47,7 +47,7 @@ class Ended(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a connection is opened with."""
+    """The parameters of a connection."""
 
     url: str
     shapes: Sequence[str]

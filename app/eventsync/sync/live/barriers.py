@@ -34,7 +34,7 @@ _RETRY: Final = (1.0, 3.0)
 
 @dataclass(frozen=True, slots=True)
 class _Sequenced:
-    """How far a log was sequenced. It stays true, whenever it is used."""
+    """The point up to which a log was sequenced at least. It stays true, whenever it is used."""
 
     log: Log
     checkpoint: Checkpoint

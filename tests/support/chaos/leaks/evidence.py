@@ -184,7 +184,7 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What was known for certain, each since a time that is the first of a pair; both ascend.
+    """Certain knowledge, each piece since a time that is the first of a pair; both ascend.
 
     `committed`: cluster times up to which all commits were seen by whoever read. `obeyed`: for each server, the number
     of the rules that it obeyed, or later ones. `revoked`: since when a server refused a credential that was revoked.

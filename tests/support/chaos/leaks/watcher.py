@@ -32,7 +32,10 @@ _PROMPT = 2.0
 
 
 class Watcher:
-    """Of one run. `newest` returns the number of the last rules, and since when they are stored, or None if not yet."""
+    """The watcher of one run.
+
+    `newest` returns the number of the last rules, and since when they are stored, or None if they are not yet.
+    """
 
     def __init__(
         self, client: Client, servers: Iterable[tuple[str, str]], newest: Callable[[], tuple[int, float | None]]

@@ -115,7 +115,7 @@ async def test_barrier_is_no_place_inside_a_transaction(system: System) -> None:
 
 @pytest.mark.parametrize("begins_before", ["checkpoint", "tail", "second checkpoint"])
 async def test_event_of_a_repair_proves_nothing(system: System, begins_before: str) -> None:
-    """What the repair has not compared yet is not in the log, though its events are later than the barrier."""
+    """The log lacks changes that the repair has not compared yet, though its events are later than the barrier."""
     system.tail = LogHead(Seq(9), "82AA", time(AT + 1), None)
     moments = iter(("checkpoint", "tail", "second checkpoint"))
 
