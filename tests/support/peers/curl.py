@@ -11,9 +11,10 @@ from typing import Final
 
 from support.peers.peer import Answer, Asked, Ended, Link, Polling, Received, TransportName
 from support.replica import vector_text
+from support.waiting import patience
 
 _PIPE: Final = asyncio.subprocess.PIPE
-_COMMAND: Final = ("curl", "--silent", "--show-error", "--max-time", "30", "--get")
+_COMMAND: Final = ("curl", "--silent", "--show-error", "--get")
 
 
 def _queries(pairs: list[tuple[str, str]]) -> list[str]:
@@ -103,7 +104,8 @@ class CurlPolling:
     async def open(self, url: str, asked: Asked) -> AsyncIterator[Link]:
         async def get(path: str, query: dict[str, str]) -> Answer:
             queries = _queries([*query.items()])
-            words = [*_COMMAND, "--write-out", "\n%{http_code}", *_headers(asked), *queries, url + path]
+            limit = ("--max-time", str(patience(10)))
+            words = [*_COMMAND, *limit, "--write-out", "\n%{http_code}", *_headers(asked), *queries, url + path]
             process = await asyncio.create_subprocess_exec(*words, stdout=_PIPE, stderr=_PIPE)
             try:
                 out, said = await process.communicate()
