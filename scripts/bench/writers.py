@@ -27,6 +27,9 @@ Write = Callable[[int, float], Awaitable[None]]
 PATIENCE: Final = 60.0
 """Seconds within which all clients have an event."""
 
+RETRY_AFTER: Final = 1.0
+"""Seconds before a write that a server had no room for is made again, as its answer says. They count as its delay."""
+
 MINIMAL: Final = {"Prefer": "return=minimal"}
 DOCUMENTS: Final = f"/v1/collections/{SHAPE}/documents"
 
@@ -118,7 +121,9 @@ async def requesting(
 
         async def write(number: int, at: float) -> None:
             connection, body = await free.get(), orjson.dumps(make(number, at))
-            await connection.request(f"{method} {path(number)}{head}{len(body)}\r\n\r\n".encode() + body)
+            request = f"{method} {path(number)}{head}{len(body)}\r\n\r\n".encode() + body
+            while not await connection.request(request):
+                await asyncio.sleep(RETRY_AFTER)
             free.put_nowait(connection)
 
         yield write
@@ -130,17 +135,17 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
 
-    async def request(self, data: bytes) -> None:
-        """Raises `WrongError` where the answer is no success."""
+    async def request(self, data: bytes) -> bool:
+        """Return if the write was taken; False where the server had too many. Raises `WrongError` for other answers."""
         self._response = Response()
-        self._answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._transport.write(data)
-        await self._answered
+        return await self._answered
 
     def data_received(self, data: bytes) -> None:
         body, response = self._response.feed(data), self._response
-        if response.complete and 200 <= response.status < 300:
-            self._answered.set_result(None)
+        if response.complete and (200 <= response.status < 300 or b'"code":"overloaded"' in body):
+            self._answered.set_result(response.status < 300)
         elif response.complete:
             self._answered.set_exception(WrongError(f"a write was answered {response.status} {body[:200]!r}"))
 
