@@ -26,7 +26,7 @@ DECLARED_IN = ("cards", "values")
 """The collections that declared shapes are parts of."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def served(mongodb_uri: str, client: Client) -> AsyncIterator[Served]:
     limits: Any = time_limits(drain_timeout=2.0)
     settings = Settings(
@@ -61,13 +61,13 @@ def key() -> str:
     return f"k{secrets.token_hex(4)}"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def node() -> AsyncIterator[Node]:
     async with running_node() as running:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def chromium(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Chromium]:
     async with running_chromium(tmp_path_factory.mktemp("chromium")) as running:
         yield running
@@ -93,7 +93,7 @@ def peers(request: pytest.FixtureRequest) -> dict[str, Peer]:
     return {name: made(request, name) for name, make in MAKES.items() if not make.missing()}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def proxy(served: Served, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Nginx]:
     """nginx before the system, as docs/guides/nginx.md has it."""
     if reason := nginx.missing():
@@ -120,7 +120,7 @@ def proxy_url(request: pytest.FixtureRequest, served: Served) -> str:
     return proxy.url
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def rules(served: Served) -> Rules:
     rules = Rules(served)
     await rules.active()

@@ -278,7 +278,7 @@ async def test_shape_without_parameters(peer: Peer, door: str, served: Served, r
     assert log_of(copy["cards"].position or "") == log_of(copy["pinned?"].position or "").partition(".")[0]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def far_behind(served: Served, rules: Rules) -> Copy:
     """Return the copy of a client that has missed thousands of changes of its shape, also a leave and an enter."""
     cards, copy = served.collection("cards"), Copy("my_cards?board=busy")

@@ -268,7 +268,7 @@ async def test_large_snapshot_has_several_parts(peer: Peer, door: str, served: S
     assert len(parts) > 3 or peer.transport == "http"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def far_behind(served: Served) -> Copy:
     """Return the copy of a client that has missed so many changes of one document that squashed is the cheapest answer.
 

@@ -31,7 +31,7 @@ class Served:
     collection: AsyncCollection[dict[str, Any]]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def served(mongodb_uri: str, client: Client) -> AsyncIterator[Served]:
     name = f"contract_{secrets.token_hex(6)}"
     limits: Any = time_limits(hello_timeout=0.5, send_timeout=1.0, body_timeout=0.5)
@@ -86,7 +86,7 @@ def new_id() -> Callable[[], str]:
 # --- under rules ------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def ruled(mongodb_uri: str, client: Client, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ruled]:
     name = f"doors_{secrets.token_hex(6)}"
     limits: Any = time_limits(hello_timeout=0.5, send_timeout=1.0, body_timeout=0.5)
