@@ -122,7 +122,7 @@ async def requesting(
         async def write(number: int, at: float) -> None:
             connection, body = await free.get(), orjson.dumps(make(number, at))
             request = f"{method} {path(number)}{head}{len(body)}\r\n\r\n".encode() + body
-            while not await connection.request(request):
+            while not await connection.request(request):  # noqa: ASYNC110 - as the answer says
                 await asyncio.sleep(RETRY_AFTER)
             free.put_nowait(connection)
 

@@ -1,1 +1,1 @@
-"""The protocol, spoken by real clients. Its system ends with the package's last test: an idle one takes processor time."""
+"""The protocol, spoken by real clients. Its system ends with the last test of the package: also an idle one costs."""

@@ -8,8 +8,8 @@ from typing import Any
 
 import httpx
 import pytest
-from conformance.declared import Rules
 
+from conformance.declared import Rules
 from eventsync.mongodb.client import Client
 from eventsync.settings import Settings
 from support import nginx

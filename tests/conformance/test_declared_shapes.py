@@ -14,9 +14,9 @@ from urllib.parse import quote
 import httpx
 import pytest
 from bson import Binary, Decimal128, Int64, ObjectId
-from conformance.declared import REFETCHED, Rules, everybody, found, streams, told
 from pymongo import UpdateOne
 
+from conformance.declared import REFETCHED, Rules, everybody, found, streams, told
 from eventsync.stores.stores import Stores
 from support.peers.peer import Peer
 from support.peers.python import Websockets
