@@ -39,10 +39,13 @@ _ENTRY: Final = 1024
 """Bytes of an entry of the cache, beyond its claims."""
 
 _LOOKUPS: Final = 32
-"""Reads of tickets and of unknown service keys that are under way at the same time."""
+"""Reads of tickets that are under way at the same time."""
 
 _LOOKUP_PERIOD: Final = 0.1
 """Seconds between two reads of service keys that are not known here."""
+
+_MOST_UNKNOWN: Final = 1000
+"""Unknown service keys that one read asks for."""
 
 
 _BURST: Final = 10.0
@@ -131,10 +134,12 @@ class Authenticator:
         """Keys that were looked up, until all keys are read again. The feed has that done when it brings the creation
         of one of these, and so before it could miss a revocation.
         """
-        self._key_reads: SingleFlight[ServiceKey | None] = SingleFlight()
+        self._key_reads: SingleFlight[Mapping[str, ServiceKey]] = SingleFlight()
+        self._unknown: set[str] = set()
+        """The unknown keys that the next read asks for."""
         self._revoked: dict[str, float] = {}
         self._interrupted_at: float | None = None
-        self._looked_up_at = 0.0
+        self._looked_up_at = -_LOOKUP_PERIOD
         self._lookups = asyncio.Semaphore(_LOOKUPS)
         self.wrong_signatures = WrongSignatures(settings.wrong_signatures)
 
@@ -313,19 +318,22 @@ class Authenticator:
     async def _key(self, id_: str) -> ServiceKey | None:
         if (key := self._keys.get(id_) or self._found.get(id_)) is not None:
             return key
-        return await self._key_reads.fetch(id_, lambda: self._look_up(id_))
+        if len(self._unknown) >= _MOST_UNKNOWN:
+            raise Unavailable("too many unknown service keys are looked up now", retry_after=1.0)
+        (unknown := self._unknown).add(id_)
+        return (await self._key_reads.fetch(id(unknown), lambda: self._look_up(unknown))).get(id_)
 
-    async def _look_up(self, id_: str) -> ServiceKey | None:
-        """Read a key that was created just now. Made-up ids cause few reads: the feed brings each new key anyway."""
-        now = self.clock.monotonic()
-        if now - self._looked_up_at < _LOOKUP_PERIOD:
-            return None
-        self._looked_up_at = now
-        async with self._lookups:
-            key = await self._credentials.keys.find(id_)
-        if key is not None:
-            self._found[id_] = key
-        return key
+    async def _look_up(self, unknown: set[str]) -> Mapping[str, ServiceKey]:
+        """Read keys that the feed has not brought yet, all that are asked for until then: made-up ones cause few reads.
+
+        They delay a key that was created just now, but do not have it refused.
+        """
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(self._looked_up_at + _LOOKUP_PERIOD - loop.time())
+        self._looked_up_at, self._unknown = loop.time(), set()
+        found = {key.id: key for key in await self._credentials.keys.read(unknown)}
+        self._found |= found
+        return found
 
 
 def _is_of_key(principal: Principal) -> bool:

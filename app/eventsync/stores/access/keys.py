@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -101,10 +101,11 @@ class KeyStore:
         with translated("the service key can't be revoked"):
             return (await self._keys.update_one({"_id": {"$eq": id}}, change)).matched_count > 0
 
-    async def read(self) -> Sequence[ServiceKey]:
-        """Return all keys, the oldest first. One that was edited by hand is left out, and logged."""
+    async def read(self, ids: Iterable[str] | None = None) -> Sequence[ServiceKey]:
+        """Return all keys, or those of `ids`, the oldest first. One that was edited by hand is left out, and logged."""
+        wanted = {} if ids is None else {"_id": {"$in": list(ids)}}
         with translated("the service keys can't be read"):
-            rows = await self._keys.find({}, sort=[("created", ASCENDING)], limit=self._max_keys + 1).to_list(None)
+            rows = await self._keys.find(wanted, sort=[("created", ASCENDING)], limit=self._max_keys + 1).to_list(None)
         return [key for row in rows if (key := _readable(row)) is not None]
 
     async def find(self, id: str) -> ServiceKey | None:  # noqa: A002
