@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 from bson import ObjectId
-from conformance.declared import Rules, found
 from websockets.exceptions import InvalidUpgrade
 
+from conformance.declared import Rules, found
+from eventsync.concurrency.waiting import set_within
 from eventsync.dev.mongod import free_port
 from eventsync_client import (
     AsyncClient,
@@ -42,7 +43,7 @@ from support.histories import History
 from support.peers.served import CATALOG, COLLECTIONS, Served
 from support.systems import head
 from support.tcp_proxy import TcpProxy, tcp_proxy
-from support.waiting import within
+from support.waiting import patience, within
 
 TRANSPORTS: list[Transport] = ["websocket", "sse", "http"]
 
@@ -57,10 +58,11 @@ async def rows_of(shape: Shape, position: str) -> dict[str, Any]:
 
 
 async def trouble(proxy: TcpProxy, rng: random.Random, done: asyncio.Event) -> None:
-    """Cut all connections again and again."""
-    while not done.is_set():
-        await asyncio.sleep(rng.uniform(0.02, 0.3))
+    """Cut all connections again and again, more and more seldom: a slow machine gets through at last."""
+    longest = 0.3
+    while not await set_within(done, rng.uniform(0.02, longest)):
         proxy.cut()
+        longest *= 1.05
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
@@ -240,6 +242,7 @@ async def test_batch_has_an_outcome_for_each_operation(served: Served, key: str)
 async def test_batch_is_made_once_whatever_is_lost(served: Served, key: str) -> None:
     async with tcp_proxy(served.url) as proxy, AsyncClient(proxy.url) as client, within(60):
         orders, done = client.collection("orders"), asyncio.Event()
+        orders.timeout = patience(20)
         await orders.insert({"_id": key, "n": []})
         async with asyncio.TaskGroup() as group:
             group.create_task(trouble(proxy, random.Random(6), done))
@@ -280,6 +283,7 @@ async def test_write_is_made_once_whatever_is_lost(served: Served, key: str) -> 
     """Its request and its answer may be lost: the client repeats it with the same key."""
     async with tcp_proxy(served.url) as proxy, AsyncClient(proxy.url) as client, within(60):
         orders, done = client.collection("orders"), asyncio.Event()
+        orders.timeout = patience(20)
         await orders.insert({"_id": key, "n": []})
         async with asyncio.TaskGroup() as group:
             group.create_task(trouble(proxy, random.Random(5), done))
