@@ -25,6 +25,21 @@ from support.waiting import patience, scaled, time_limits
 DECLARED_IN = ("cards", "values")
 """The collections that declared shapes are parts of."""
 
+THROUGH_NGINX = {"websockets", "chromium-websocket", "curl-sse", "chromium-eventsource", "curl"}
+"""The clients that also come in by nginx. What it changes depends on the transport, and on what a browser lets pass."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the other clients out of the tests through nginx."""
+    left_out = [item for item in items if _needs_no_nginx(item)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
+def _needs_no_nginx(item: pytest.Item) -> bool:
+    params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    return params.get("door") == "nginx" and params.get("peer", "websockets") not in THROUGH_NGINX
+
 
 @pytest.fixture(scope="package")
 async def served(mongodb_uri: str, client: Client) -> AsyncIterator[Served]:
