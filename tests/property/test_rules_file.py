@@ -14,7 +14,7 @@ from eventsync.errors import EventsyncError
 from eventsync.rules.file import read_tree
 from support.documents import documents
 
-_EXAMPLES = 400
+_EXAMPLES = 100
 
 _NAMES = st.sampled_from(
     ["auth", "roles", "collections", "shapes", "orders", "*", "user", "operator", "read", "create", "update", "after",

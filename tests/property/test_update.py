@@ -12,7 +12,7 @@ from eventsync.domain.values.extended_json import Document, same
 from support.documents import pairs
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(pairs())
 def test_the_update_gives_the_document(pair: tuple[Document, Document]) -> None:
     before, after = pair
