@@ -41,7 +41,7 @@ from eventsync_client.transports import Transport
 from support.documents import LEAVES
 from support.histories import History
 from support.peers.served import CATALOG, COLLECTIONS, Served
-from support.systems import head
+from support.systems import barrier
 from support.tcp_proxy import TcpProxy, tcp_proxy
 from support.waiting import patience, within
 
@@ -87,7 +87,7 @@ async def test_copy_is_that_of_the_server_whatever_is_cut(
         done.set()
     async with AsyncClient(served.url, transport=transport, store=store()) as client:
         shapes = [client.shape(name) for name in (*COLLECTIONS, CATALOG)]
-        position = await head(served.url)
+        position = await barrier(served.url)
         for shape in shapes:
             assert await rows_of(shape, position) == await served.rows(shape.text)
 

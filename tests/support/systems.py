@@ -96,6 +96,13 @@ async def head(url: str) -> str:
         return str((await client.get("/readyz")).json()["position"])
 
 
+async def barrier(url: str) -> str:
+    """A position at or past every write that is acknowledged now, also past those that are made directly."""
+    async with httpx.AsyncClient(base_url=url, timeout=patience(20)) as client:
+        found = (await client.post("/v1/barrier", json={})).raise_for_status().json()
+    return f"{found['log']}:{found['seq']}"
+
+
 class Processes:
     """`eventsync serve` and `eventsync worker` as processes of their own, which a test may kill.
 
