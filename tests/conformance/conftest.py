@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import httpx
@@ -17,7 +17,7 @@ from support.nginx import Nginx, documented, running_nginx
 from support.peers.chromium import Chromium, running_chromium
 from support.peers.javascript import Node, running_node
 from support.peers.makes import MAKES
-from support.peers.peer import Peer
+from support.peers.peer import WAIT, Peer
 from support.peers.served import CATALOG, COLLECTIONS, Served
 from support.systems import running_system
 from support.waiting import patience, scaled, time_limits
@@ -31,14 +31,14 @@ THROUGH_NGINX = {"websockets", "chromium-websocket", "curl-sse", "chromium-event
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave the other clients out of the tests through nginx."""
-    left_out = [item for item in items if _needs_no_nginx(item)]
+    left_out = [item for item in items if _is_left_out(getattr(getattr(item, "callspec", None), "params", {}))]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
 
 
-def _needs_no_nginx(item: pytest.Item) -> bool:
-    params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-    return params.get("door") == "nginx" and params.get("peer", "websockets") not in THROUGH_NGINX
+def _is_left_out(parameters: Mapping[str, object]) -> bool:
+    doors = {parameters.get("door"), parameters.get("guarded_door")}
+    return "nginx" in doors and "peer" in parameters and parameters["peer"] not in THROUGH_NGINX
 
 
 @pytest.fixture(scope="package")
@@ -95,7 +95,13 @@ def made(request: pytest.FixtureRequest, name: str) -> Peer:
 
 
 @pytest.fixture
-def peer(request: pytest.FixtureRequest) -> Peer:
+def short_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the polls of the package end as soon as those of other clients."""
+    monkeypatch.setattr("eventsync_client.transports._POLL_WAIT", WAIT)
+
+
+@pytest.fixture
+def peer(request: pytest.FixtureRequest, short_polls: None) -> Peer:
     """The client that a test is parametrized with, by name."""
     if reason := MAKES[request.param].missing():
         pytest.skip(reason)
@@ -103,7 +109,7 @@ def peer(request: pytest.FixtureRequest) -> Peer:
 
 
 @pytest.fixture
-def peers(request: pytest.FixtureRequest) -> dict[str, Peer]:
+def peers(request: pytest.FixtureRequest, short_polls: None) -> dict[str, Peer]:
     """All clients that there are here."""
     return {name: made(request, name) for name, make in MAKES.items() if not make.missing()}
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 Message = dict[str, Any]
+Rows = Mapping[str, tuple[int, dict[str, Any]]]
+"""Id → (version, document)."""
 TransportName = Literal["websocket", "sse", "http"]
 
 SUBPROTOCOL: Final = "eventsync.v1"
@@ -17,11 +19,15 @@ SUBPROTOCOL: Final = "eventsync.v1"
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Request of a client: these shapes, continued from this vector, with a credential if rules are in force."""
+    """Request of a client: these shapes, continued from this vector, with a credential if rules are in force.
+
+    `rows` is what is held at the vector, by shape, for a client that keeps a copy itself.
+    """
 
     shapes: tuple[str, ...]
     vector: Mapping[str, str] = field(default_factory=dict)
     token: str | None = None
+    rows: Mapping[str, Rows] = field(default_factory=dict)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -30,11 +36,23 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """A client's own copy of a shape. `rows` count only at a position."""
+
+    position: str | None
+    rows: Rows
+
+
+@dataclass(frozen=True, slots=True)
 class Received:
-    """A message as it came; `id` is the event's id where the transport has ids (SSE)."""
+    """A message as it came; `id` is the event's id where the transport has ids (SSE).
+
+    `held` is what a client that keeps a copy itself holds after the message, by shape.
+    """
 
     message: Message
     id: str | None = None
+    held: Mapping[str, Held] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +93,7 @@ class Peer(Protocol):
         """Connect to the server at `url`; the connection is cut where the block ends, without a goodbye."""
 
 
-_WAIT: Final = 1.0
+WAIT: Final = 1.0
 """Seconds that one round of polls waits for news."""
 
 _LIMIT: Final = "500"
@@ -129,7 +147,7 @@ class Polling:
     async def _page(self, shape: str) -> None:
         query = {"shape": shape, "position": self._positions[shape], "limit": _LIMIT}
         if len(self._live) == len(self._turns):
-            query["wait"] = str(_WAIT / len(self._turns))
+            query["wait"] = str(WAIT / len(self._turns))
         answer = await self._get("/v1/sync/log", query)
         if answer.status == 409:
             self._ready.append({"type": "reset", "shape": shape, "reason": json.loads(answer.body)["reason"]})

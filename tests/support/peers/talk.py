@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import parse_qsl
 
-from support.peers.peer import Asked, Ended, Link, Message, Peer, Received, Speaking
+from support.peers.peer import Asked, Ended, Held, Link, Message, Peer, Received, Speaking
 from support.replica import Replica, seq_of
 from support.waiting import within
 
@@ -44,7 +45,8 @@ class Copy:
 
     @property
     def asked(self) -> Asked:
-        return Asked(tuple(self.replicas), self.vector, self.token)
+        rows = {name: replica.rows for name, replica in self.replicas.items()}
+        return Asked(tuple(self.replicas), self.vector, self.token, rows)
 
     @property
     def vector(self) -> dict[str, str]:
@@ -67,6 +69,8 @@ class Copy:
             replica.take(message)
         if received.id is not None:
             self._take_id(vector_of_id(received.id, tuple(self.replicas)), message.get("shape"))
+        for name in received.held.keys() & self.replicas.keys():
+            _assert_equal(received.held[name], self.replicas[name])
 
     def _take_id(self, vector: dict[str, str], shape: str | None) -> None:
         """An event's id is where its shape has come to, and the others at least: it is what a reconnect sends."""
@@ -75,6 +79,13 @@ class Copy:
             own = self.replicas[name].position or ""
             assert position == own or (name != shape and seq_of(position) > seq_of(own)), (vector, self.vector)
             self.replicas[name].position = position
+
+
+def _assert_equal(held: Held, replica: Replica) -> None:
+    """Check that a client holds what the replica holds, to the type of each number."""
+    assert held.position == replica.position
+    if held.position is not None:
+        assert json.dumps(held.rows, sort_keys=True) == json.dumps(replica.rows, sort_keys=True)
 
 
 class Talk:
