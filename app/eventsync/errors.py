@@ -232,14 +232,19 @@ class TooComplex(EventsyncError):
 
 
 class ResetRequired(EventsyncError):
-    """A position can't be continued from. `reason` is one of the protocol's reset reasons."""
+    """A position can't be continued from. `reason` is one of the protocol's reset reasons.
+
+    `oldest` and `head` are the positions between which the log can be continued from, where they are known.
+    """
 
     code = "reset"
     public = True
 
-    def __init__(self, reason: str, message: str) -> None:
+    def __init__(self, reason: str, message: str, *, oldest: str | None = None, head: str | None = None) -> None:
         super().__init__(message)
         self.reason = reason
+        self.oldest = oldest
+        self.head = head
 
 
 class BehindRetention(EventsyncError):

@@ -14,6 +14,7 @@ from support.systems import events_of
 
 NewId = Callable[[], str]
 LOG = "/v1/sync/log"
+MERGE = {"content-type": "application/merge-patch+json"}
 
 
 async def log_id(root: httpx.AsyncClient) -> str:
@@ -63,6 +64,25 @@ async def test_page_without_events_advances_the_position(root: httpx.AsyncClient
     assert int(page["to"].split(":")[1]) > 0
 
 
+async def test_page_without_a_position_begins_now(root: httpx.AsyncClient, api: Any, new_id: NewId) -> None:
+    key = new_id()
+    shape = f"things/{key}"
+    await api.put(f"/{key}", json={"n": 1})
+    query: dict[str, Any] = {"shape": shape, "position": await log_id(root) + ":0", "wait": 10}
+    known = (await root.get(LOG, params=query)).json()
+    page = (await root.get(LOG, params={"shape": shape})).json()
+    assert (page["events"], page["live"], page["from"]) == ([], True, page["to"])
+    assert int(page["to"].split(":")[1]) >= int(known["to"].split(":")[1])
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(root.get(LOG, params={"shape": shape, "wait": 10}))
+        while not waiting.done():
+            await api.patch(f"/{key}", json={"n": new_id()}, headers=MERGE)
+            await asyncio.wait({waiting}, timeout=0.05)
+    assert [event["op"] for event in waiting.result().json()["events"]] == ["update"]
+    missing = await root.get(LOG, params={"shape": "secrets"})
+    assert (missing.status_code, missing.json()["code"]) == (404, "not_tracked")
+
+
 @pytest.mark.parametrize("position", ["zzzzzzzz:1", "future"])
 async def test_position_that_can_not_be_continued_is_409(root: httpx.AsyncClient, position: str) -> None:
     if position == "future":
@@ -70,12 +90,14 @@ async def test_position_that_can_not_be_continued_is_409(root: httpx.AsyncClient
     answer = await root.get(LOG, params={"shape": "things", "position": position})
     assert (answer.status_code, answer.json()["code"]) == (409, "reset")
     assert answer.json()["reason"] in {"unknown_log", "future"}
+    for name in ("oldest", "head"):
+        again = await root.get(LOG, params={"shape": "things", "position": answer.json()[name]})
+        assert again.status_code == 200, name
 
 
 @pytest.mark.parametrize(
     "query",
     [
-        {"shape": "things"},
         {"position": "a:1"},
         {"shape": "things", "position": "a"},
         {"shape": "things", "position": "a:1", "wait": "soon"},

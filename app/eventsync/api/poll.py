@@ -37,10 +37,11 @@ _SNAPSHOT_HEADERS = [
 
 
 async def log_page(request: Request) -> Response:
-    """Respond with the events after a position, at once or as soon as there are some."""
+    """Respond with the events after a position, or from now on, at once or as soon as there are some."""
     services = services_of(request)
     shape = Shape.parse(request.query_params.get("shape"))
-    position = Position.parse(request.query_params.get("position"))
+    given = request.query_params.get("position")
+    position = None if given is None else Position.parse(given)
     max_events = services.settings.frame_events
     limit = conditions.number(request, "limit", default=max_events, low=1, high=max_events)
     wait = _wait(request, services.settings.poll_wait)

@@ -126,8 +126,11 @@ def problem_of_error(error: errors.EventsyncError) -> dict[str, Any]:
     body = problem_document(problem.status, error.code, error.message, title=problem.title)
     if isinstance(error, errors.VersionMismatch):
         body["current"] = error.current
-    elif isinstance(error, errors.ResetRequired | errors.Unauthenticated):
+    elif isinstance(error, errors.Unauthenticated):
         body["reason"] = error.reason
+    elif isinstance(error, errors.ResetRequired):
+        known = {"oldest": error.oldest, "head": error.head}
+        body |= {"reason": error.reason} | {name: text for name, text in known.items() if text is not None}
     elif isinstance(error, errors.BehindRetention):
         body["since"] = error.since
     elif isinstance(error, errors.Conflict) and error.existing is not None:

@@ -188,7 +188,7 @@ _DETAILS: Final[Mapping[str, str]] = {
 }
 _EXTRA: Final[Mapping[str, Json]] = {
     "version_mismatch": {"current": 7},
-    "reset": {"reason": "unknown_log"},
+    "reset": {"reason": "unknown_log", "oldest": "k3f9ab2c:100", "head": "k3f9ab2c:129"},
     "unauthenticated": {"reason": "token_expired"},
     "gone": {"since": "k3f9ab2c:100"},
 }

@@ -165,6 +165,8 @@ _PROBLEM: dict[str, Json] = {
         "description": "For `reset`, and for `unauthenticated`.",
     },
     "since": _described(schema("Position"), "For `gone`: history is retained from here on."),
+    "oldest": _described(schema("Position"), "For `reset` of a page: the log can be continued from here on."),
+    "head": _described(schema("Position"), "For `reset` of a page: the newest event."),
 }
 
 _BODIES: Json = {

@@ -119,12 +119,13 @@ _LOG: Json = {
     "tags": ["Sync"],
     "summary": "The events after a position",
     "description": (
-        "A full page never changes: any cache may store it for ever. "
+        "A full page never changes: any cache may store it for ever. Without `position`, the events from now on: an "
+        "empty page at the newest event, unless one comes within `wait`. "
         f"`limit` is at most {default('frame_events')} by default, and so is its default."
     ),
     "parameters": [
         _SHAPE,
-        query("position", "Position of the client.", schema("Position"), POSITION, required=True),
+        query("position", "Position of the client.", schema("Position"), POSITION),
         query("limit", "Maximum number of events.", {"type": "integer", "minimum": 1}, 1000),
         query(
             "wait",

@@ -77,8 +77,10 @@ class LogPages:
         self._accesses = accesses
         self._draining = asyncio.Event()
 
-    async def page(self, shape: Shape, position: Position, access: Access, *, limit: int, wait: float) -> LogPage:
-        """Return the events after `position`. If there are none, wait up to `wait` seconds for one.
+    async def page(
+        self, shape: Shape, position: Position | None, access: Access, *, limit: int, wait: float
+    ) -> LogPage:
+        """Return the events after `position`, or those from now on. If there are none, wait up to `wait` s for one.
 
         The page is by the rules that are in force when it is returned.
 
@@ -91,10 +93,16 @@ class LogPages:
             while True:
                 # Cleared before the page is read: what is published meanwhile sets it again.
                 subscribers.event.clear()
-                if bound is None or reader.is_outdated or not self._source.has_all_after(bound, position):
+                if (
+                    bound is None
+                    or position is None
+                    or reader.is_outdated
+                    or not self._source.has_all_after(bound, position)
+                ):
                     bound = self._bind(shape, reader)
                     subscribers.remove(shape)
                     subscribers.add(bound)
+                    position = position or self._head(bound)
                     await self._check(bound, position)
                 page = await self._page(bound, position, limit)
                 if reader.is_outdated:
@@ -115,9 +123,19 @@ class LogPages:
         self._draining.set()
         self._source.window.wake_all()
 
+    def _head(self, shape: Shape) -> Position:
+        """Return the position of the newest event, in the log as clients of the shape know it."""
+        return Position(scoped(self._source.log(), shape.scope), self._source.window.head)
+
     async def _check(self, shape: Shape, position: Position) -> None:
-        if reason := await self._source.planner.refusal(shape, position):
-            raise ResetRequired(reason.value, f"{shape} can't be continued from {position}: take a snapshot")
+        planner = self._source.planner
+        if reason := await planner.refusal(shape, position):
+            raise ResetRequired(
+                reason.value,
+                f"{shape} can't be continued from {position}: take a snapshot",
+                oldest=str(await planner.oldest(shape)),
+                head=str(self._head(shape)),
+            )
 
     async def _page(self, shape: Shape, position: Position, limit: int) -> LogPage:
         try:
