@@ -224,3 +224,26 @@ async def test_events_that_are_not_kept(orders: Any, stores: Stores, settings: S
         assert (refused.status_code, refused.json()["since"]) == (410, f"{log}:1")
         document = await client.get(path, params={"position": f"{log}:0"})
         assert (document.status_code, document.json()["since"]) == (410, f"{log}:1")
+
+
+async def test_history_begins_behind_a_time_without_tracking(
+    orders: Any, stores: Stores, settings: Settings, run: Run
+) -> None:
+    """Changes that are no events are missing before it: `since` says so, and nobody takes the rest for all."""
+    log = await current_log(stores)
+    assert (await run("untrack", "orders")).exit_code == 0
+    await orders.insert_one({"_id": "a", "n": 7})
+    await stores.tracking.ask(["orders"])
+    await tracked(stores, "orders")
+    await orders.update_one({"_id": "a"}, {"$set": {"n": 8}})
+    await caught_up(stores)
+    path = "/v1/collections/orders/documents/a/events"
+    async with running_server(settings) as url, httpx.AsyncClient(base_url=url, timeout=patience(20)) as client:
+        await served(url, ["orders"])
+        body = (await client.get(path)).json()
+        since = int(body["since"].removeprefix(f"{log}:"))
+        assert since >= 3
+        assert [(event["op"], event["seq"] > since) for event in body["events"]] == [("update", True)]
+        refused = await client.get(path, params={"after": f"{log}:{since - 1}"})
+        assert (refused.status_code, refused.json()["since"]) == (410, body["since"])
+    assert f"events up to {body['since']} are not kept" in (await run("history", "orders/a")).stderr

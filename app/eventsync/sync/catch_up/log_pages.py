@@ -178,7 +178,9 @@ class LogPages:
         if after is not None and after.log != log_id:
             raise ResetRequired(ResetReason.UNKNOWN_LOG.value, f"{after} is of another log than {log_id}")
         horizon = (await self._stores.tiers.read(log_id)).horizon
-        since = Position(log_id, horizon if shape.route is None else Seq(max(horizon, shape.route.since)))
+        # What an earlier tracking has left before `began` has a gap behind it.
+        began = self._source.tracking.tracked_from(shape.collection) if shape.route is None else shape.route.since
+        since = Position(log_id, Seq(max(horizon, began)))
         start = after or since
         if start.seq < since.seq:
             raise BehindRetention(f"the events after {start} are only kept from {since} on", since=str(since))
