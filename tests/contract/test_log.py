@@ -74,11 +74,13 @@ async def test_page_without_a_position_begins_now(root: httpx.AsyncClient, api: 
     assert (page["events"], page["live"], page["from"]) == ([], True, page["to"])
     assert int(page["to"].split(":")[1]) >= int(known["to"].split(":")[1])
     async with asyncio.TaskGroup() as group:
-        waiting = group.create_task(root.get(LOG, params={"shape": shape, "wait": 10}))
+        waiting = group.create_task(root.get(LOG, params={"shape": shape, "wait": 10, "limit": 1}))
         while not waiting.done():
             await api.patch(f"/{key}", json={"n": new_id()}, headers=MERGE)
             await asyncio.wait({waiting}, timeout=0.05)
     assert [event["op"] for event in waiting.result().json()["events"]] == ["update"]
+    # Also a full page is another one the next time.
+    assert waiting.result().headers["cache-control"] == "no-store"
     missing = await root.get(LOG, params={"shape": "secrets"})
     assert (missing.status_code, missing.json()["code"]) == (404, "not_tracked")
 

@@ -48,7 +48,8 @@ async def log_page(request: Request) -> Response:
     deadline_of(request).extend(wait)
     page = await services.sync.pages.page(shape, position, access_of(request), limit=limit, wait=wait)
     need(sum(map(len, page.parts)))
-    if not page.full:
+    # Without a position the next answer begins elsewhere.
+    if not page.full or position is None:
         if conditions.unchanged(request, None):
             return Response(status_code=304, headers=NO_STORE)
         return Parts(page.parts, NO_STORE, JSON)
