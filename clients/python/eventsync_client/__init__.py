@@ -7,7 +7,7 @@ async with AsyncClient("http://127.0.0.1:8000", store=Sqlite("cards.db")) as cli
 """
 
 from eventsync_client.client import AsyncClient, Token
-from eventsync_client.collection import Collection, Document, Operation, Written
+from eventsync_client.collection import Collection, Difference, Document, HistoryPage, Moment, Operation, Written
 from eventsync_client.core import Status
 from eventsync_client.errors import (
     BarrierTimeout,
@@ -15,6 +15,8 @@ from eventsync_client.errors import (
     Conflict,
     Forbidden,
     Gone,
+    InvalidDocument,
+    LogReset,
     NotFound,
     OutcomeUnknown,
     RequestError,
@@ -24,6 +26,8 @@ from eventsync_client.errors import (
     VersionMismatch,
 )
 from eventsync_client.followed import Change, Shape
+from eventsync_client.log import EventLog, LogPage
+from eventsync_client.models import ModelChange, ModelDocuments, ModelShape
 from eventsync_client.store import Memory, Sqlite, Store
 from eventsync_client.sync import Client
 
@@ -35,10 +39,20 @@ __all__ = [
     "ClientError",
     "Collection",
     "Conflict",
+    "Difference",
     "Document",
+    "EventLog",
     "Forbidden",
     "Gone",
+    "HistoryPage",
+    "InvalidDocument",
+    "LogPage",
+    "LogReset",
     "Memory",
+    "ModelChange",
+    "ModelDocuments",
+    "ModelShape",
+    "Moment",
     "NotFound",
     "Operation",
     "OutcomeUnknown",

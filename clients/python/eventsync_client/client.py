@@ -8,7 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Final, Literal, Self, cast
+from typing import Any, Final, Literal, Self, TypeVar, cast, overload
 from urllib.parse import quote
 
 import httpx
@@ -18,6 +18,8 @@ from eventsync_client.core import Ask, Connect, Core, Cut, Refused, Send, Status
 from eventsync_client.errors import BarrierTimeout, OutcomeUnknown, ShapeRefused, SyncFailed
 from eventsync_client.followed import Shape
 from eventsync_client.http import Http
+from eventsync_client.log import EventLog
+from eventsync_client.models import ModelShape
 from eventsync_client.positions import Position
 from eventsync_client.replica import Update
 from eventsync_client.shapes import shape_text
@@ -26,6 +28,8 @@ from eventsync_client.transports import Ended, Link, Request, Transport, open_li
 from eventsync_client.values import Decode, codec_of
 
 logger = logging.getLogger("eventsync_client")
+
+M = TypeVar("M")
 
 Token = str | Callable[[Why], str | Awaitable[str]]
 """A token, or a function that is asked for one: before each connection, before its end, and after a refusal."""
@@ -38,6 +42,14 @@ _LARGE: Final = 500
 
 _ORDER: Final[tuple[Transport, ...]] = ("websocket", "websocket", "sse", "websocket", "http")
 """Transports of one attempt after another: where a proxy blocks the first, another one gets through."""
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        return False
+    return parsed.scheme in {"http", "https"} and parsed.host != ""
 
 
 class AsyncClient:
@@ -61,7 +73,7 @@ class AsyncClient:
         max_pending: int = 10_000,
     ) -> None:
         self.url = url.rstrip("/")
-        if not self.url.startswith(("http://", "https://")):
+        if not _is_address(self.url):
             raise ValueError(f"{url!r} is no address of a server: expected http://… or https://…")
         self.codec = codec_of(decode)
         self.store: Store = Memory() if store is None else store
@@ -128,17 +140,31 @@ class AsyncClient:
         """True if the server has said that some changes may not be events yet."""
         return self.core.stale
 
-    def shape(self, name: str, **parameters: Any) -> Shape:
-        """Follow a collection, `collection/id`, or a declared shape with its parameters."""
+    @overload
+    def shape(self, name: str, /, *, model: None = None, **parameters: Any) -> Shape: ...
+
+    @overload
+    def shape(self, name: str, /, *, model: type[M], **parameters: Any) -> ModelShape[M]: ...
+
+    def shape(self, name: str, /, *, model: type[M] | None = None, **parameters: Any) -> Shape | ModelShape[M]:
+        """Follow a collection, `collection/id`, or a declared shape with its parameters.
+
+        `model`: a type that pydantic validates, whose instances take the place of the documents.
+        """
         text = shape_text(name, parameters)
         if text not in self._shapes:
             self._shapes[text] = Shape(self, text)
             self._wake.set()
-        return self._shapes[text]
+        shape = self._shapes[text]
+        return shape if model is None else ModelShape(shape, model)
 
     def collection(self, name: str) -> Collection:
         """Return the documents of a collection on the server, to read and write."""
         return Collection(self._requests(), name, self.codec)
+
+    def log(self, shape: str, /, **parameters: Any) -> EventLog:
+        """Return the events of a shape, to read page by page without a copy of its documents."""
+        return EventLog(self._requests(), shape_text(shape, parameters))
 
     async def barrier(self, *, timeout: float = 30.0) -> None:
         """Wait until each shape that is followed has all writes that were acknowledged before the call, by any server.

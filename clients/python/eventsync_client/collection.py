@@ -10,8 +10,10 @@ from datetime import datetime
 from typing import Any, Final, Literal, Self
 from urllib.parse import quote
 
+import httpx
+
 from eventsync_client.errors import RequestError
-from eventsync_client.http import Http, result_error
+from eventsync_client.http import Http, body_of, result_error
 from eventsync_client.replica import Json
 from eventsync_client.shapes import Value, id_text
 from eventsync_client.values import Codec
@@ -36,6 +38,32 @@ class Document:
     doc: Any
     etag: str | None = None
     position: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryPage:
+    """Events of a document, as on the wire. `since`: a position up to which none are kept; None if all are."""
+
+    events: list[Json]
+    since: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A point of a document's history. `version` is None where there was no document."""
+
+    version: int | None
+    position: str
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The JSON Patch from a document at one point of its history to the document at another."""
+
+    id: str
+    start: Moment
+    end: Moment
+    patch: list[Json]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +141,14 @@ class Collection:
     """Each write has an `Idempotency-Key`, so it is repeated until its outcome is known, and made once.
 
     All raise `RequestError` and its subclasses: `NotFound`, `VersionMismatch`, `Conflict`, `Forbidden`,
-    `Unauthenticated`; and `OutcomeUnknown` if there is no answer within `timeout` seconds.
+    `Unauthenticated`; and `OutcomeUnknown` if there is no answer within `timeout` seconds, or, where `repeat` is set to
+    False, at the first failure that may be temporary.
     """
 
     def __init__(self, http: Http, name: str, codec: Codec, *, timeout: float = 30.0) -> None:
         self.name = name
         self.timeout = timeout
+        self.repeat = True
         self._http = http
         self._codec = codec
         self._path = f"/v1/collections/{quote(name, safe='')}/documents"
@@ -142,22 +172,39 @@ class Collection:
         return await self._read(id, {"at": time})
 
     async def _read(self, id: Value, query: Mapping[str, str]) -> Document:
-        answer = await self._http.request("GET", self._at(id), query=query, timeout=self.timeout)
-        body = answer.json()
+        answer = await self._read_from(self._at(id), query)
+        body = body_of(answer)
         doc = self._codec.decode(body["doc"])
         return Document(body["id"], body["version"], doc, answer.headers.get("etag"), body.get("position"))
 
     async def history(self, id: Value, *, after_version: int | None = None) -> AsyncIterator[Json]:
         """Yield the events of a document, as on the wire, from the oldest that is kept."""
+        async for page in self.history_pages(id, after_version=after_version):
+            for event in page.events:
+                yield event
+
+    async def history_pages(self, id: Value, *, after_version: int | None = None) -> AsyncGenerator[HistoryPage]:
+        """Yield the same events page by page, with the place where they begin; at least one page."""
         query = {} if after_version is None else {"after_version": str(after_version)}
         while True:
-            answer = await self._http.request("GET", f"{self._at(id)}/events", query=query, timeout=self.timeout)
-            page = answer.json()
-            for event in page["events"]:
-                yield event
+            page = body_of(await self._read_from(f"{self._at(id)}/events", query))
+            yield HistoryPage(page["events"], page.get("since"))
             if "next" not in page:
                 return
             query["after"] = page["next"]
+
+    async def diff(self, id: Value, start: int | str, end: int | str | None = None) -> Difference:
+        """Return the difference of a document at two points of its history: from `start` to `end`, or to the present.
+
+        A point is a version, a position (`k3f9ab2c:128`) or a time (`2026-11-23T05:22:46Z`).
+        """
+        query = {"from": str(start)} | ({} if end is None else {"to": str(end)})
+        body = body_of(await self._read_from(f"{self._at(id)}/diff", query))
+        before, after = [Moment(body[side]["version"], body[side]["position"]) for side in ("from", "to")]
+        return Difference(body["id"], before, after, self._codec.decode(body["patch"]))
+
+    async def _read_from(self, path: str, query: Mapping[str, str]) -> httpx.Response:
+        return await self._http.request("GET", path, query=query, timeout=self.timeout, repeat=self.repeat)
 
     async def find(
         self, filter: Mapping[str, Any] | None = None, *, sort: str | Sequence[str] = (), limit: int | None = None
@@ -177,8 +224,7 @@ class Collection:
         left = limit
         while True:
             query["limit"] = str(_PAGE if left is None else min(_PAGE, left))
-            answer = await self._http.request("GET", self._path, query=query, timeout=self.timeout)
-            page = answer.json()
+            page = body_of(await self._read_from(self._path, query))
             for row in page["documents"]:
                 yield Document(row["id"], row["version"], self._codec.decode(row["doc"]))
             if left is not None:
@@ -238,9 +284,14 @@ class Collection:
         items = [item.on_the_wire(self._codec, key) for item, key in zip(operations, keys, strict=True)]
         headers = {"Prefer": "return=representation"}
         answer = await self._http.request(
-            "POST", f"{self._path}:batch", body={"operations": items}, headers=headers, timeout=self.timeout
+            "POST",
+            f"{self._path}:batch",
+            body={"operations": items},
+            headers=headers,
+            timeout=self.timeout,
+            repeat=self.repeat,
         )
-        return [self._outcome(result, key) for result, key in zip(answer.json()["results"], keys, strict=True)]
+        return [self._outcome(result, key) for result, key in zip(body_of(answer)["results"], keys, strict=True)]
 
     def _outcome(self, result: Json, key: str) -> Written | RequestError:
         if result["status"] >= 400:
@@ -250,8 +301,10 @@ class Collection:
     async def _write(self, method: str, path: str, value: Any, headers: dict[str, str], key: str | None) -> Written:
         headers["Idempotency-Key"] = key or str(uuid.uuid4())
         body = None if value is None else self._codec.encode(value)
-        answer = await self._http.request(method, path, body=body, headers=headers, timeout=self.timeout)
-        return self._written(answer.json(), answer.headers.get("etag"))
+        answer = await self._http.request(
+            method, path, body=body, headers=headers, timeout=self.timeout, repeat=self.repeat
+        )
+        return self._written(body_of(answer), answer.headers.get("etag"))
 
     def _written(self, body: Json, etag: str | None) -> Written:
         doc = body.get("doc")

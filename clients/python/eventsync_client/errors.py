@@ -23,6 +23,17 @@ class ShapeRefused(ClientError):
         self.code = code
 
 
+class InvalidDocument(ClientError, ValueError):
+    """A document is not one of its model. `doc` is the document; `__cause__` is pydantic's error."""
+
+    def __init__(self, shape: str, id: str, version: int, doc: Any, reason: str) -> None:
+        super().__init__(f"{id} of {shape}, at version {version}, is not valid: {reason}")
+        self.shape = shape
+        self.id = id
+        self.version = version
+        self.doc = doc
+
+
 class BarrierTimeout(ClientError, TimeoutError):
     """The shapes have not come to a barrier in time. It is not known if they have what was written before."""
 
@@ -54,6 +65,19 @@ class VersionMismatch(RequestError):
 
 class Conflict(RequestError):
     """The write contradicts another one: a unique value, an id, or a key that was used for another request."""
+
+
+class LogReset(Conflict):
+    """The log does not continue from a position. `reason` is a word of the protocol, such as `before_horizon`.
+
+    `oldest` and `head` are the positions between which a page of the log can begin; None in answers without a page.
+    """
+
+    def __init__(self, status: int, code: str, message: str, problem: Mapping[str, Any] | None = None) -> None:
+        super().__init__(status, code, message, problem)
+        self.reason = str(self.problem.get("reason", ""))
+        self.oldest: str | None = self.problem.get("oldest")
+        self.head: str | None = self.problem.get("head")
 
 
 class Gone(RequestError):

@@ -15,6 +15,7 @@ from eventsync_client.errors import (
     Conflict,
     Forbidden,
     Gone,
+    LogReset,
     NotFound,
     OutcomeUnknown,
     RequestError,
@@ -55,8 +56,9 @@ class Http:
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: float = 30.0,
+        repeat: bool = True,
     ) -> httpx.Response:
-        """Return an answer of 2xx. What is temporary is tried again, within the timeout.
+        """Return an answer of 2xx. What is temporary is tried again, within the timeout, unless `repeat` is False.
 
         So the request must be one that may be repeated: a read, or a write with an `Idempotency-Key`.
 
@@ -91,7 +93,7 @@ class Http:
                     raise _error(answer)
                 delay += retry_after_of(answer)
                 unknown = _unknown(answer, unknown)
-            if loop.time() + delay >= end:
+            if not repeat or loop.time() + delay >= end:
                 raise unknown
             await asyncio.sleep(delay)
 
@@ -101,6 +103,17 @@ class Http:
         if self._token is None:
             self._token = await self._ask("connect")
         return {"Authorization": f"Bearer {self._token}"}
+
+
+def body_of(answer: httpx.Response) -> Json:
+    """Return the object of an answer. Raises `RequestError` for an answer that is not one of eventsync."""
+    try:
+        body = answer.json()
+    except ValueError as error:
+        raise RequestError(answer.status_code, "http_error", "the answer is no JSON") from error
+    if not isinstance(body, dict):
+        raise RequestError(answer.status_code, "http_error", "the answer is no object")
+    return body
 
 
 def _unknown(answer: httpx.Response, before: OutcomeUnknown) -> OutcomeUnknown:
@@ -120,7 +133,7 @@ def _error(answer: httpx.Response) -> RequestError:
 
 def refusal(status: int, problem: Json, etag: str | None) -> RequestError:
     """Return the error that a problem document stands for."""
-    kind = _KINDS.get(status, RequestError)
+    kind = LogReset if problem["code"] == "reset" else _KINDS.get(status, RequestError)
     arguments = (status, problem["code"], str(problem.get("detail", "")), problem)
     if kind is VersionMismatch:
         return VersionMismatch(*arguments, etag=etag)

@@ -5,23 +5,26 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Coroutine, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Generic, Literal, Self, TypeVar, overload
 
 from eventsync_client.client import AsyncClient, Token
-from eventsync_client.collection import Collection, Condition, Document, Operation, Patch, Written
+from eventsync_client.collection import Collection, Condition, Difference, Document, Operation, Patch, Written
 from eventsync_client.core import Status
 from eventsync_client.errors import RequestError
 from eventsync_client.followed import AnyChange, Shape
+from eventsync_client.log import EventLog, LogPage
+from eventsync_client.models import ModelDocuments, ModelledChange, Validator
 from eventsync_client.replica import Json
 from eventsync_client.shapes import Value
 from eventsync_client.store import Store
 from eventsync_client.transports import Transport
 from eventsync_client.values import Decode
 
+M = TypeVar("M")
 T = TypeVar("T")
 
 
@@ -96,7 +99,7 @@ class SyncShape:
         self._client.run(self._shape.live())
         return self
 
-    def changes(self) -> Iterator[SyncChange]:
+    def changes(self) -> Generator[SyncChange]:
         """Yield each change, as `Shape.changes` does."""
         changes = self._shape.changes()
         try:
@@ -108,6 +111,57 @@ class SyncShape:
     def close(self) -> None:
         """Follow the shape no more."""
         self._client.run(self._shape.close())
+
+
+class SyncModelChange(ModelledChange[M], SyncChange):
+    """A change of one document. `before` and `after` are models; None where there was or is no document."""
+
+    @classmethod
+    def with_models(cls, change: SyncChange, validator: Validator[M]) -> SyncModelChange[M]:
+        """Return the same change with models."""
+        made = cls(change._shape, change._pending)
+        made._loop, made.validator = change._loop, validator
+        return made
+
+
+class SyncModelShape(Generic[M]):
+    """A shape that is followed, with models in place of documents."""
+
+    def __init__(self, shape: SyncShape, model: type[M]) -> None:
+        self.shape = shape
+        """The same shape, with documents as they are."""
+        inner = shape._shape
+        self._validator = Validator(model, inner.text, inner.codec)
+
+    @property
+    def documents(self) -> ModelDocuments[M]:
+        """The documents as they are now, and stay: id → model."""
+        rows = dict(self.shape._shape.rows)
+        return ModelDocuments(lambda: rows, self._validator)
+
+    def version(self, id: str) -> int:
+        """Return the version of a document, as `if_match` takes it. Raises `KeyError`."""
+        return self.shape.version(id)
+
+    @property
+    def position(self) -> str | None:
+        """The position at which the documents are so; None before the first snapshot."""
+        return self.shape.position
+
+    def live(self) -> Self:
+        """Wait until the shape has caught up. Raises `ShapeRefused` and `SyncFailed`."""
+        self.shape.live()
+        return self
+
+    def changes(self) -> Iterator[SyncModelChange[M]]:
+        """Yield each change, as `Shape.changes` does, valid or not."""
+        with closing(self.shape.changes()) as changes:
+            for change in changes:
+                yield SyncModelChange.with_models(change, self._validator)
+
+    def close(self) -> None:
+        """Follow the shape no more."""
+        self.shape.close()
 
 
 class SyncCollection:
@@ -130,6 +184,10 @@ class SyncCollection:
         events = self._collection.history(id, after_version=after_version)
         while (event := self._run(_next(events))) is not None:
             yield event
+
+    def diff(self, id: Value, start: int | str, end: int | str | None = None) -> Difference:
+        """Return the difference of a document at two points of its history, as `Collection.diff` does."""
+        return self._run(self._collection.diff(id, start, end))
 
     def find(
         self, filter: Mapping[str, Any] | None = None, *, sort: str | Sequence[str] = (), limit: int | None = None
@@ -176,6 +234,20 @@ class SyncCollection:
     def delete(self, id: Value, *, if_match: Condition = None, idempotency_key: str | None = None) -> Written:
         """Delete a document."""
         return self._run(self._collection.delete(id, if_match=if_match, idempotency_key=idempotency_key))
+
+
+class SyncEventLog:
+    """The events of a shape, as `EventLog` has them."""
+
+    def __init__(self, client: Client, log: EventLog) -> None:
+        self._run = client.run
+        self._log = log
+
+    def page(
+        self, after: str | None = None, *, wait: float = 0.0, limit: int | None = None, repeat: bool = True
+    ) -> LogPage:
+        """Return the events after a position, or those from now on, as `EventLog.page` does."""
+        return self._run(self._log.page(after, wait=wait, limit=limit, repeat=repeat))
 
 
 class Client:
@@ -239,13 +311,24 @@ class Client:
     def reason(self) -> str:
         return self._client.reason
 
-    def shape(self, name: str, **parameters: Any) -> SyncShape:
-        """Follow a collection, `collection/id`, or a declared shape with its parameters."""
+    @overload
+    def shape(self, name: str, /, *, model: None = None, **parameters: Any) -> SyncShape: ...
+
+    @overload
+    def shape(self, name: str, /, *, model: type[M], **parameters: Any) -> SyncModelShape[M]: ...
+
+    def shape(self, name: str, /, *, model: type[M] | None = None, **parameters: Any) -> SyncShape | SyncModelShape[M]:
+        """Follow a collection, `collection/id`, or a declared shape with its parameters, as `AsyncClient.shape`."""
 
         async def follow() -> Shape:
-            return self._client.shape(name, **parameters)
+            return self._client.shape(name, model=None, **parameters)
 
-        return SyncShape(self, self.run(follow()))
+        shape = SyncShape(self, self.run(follow()))
+        return shape if model is None else SyncModelShape(shape, model)
+
+    def log(self, shape: str, /, **parameters: Any) -> SyncEventLog:
+        """Return the events of a shape, to read page by page without a copy of its documents."""
+        return SyncEventLog(self, self._client.log(shape, **parameters))
 
     def barrier(self, *, timeout: float = 30.0) -> None:
         """Wait until each shape has all writes that were acknowledged before, as `AsyncClient.barrier` does."""
