@@ -50,7 +50,7 @@ LIMITS: Final = {
     "unplain phrases": 0,
     "small files with one importer": 20,
     "class names used twice": 0,
-    "lines: all": 152_100,
+    "lines: all": 153_000,
     "lines: docs/benchmarks": 860,
     "lines: locks": 2_200,
     "lines: scripts/bench": 4_750,

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
+from email import message_from_bytes
+from email.message import Message
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import eventsync
 from support.waiting import patience
 
 ROOT = Path(__file__).parents[2]
+CLIENT = ROOT / "clients" / "python"
 USERS = ("app", "workers")
 
 
-def run(*words: str | Path, cwd: Path, path: tuple[Path, ...] = ()) -> str:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, path))}
-    done = subprocess.run(
+def ended(*words: str | Path, cwd: Path, path: tuple[Path, ...] = (), **more: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, path))} | more
+    return subprocess.run(
         words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=patience(60), check=False
     )
+
+
+def run(*words: str | Path, cwd: Path, path: tuple[Path, ...] = (), **more: str) -> str:
+    done = ended(*words, cwd=cwd, path=path, **more)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -85,3 +94,76 @@ print(app.OWNER, workers.OWNER, eventsync.__file__, eventsync_workers.__file__, 
     shown = run(sys.executable, "-c", program, cwd=user, path=(user, installed)).splitlines()
     assert shown[:2] == ["the user", "the user"]
     assert [Path(file).parents[1] for file in shown[2:]] == [installed, installed]
+
+
+# --- the client package -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def client_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("client")
+    offline = ("--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--disable-pip-version-check")
+    run(sys.executable, "-m", "pip", "wheel", *offline, "-w", directory, CLIENT, cwd=directory)
+    (built,) = directory.iterdir()
+    return built
+
+
+@pytest.fixture(scope="module")
+def with_client(client_wheel: Path) -> Path:
+    """Return the directory that the command of the client's README installs it in."""
+    (command,) = re.findall(r"^```sh\n(.*?)\n```$", (CLIENT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert command.startswith("pip install eventsync-client")
+    site = client_wheel.parent / "site"
+    run(
+        *(sys.executable, "-m", *command.split()),
+        cwd=client_wheel.parent,
+        PIP_TARGET=str(site),
+        PIP_FIND_LINKS=str(client_wheel.parent),
+        PIP_NO_INDEX="1",
+        PIP_NO_DEPS="1",
+        PIP_QUIET="1",
+    )
+    return site
+
+
+def metadata(wheel: Path) -> Message:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        return message_from_bytes(archive.read(name))
+
+
+def test_the_clients_wheel_is_a_package_of_its_own(client_wheel: Path) -> None:
+    with zipfile.ZipFile(client_wheel) as archive:
+        names = archive.namelist()
+    assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {"eventsync_client"}
+    sources = (CLIENT / "eventsync_client").glob("*.py")
+    assert {f"eventsync_client/{source.name}" for source in sources} | {"eventsync_client/py.typed"} <= set(names)
+    needed = [Requirement(line) for line in metadata(client_wheel).get_all("Requires-Dist", [])]
+    assert {item.name for item in needed if item.marker is None} == {"httpx", "websockets"}
+    assert {str(item.marker) for item in needed if item.marker} == {'extra == "bson"', 'extra == "pydantic"'}
+
+
+def test_only_an_extra_of_the_server_needs_the_client(wheel: Path, client_wheel: Path) -> None:
+    needed = [Requirement(line) for line in metadata(wheel).get_all("Requires-Dist", [])]
+    (found,) = [item for item in needed if item.name == "eventsync-client"]
+    assert str(found.marker) == 'extra == "client"'
+    assert metadata(client_wheel)["Version"] in found.specifier
+
+
+def test_a_command_asks_a_server_where_the_client_is_installed(installed: Path, with_client: Path) -> None:
+    words = (installed / "bin" / "eventsync", "tail", "orders", "--url", "http://127.0.0.1:1")
+    asked = ended(*words, cwd=installed.parent, path=(installed, with_client))
+    assert (asked.returncode, asked.stdout) == (1, "")
+    assert asked.stderr.startswith("eventsync: http://127.0.0.1:1 cannot be reached: ")
+
+
+def test_a_command_without_the_client_names_the_extra(installed: Path, tmp_path: Path) -> None:
+    # The environment of the tests has the package; here it is one that can't be imported.
+    (tmp_path / "eventsync_client.py").write_text("raise ModuleNotFoundError('No module named eventsync_client')")
+    words = (installed / "bin" / "eventsync", "tail", "orders", "--url", "http://127.0.0.1:1")
+    asked = ended(*words, cwd=installed.parent, path=(tmp_path, installed))
+    said = "--url needs the client package: pip install 'eventsync[client]' (No module named eventsync_client)"
+    assert (asked.returncode, asked.stdout, asked.stderr) == (2, "", f"eventsync: {said}\n")
+    assert "Ask this server" in run(
+        installed / "bin" / "eventsync", "tail", "--help", cwd=installed.parent, path=(tmp_path, installed)
+    )

@@ -119,9 +119,10 @@ def test_a_misspelt_variable_is_refused(variable: str, said: str, monkeypatch: p
         "EVENTSYNC_SERVER_SERVICE_PORT_HTTP",
         "EVENTSYNC_SERVER_PORT",
         "EVENTSYNC_SERVER_PORT_8000_TCP_ADDR",
+        "EVENTSYNC_TOKEN",
     ],
 )
-def test_variables_of_tests_and_kubernetes_are_accepted(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_that_are_no_settings_are_accepted(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, "tcp://10.0.0.1:8000")
     assert load_settings().port == 8000
 

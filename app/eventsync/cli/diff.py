@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from eventsync.cli.console import NOTES, print_json, print_line
 from eventsync.cli.event_text import operation_line
-from eventsync.cli.options import Database, Document, Json, MongodbUri, document_shape
+from eventsync.cli.options import Database, Document, Json, MongodbUri, Token, Url, check_url, document_shape
+from eventsync.cli.readings import ReadDifference
 from eventsync.domain.points import Point, parse_point
 from eventsync.domain.replay import between
 from eventsync.domain.shapes import Shape
@@ -16,7 +17,7 @@ from eventsync.errors import NotFound
 from eventsync.mongodb.client import connect
 from eventsync.process import event_loop
 from eventsync.settings import Settings, load_settings
-from eventsync.stores.history.time_travel import Reading, TimeTravel
+from eventsync.stores.history.time_travel import TimeTravel
 from eventsync.stores.stores import Stores
 
 
@@ -30,29 +31,39 @@ def diff(
     ],
     end: Annotated[str | None, typer.Argument(metavar="TO", help="Like FROM.", show_default="now")] = None,
     as_json: Json = False,
+    url: Url = None,
+    token: Token = None,
     mongodb_uri: MongodbUri = None,
     database: Database = None,
 ) -> None:
     """Print the patch from a document's state at FROM to that at TO."""
     shape, points = document_shape(document), (parse_point(start), None if end is None else parse_point(end))
-    before, after = event_loop.run(_read(load_settings(mongodb_uri=mongodb_uri, database=database), shape, points))
-    patch = between(before.state, after.state)
+    if url is None:
+        reading = _read(load_settings(mongodb_uri=mongodb_uri, database=database), shape, points)
+    else:
+        from eventsync.cli import remote  # noqa: PLC0415 - it needs an optional package
+
+        check_url(url, mongodb_uri, database)
+        reading = remote.difference(url, token, shape, start, end)
+    found = event_loop.run(reading)
     if as_json:
-        print_json({"id": shape.id, "from": before.tree(), "to": after.tree(), "patch": patch})
+        print_json({"id": shape.id, "from": found.before, "to": found.after, "patch": found.patch})
         return
-    NOTES.print(f"{shape}: {_named(before)} → {_named(after)}", style="dim", markup=False, soft_wrap=True)
-    for operation in patch:
+    text = f"{shape}: {_named(found.before)} → {_named(found.after)}"
+    NOTES.print(text, style="dim", markup=False, soft_wrap=True)
+    for operation in found.patch:
         print_line(operation_line(operation))
 
 
-async def _read(settings: Settings, shape: Shape, points: tuple[Point, Point | None]) -> tuple[Reading, Reading]:
+async def _read(settings: Settings, shape: Shape, points: tuple[Point, Point | None]) -> ReadDifference:
     async with connect(settings, "diff") as client:
         time_travel = TimeTravel(Stores.of(client, settings))
         before, after = [await time_travel.document(shape, point) for point in points]
     if before.state is None and after.state is None:
         raise NotFound(f"there was no document {shape} at {before.position} nor at {after.position}")
-    return before, after
+    return ReadDifference(before.tree(), after.tree(), between(before.state, after.state))
 
 
-def _named(reading: Reading) -> str:
-    return f"{'absent' if reading.state is None else f'version {reading.state[0]}'} at {reading.position}"
+def _named(side: dict[str, Any]) -> str:
+    state = "absent" if side["version"] is None else f"version {side['version']}"
+    return f"{state} at {side['position']}"

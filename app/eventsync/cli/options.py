@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from eventsync.domain.shapes import Shape
-from eventsync.errors import Malformed
+from eventsync.errors import ConfigurationError, Malformed
+from eventsync.settings import TOKEN
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1", metavar="ADDRESS")]
 Port = Annotated[
@@ -27,6 +28,20 @@ Collections = Annotated[
     str | None, typer.Option(help="Collections to track, comma separated.", metavar="A,B", show_default=False)
 ]
 Document = Annotated[str, typer.Argument(metavar="COLLECTION/ID", help="A document of a tracked collection.")]
+Url = Annotated[
+    str | None,
+    typer.Option("--url", help="Ask this server, in place of MongoDB.", show_default=False, metavar="URL"),
+]
+Token = Annotated[
+    str | None,
+    typer.Option(
+        "--token",
+        help="Credential for --url: a token or a service key.",
+        envvar=TOKEN,
+        show_default=False,
+        metavar="TOKEN",
+    ),
+]
 Claims = Annotated[str, typer.Option("--claims", help="Claims as a JSON object.", metavar="JSON", show_default="none")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
@@ -38,3 +53,9 @@ def document_shape(text: str) -> Shape:
         kind = "a collection" if shape.declared is None else "a declared shape"
         raise Malformed(f"{shape} is {kind}; give a document, COLLECTION/ID")
     return shape
+
+
+def check_url(url: str, mongodb_uri: str | None, database: str | None) -> None:
+    """Raise `ConfigurationError` if the options name both a server and a database."""
+    if mongodb_uri is not None or database is not None:
+        raise ConfigurationError(f"--url {url} is in place of --mongodb-uri and --database: give one or the others")

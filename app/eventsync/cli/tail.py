@@ -1,9 +1,10 @@
-"""`eventsync tail`: prints new events. It reads MongoDB directly, so no server has to run."""
+"""`eventsync tail`: prints new events. It reads MongoDB directly, so no server has to run; or asks a server."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Annotated, Any, Final
 
 import orjson
@@ -12,7 +13,8 @@ import typer
 from eventsync.access.access import UNRESTRICTED
 from eventsync.cli.console import NOTES, print_json, print_line
 from eventsync.cli.event_text import lines
-from eventsync.cli.options import Database, Json, MongodbUri
+from eventsync.cli.options import Database, Json, MongodbUri, Token, Url, check_url
+from eventsync.cli.readings import EventLog, ReadPage
 from eventsync.domain.plan import ResetReason
 from eventsync.domain.positions import LogId, Position, unscoped
 from eventsync.domain.shapes import Shape
@@ -52,16 +54,27 @@ def tail(
         int | None, typer.Option(help="Stop after this number of events.", min=1, show_default="never")
     ] = None,
     as_json: Json = False,
+    url: Url = None,
+    token: Token = None,
     mongodb_uri: MongodbUri = None,
     database: Database = None,
 ) -> None:
-    """Print new events until Ctrl-C. With --json, print one event a line."""
-    settings = load_settings(mongodb_uri=mongodb_uri, database=database)
+    """Print new events until Ctrl-C. With --json, print one event a line.
+
+    If the connection is lost, the events that were missed are printed as soon as it is back.
+    """
     configure_logging("warning")
-    position = Position.parse(start) if start is not None else None
+    parsed, position = Shape.parse(shape), Position.parse(start) if start is not None else None
     deliver = _counted(print_json if as_json else _print, limit)
+    if url is None:
+        log = _log_of(load_settings(mongodb_uri=mongodb_uri, database=database), parsed)
+    else:
+        from eventsync.cli import remote  # noqa: PLC0415 - it needs an optional package
+
+        check_url(url, mongodb_uri, database)
+        log = remote.log_of(url, token, parsed)
     try:
-        event_loop.run(_tail(settings, Shape.parse(shape), position, deliver))
+        event_loop.run(_tail(log, parsed, position, deliver))
     except (KeyboardInterrupt, _LimitReached):
         return
 
@@ -84,7 +97,60 @@ def _counted(deliver: Deliver, limit: int | None) -> Deliver:
     return counting
 
 
-async def _tail(settings: Settings, shape: Shape, position: Position | None, deliver: Deliver) -> None:
+async def _tail(
+    opening: AbstractAsyncContextManager[EventLog], shape: Shape, position: Position | None, deliver: Deliver
+) -> None:
+    async with opening as log:
+        head = await log.head()
+        begin = head if position is None else _scoped(position, head.log)
+        _note(f"{shape}: events after {begin}", style="dim")
+        await _follow(log, begin, deliver)
+
+
+async def _follow(log: EventLog, position: Position, deliver: Deliver) -> None:
+    said = ""
+    while True:
+        try:
+            page = await log.page(position)
+        except ResetRequired as error:
+            if error.reason == ResetReason.DAMAGED or error.oldest is None or error.head is None:
+                raise
+            position = _restart_position(position, Position.parse(error.oldest), Position.parse(error.head))
+            _note(f"reset ({error.reason}): {error.message}; continuing from {position}")
+        except (Unavailable, NotTracked) as error:
+            # Not tracked: a new log has begun, in which the worker has not activated the collection yet.
+            if error.diagnosis != said:
+                said = error.diagnosis
+                _note(f"{said}; trying again")
+            await asyncio.sleep(_RETRY)
+        else:
+            position, said = page.end, ""
+            for event in page.events:
+                deliver(event)
+
+
+def _restart_position(refused: Position, oldest: Position, head: Position) -> Position:
+    """Return the position of this log that is nearest to `refused`, whatever its scope; the oldest in another log."""
+    if unscoped(refused.log) != unscoped(head.log):
+        return oldest
+    return Position(head.log, max(oldest.seq, min(refused.seq, head.seq)))
+
+
+def _scoped(position: Position, log: LogId) -> Position:
+    """Return a position in `log`, the log of a declared shape, for one without a scope."""
+    return Position(log, position.seq) if position.log == unscoped(log) else position
+
+
+def _note(text: str, *, style: str = "yellow") -> None:
+    NOTES.print(text, style=style, markup=False, soft_wrap=True)
+
+
+# --- MongoDB ----------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _log_of(settings: Settings, shape: Shape) -> AsyncIterator[EventLog]:
+    """Follow the log in MongoDB while the block reads the events of a shape."""
     outcome: EventsyncError | _LimitReached | None = None
     async with connect(settings, "tail") as client:
         stores = Stores.of(client, settings)
@@ -94,10 +160,8 @@ async def _tail(settings: Settings, shape: Shape, position: Position | None, del
             stop = asyncio.Event()
             feed = group.create_task(service.feed.run(stop), name="feed")
             try:
-                bound = await _joined(service, shape, settings.mongodb_timeout)
-                begin = _head(service, bound) if position is None else _scoped(position, _head(service, bound).log)
-                _note(f"{shape}: events after {begin}", style="dim")
-                await _follow(service, shape, begin, deliver)
+                await _joined(service, shape, settings.mongodb_timeout)
+                yield _MongodbLog(service, shape)
             except (EventsyncError, _LimitReached) as error:
                 outcome = error  # Raised below: here the group would wrap it.
             finally:
@@ -109,11 +173,8 @@ async def _tail(settings: Settings, shape: Shape, position: Position | None, del
         raise outcome
 
 
-async def _joined(service: SyncService, shape: Shape, timeout: float) -> Shape:
-    """Wait until the feed has read the log, and return the shape bound.
-
-    Raises `Unavailable`, and as `Source.bind` if no events can come.
-    """
+async def _joined(service: SyncService, shape: Shape, timeout: float) -> None:
+    """Wait until the feed has read the log, and events of the shape can come. Raises `Unavailable`."""
     with service.window.subscribers() as subscribers:
         # A declared shape is not bound before the feed is live, which wakes the subscribers of every shape.
         subscribers.add(Shape(shape.name))
@@ -126,49 +187,24 @@ async def _joined(service: SyncService, shape: Shape, timeout: float) -> Shape:
         except TimeoutError as error:
             raise Unavailable(f"the event log can't be read: {service.feed.state.detail}") from error
     await service.source.wait_until_servable(shape, lambda: UNRESTRICTED)
-    return service.source.bind(shape, UNRESTRICTED)
 
 
-async def _follow(service: SyncService, shape: Shape, position: Position, deliver: Deliver) -> None:
-    while True:
-        try:
-            page = await service.pages.page(shape, position, UNRESTRICTED, limit=1000, wait=_WAIT)
-        except ResetRequired as error:
-            if error.reason == ResetReason.DAMAGED:
-                raise
-            position = await _restart_position(service, shape, position)
-            _note(f"reset ({error.reason}): {error.message}; continuing from {position}")
-        except (Unavailable, NotTracked) as error:
-            # Not tracked: a new log has begun, in which the worker has not activated the collection yet.
-            _note(f"{error.diagnosis}; trying again")
-            await asyncio.sleep(_RETRY)
-        else:
-            position = page.end
-            for event in orjson.loads(b"".join(page.parts))["events"]:
-                deliver(event)
+class _MongodbLog:
+    """The events of a shape in MongoDB."""
 
+    def __init__(self, service: SyncService, shape: Shape) -> None:
+        self._service = service
+        self._shape = shape
 
-async def _restart_position(service: SyncService, shape: Shape, refused: Position) -> Position:
-    """Return the position of this log that is nearest to `refused`, whatever its scope; the oldest in another log."""
-    bound = service.source.bind(shape, UNRESTRICTED)
-    head = _head(service, bound)
-    oldest = await service.source.planner.oldest(bound)
-    if unscoped(refused.log) != unscoped(head.log):
-        return oldest
-    return Position(head.log, max(oldest.seq, min(refused.seq, head.seq)))
+    async def head(self) -> Position:
+        """Return the position of the newest event. Raises as `Source.bind`."""
+        window = self._service.window
+        log = window.log_of(self._service.source.bind(self._shape, UNRESTRICTED))
+        if log is None:
+            raise NoLogYet
+        return Position(log, window.head)
 
-
-def _scoped(position: Position, log: LogId) -> Position:
-    """Return a position in `log`, the log of a declared shape, for one without a scope."""
-    return Position(log, position.seq) if position.log == unscoped(log) else position
-
-
-def _head(service: SyncService, bound: Shape) -> Position:
-    log = service.window.log_of(bound)
-    if log is None:
-        raise NoLogYet
-    return Position(log, service.window.head)
-
-
-def _note(text: str, *, style: str = "yellow") -> None:
-    NOTES.print(text, style=style, markup=False, soft_wrap=True)
+    async def page(self, after: Position) -> ReadPage:
+        """Return the events after a position; wait a while for one."""
+        page = await self._service.pages.page(self._shape, after, UNRESTRICTED, limit=1000, wait=_WAIT)
+        return ReadPage(orjson.loads(b"".join(page.parts))["events"], page.end)

@@ -8,6 +8,6 @@ the one `dev` that this user runs elsewhere.
 
 from eventsync.settings.fields import PREFIX
 from eventsync.settings.loading import load_settings
-from eventsync.settings.sources import DevSettings, Settings
+from eventsync.settings.sources import TOKEN, DevSettings, Settings
 
-__all__ = ["PREFIX", "DevSettings", "Settings", "load_settings"]
+__all__ = ["PREFIX", "TOKEN", "DevSettings", "Settings", "load_settings"]

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from eventsync.domain.names import MAX_DATABASE_BYTES
 from eventsync.errors import ConfigurationError
 from eventsync.settings.fields import PREFIX
-from eventsync.settings.sources import CONFIG, CommandSettings, Settings
+from eventsync.settings.sources import CONFIG, TOKEN, CommandSettings, Settings
 
 _FOREIGN: Final = re.compile(r"TEST_\w+|(\w+_)?SERVICE_(HOST|PORT(_\w+)?)|(\w+_)?PORT_\d+_\w+", re.ASCII)
 """Names after the prefix that are accepted: those of the test suite, and those that Kubernetes sets in a container for
@@ -66,7 +66,7 @@ def _fault(item: Mapping[str, Any]) -> str:
 
 def _check_environment() -> None:
     """Raise `ConfigurationError` for a variable with our prefix that is no setting."""
-    known = {CONFIG.removeprefix(PREFIX), *(name.upper() for name in Settings.model_fields)}
+    known = {CONFIG.removeprefix(PREFIX), TOKEN.removeprefix(PREFIX), *(name.upper() for name in Settings.model_fields)}
     for variable, value in sorted(os.environ.items()):
         name = variable.upper().removeprefix(PREFIX)
         if variable.upper().startswith(PREFIX) and name not in known and not _is_foreign(name, value):

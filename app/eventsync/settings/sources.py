@@ -14,7 +14,10 @@ from eventsync.errors import ConfigurationError
 from eventsync.settings.fields import PREFIX, Fields
 
 CONFIG: Final = f"{PREFIX}CONFIG"
-"""Names the configuration file; the only variable that is no setting."""
+"""Names the configuration file."""
+
+TOKEN: Final = f"{PREFIX}TOKEN"
+"""Holds the credential of a command that asks a server. It and `CONFIG` are the only variables that are no setting."""
 
 
 class Settings(Fields):
