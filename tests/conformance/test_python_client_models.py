@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from bson import Decimal128, ObjectId
 from conformance.declared import Rules
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -42,6 +44,25 @@ async def test_documents_are_models(served: Served, rules: Rules, key: str) -> N
             key: {"_id": key, "board": key, "n": 2},
             f"{key}-2": {"_id": f"{key}-2", "board": key},
         }
+
+
+class Dated(BaseModel):
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    id: ObjectId = Field(alias="_id")
+    board: str
+    when: datetime
+    price: Decimal128
+
+
+async def test_models_get_the_types_of_bson(served: Served, rules: Rules, key: str) -> None:
+    async with AsyncClient(served.url, decode="bson") as client, within(30):
+        id_, when, price = ObjectId(), datetime(2026, 12, 1, tzinfo=UTC), Decimal128("1.10")
+        await client.collection("cards").insert({"_id": id_, "board": key, "when": when, "price": price})
+        await client.barrier()
+        shape = await client.shape("my_cards", board=key, model=Dated).live()
+        (dated,) = shape.documents.values()
+        assert (dated.id, dated.when, dated.price) == (id_, when, price)
 
 
 async def test_document_that_its_model_refuses_is_told(served: Served, rules: Rules, key: str) -> None:

@@ -101,6 +101,12 @@ def test_shapes_without_parameters() -> None:
         id_text({1})
 
 
+def test_parameter_has_any_name_but_model() -> None:
+    client = AsyncClient("http://127.0.0.1:8000")
+    assert client.shape("cards", name="a", self="b").text == "cards?name=a&self=b"
+    assert client.shape("cards?model=x").text == "cards?model=x"
+
+
 @given(st.integers(-(2**63), 2**63 - 1) | st.uuids() | st.binary(min_size=12, max_size=12).map(ObjectId))
 def test_id_of_another_type_has_the_servers_text(value: Any) -> None:
     assert id_text(value) == format_id(value)
@@ -226,7 +232,7 @@ def test_memory_has_no_transactions() -> None:
         Memory().transaction("docs", 1)
 
 
-@pytest.mark.parametrize("url", ["", "127.0.0.1:8000", "ws://127.0.0.1"])
+@pytest.mark.parametrize("url", ["", "127.0.0.1:8000", "ws://127.0.0.1", "http://", "http://[::1"])
 def test_address_is_that_of_a_server(url: str) -> None:
     with pytest.raises(ValueError, match="no address"):
         AsyncClient(url)
