@@ -152,6 +152,9 @@ class Server:
     async def refusal(self, shape: Shape, position: Position) -> ResetReason | None:
         return refusal(position, ServableRange(scoped(LOG, shape.scope), self.window.head, START))
 
+    async def oldest(self, shape: Shape) -> Position:
+        return Position(scoped(LOG, shape.scope), START)
+
     async def plan(self, shape: Shape, position: Position, _: frozenset[Answer]) -> Plan:
         if self.plans is not None:
             await self.plans.acquire()
