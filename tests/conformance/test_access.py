@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import httpx
 import pytest
-from conformance.declared import REFETCHED, event_sources, everybody, streams, told
 
+from conformance.declared import REFETCHED, event_sources, everybody, streams, told
 from eventsync.domain.access.rules import read_access
 from eventsync.mongodb.client import Client
 from eventsync.settings import Settings

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from bson import Decimal128, ObjectId
-from conformance.declared import Rules
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from conformance.declared import Rules
 from eventsync_client import AsyncClient, Client, InvalidDocument, ModelChange
 from support.peers.served import Served
 from support.waiting import within

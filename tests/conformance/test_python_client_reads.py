@@ -6,8 +6,8 @@ import asyncio
 from typing import Any
 
 import pytest
-from conformance.declared import Rules
 
+from conformance.declared import Rules
 from eventsync.dev.mongod import free_port
 from eventsync_client import (
     AsyncClient,

@@ -6,9 +6,9 @@ from typing import Final
 
 import httpx
 import pytest
-from conformance.declared import REFETCHED, Rules, event_sources, everybody, found, streams
 from httpx_sse import aconnect_sse
 
+from conformance.declared import REFETCHED, Rules, event_sources, everybody, found, streams
 from eventsync.api import openapi
 from support.json_schema import faults
 from support.peers.peer import Message, Peer

@@ -8,9 +8,9 @@ import re
 from pathlib import Path
 
 import httpx
-from contract.conftest import COLLECTION, Served
 from prometheus_client.parser import text_string_to_metric_families
 
+from contract.conftest import COLLECTION, Served
 from support.peers.python import connect
 from support.waiting import within
 
