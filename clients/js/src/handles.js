@@ -36,6 +36,8 @@ export class ShapeHandle {
   #lingering;
   /** True while the shape is followed, or about to be. */
   isFollowed = false;
+  /** True once the documents of the store or of the server are here, even if there are none. */
+  isLoaded = false;
   /** The server's last refusal of the shape, or null. @type {import("./replica.js").Message | null} */
   error = null;
 
@@ -125,7 +127,7 @@ export class ShapeHandle {
   }
 
   #leave() {
-    this.isFollowed = false;
+    this.isFollowed = this.isLoaded = false;
     this.client.release(this);
   }
 
@@ -133,6 +135,7 @@ export class ShapeHandle {
 
   /** @param {{ changes: Notice["changes"], source: Notice["source"], replayed: boolean }} output */
   changed({ changes, source, replayed }) {
+    if (this.isFollowed && source !== "local") this.isLoaded = true;
     const notice = { shape: this.text, documents: this.documents, changes, source, replayed, revision: this.revision };
     for (const subscriber of this.#subscribers) {
       try {
@@ -153,7 +156,7 @@ export class ShapeHandle {
     this.error = error;
     if (error.retry_after !== undefined) return;
     this.end(new Error(error.message));
-    this.isFollowed = false;
+    this.isFollowed = this.isLoaded = false;
     // After this report is over: the core is at work.
     queueMicrotask(() => this.isFollowed || this.client.release(this));
   }

@@ -5,8 +5,11 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import shutil
 import subprocess
+import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,11 @@ ROOT = Path(__file__).parents[3]
 PACKAGE = ROOT / "clients" / "js"
 FOLDERS = (Path(__file__).parent, PACKAGE / "test")
 FILES = sorted(str(path.relative_to(ROOT)) for folder in FOLDERS for path in folder.glob("*.test.mjs"))
+ADAPTERS = {"react.test.mjs"}
+"""Tests of what works with a range of versions of another package: with its newest one, and with its oldest one."""
+
+OLDEST = Path(sys.prefix) / "peers" / "node_modules"
+NO_PACKAGES = "needs npm packages: scripts/peers installs them"
 
 
 def test_there_is_something_to_run() -> None:
@@ -26,36 +34,103 @@ def test_there_is_something_to_run() -> None:
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
 @pytest.mark.parametrize("name", FILES)
 def test_module(name: str) -> None:
-    if "fake-indexeddb" in (ROOT / name).read_text() and not (PACKAGE / "node_modules/fake-indexeddb").is_dir():
-        pytest.skip("needs npm packages: scripts/peers installs them")
+    if not packages_of(ROOT / name, PACKAGE / "node_modules"):
+        pytest.skip(NO_PACKAGES)
+    run_tests(name, ROOT)
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
+@pytest.mark.parametrize("name", sorted(ADAPTERS))
+def test_module_with_the_oldest_packages(name: str, tmp_path: Path) -> None:
+    if not packages_of(PACKAGE / "test" / name, OLDEST):
+        pytest.skip(NO_PACKAGES)
+    for folder in ("src", "test"):
+        shutil.copytree(PACKAGE / folder, tmp_path / folder)
+    (tmp_path / "package.json").write_text('{"type": "module"}')
+    (tmp_path / "node_modules").symlink_to(OLDEST)
+    run_tests(f"test/{name}", tmp_path)
+
+
+def packages_of(test: Path, folder: Path) -> bool:
+    """Return True if the packages that a test imports by name are installed in a folder."""
+    imported = re.findall(r"""(?:from |import |import\()"((?:@[\w-]+/)?[\w-]+)""", test.read_text())
+    return all((folder / name).is_dir() for name in imported if name != "node")
+
+
+def run_tests(name: str, cwd: Path) -> None:
+    """Run one test module; fail if a test of it fails or is skipped, or if there is none."""
     command = ["node", "--test", "--test-reporter=tap", name]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=patience(60), check=False)
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=patience(60), check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "\n# tests 0\n" not in done.stdout
     assert "\n# skipped 0\n" in done.stdout
 
 
-@pytest.mark.skipif(
-    not (PACKAGE / "node_modules/typescript").is_dir(), reason="needs npm packages: scripts/peers installs them"
-)
-def test_types_of_the_package_are_sound_and_made_for_each_export(tmp_path: Path) -> None:
-    emit = ["--noEmit", "false", "--declaration", "--emitDeclarationOnly", "--outDir", str(tmp_path)]
-    command = ["node", "node_modules/typescript/bin/tsc", "--project", ".", *emit]
-    done = subprocess.run(command, cwd=PACKAGE, capture_output=True, text=True, timeout=patience(60), check=False)
+@pytest.mark.skipif(not (PACKAGE / "node_modules/typescript").is_dir(), reason=NO_PACKAGES)
+def test_types_of_the_package_are_sound() -> None:
+    tsc("--project", ".", cwd=PACKAGE)
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory of an application that has installed the packed package, with the package's own tools."""
+    if not (PACKAGE / "node_modules/typescript").is_dir():
+        pytest.skip(NO_PACKAGES)
+    application = tmp_path_factory.mktemp("application")
+    command = ["npm", "pack", "--silent", "--pack-destination", str(application)]
+    subprocess.run(command, cwd=PACKAGE, capture_output=True, timeout=patience(120), check=True)
+    (archive,) = application.glob("*.tgz")
+    modules = application / "node_modules"
+    modules.mkdir()
+    with tarfile.open(archive) as files:
+        files.extractall(modules, filter="data")
+    (modules / "package").rename(modules / "eventsync")
+    for installed in (PACKAGE / "node_modules").iterdir():
+        if not installed.name.startswith("."):
+            (modules / installed.name).symlink_to(installed)
+    return application
+
+
+def test_the_packed_package_has_each_export(packed: Path) -> None:
+    """As modules that Node imports, beside nothing but their types and the README."""
+    installed = packed / "node_modules" / "eventsync"
+    exports = json.loads((installed / "package.json").read_text())["exports"]
+    assert {".", "./store", "./idb", "./react"} == set(exports)
+    assert {path.name for path in installed.iterdir()} == {"package.json", "README.md", "src", "types"}
+    for export in exports.values():
+        assert (installed / export["types"]).is_file()
+    names = [f"eventsync{export[1:]}" for export in exports]
+    program = f"for (const name of {json.dumps(names)}) if (!Object.keys(await import(name)).length) throw name"
+    run = ["node", "--input-type=module", "--eval", program]
+    done = subprocess.run(run, cwd=packed, capture_output=True, text=True, timeout=patience(60), check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def tsc(*options: str, cwd: Path) -> None:
+    command = ["node", str(PACKAGE / "node_modules/typescript/bin/tsc"), *options]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=patience(120), check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    for export in json.loads((PACKAGE / "package.json").read_text())["exports"].values():
-        assert (tmp_path / Path(export["types"]).relative_to("types")).is_file()
-        assert (PACKAGE / export["default"]).is_file()
 
 
-@pytest.mark.skipif(
-    not (PACKAGE / "node_modules/esbuild").is_dir(), reason="needs npm packages: scripts/peers installs them"
+@pytest.mark.skipif(not (PACKAGE / "node_modules/esbuild").is_dir(), reason=NO_PACKAGES)
+@pytest.mark.parametrize(
+    ("entries", "limit"),
+    [
+        (["engine"], 12_000),
+        (["client", "adapters/idb", "adapters/react"], 20_000),
+    ],
 )
-@pytest.mark.parametrize(("entries", "limit"), [(["engine"], 12_000), (["client", "adapters/idb"], 20_000)])
 def test_an_application_loads_few_bytes(entries: list[str], limit: int) -> None:
-    """The core, and the whole client with its adapters, minified and compressed."""
+    """The core, and the whole client with its adapters, minified and compressed, without React."""
     program = "".join(f'export * from "./src/{entry}.js";' for entry in entries).encode()
-    command = ["node_modules/.bin/esbuild", "--bundle", "--minify", "--format=esm", "--target=es2022"]
+    command = [
+        "node_modules/.bin/esbuild",
+        "--bundle",
+        "--minify",
+        "--format=esm",
+        "--target=es2022",
+        "--external:react",
+    ]
     done = subprocess.run(command, cwd=PACKAGE, input=program, capture_output=True, timeout=patience(60), check=True)
     assert 1000 < len(gzip.compress(done.stdout)) <= limit
 
