@@ -77,6 +77,8 @@ export class Client {
   #listeners = new Map();
   /** @type {Map<string, { resolve: (answer: any) => void, reject: (error: Error) => void }>} By key of a write. */
   #waiting = new Map();
+  /** @type {Map<string, { shape: string | undefined, resolve: () => void }>} By key: until the shape has the write. */
+  #settling = new Map();
   #order = 0;
   #closed = false;
   #stopped = false; // by `stop`, until `start`
@@ -270,8 +272,12 @@ export class Client {
     const base = this.engine.baseOf(write.collection, write.id);
     const key = randomHex(16);
     const whole = { ...write, key, order: (this.#order += 1), at: Date.now(), ...(base !== undefined && { base }) };
+    /** @type {Promise<import("./outbox.js").WriteAnswer>} */
     const done = new Promise((resolve, reject) => this.#waiting.set(key, { resolve, reject }));
-    done.catch(() => {}); // `onRejected` has it, and not everybody waits
+    /** @type {Promise<void>} */
+    const over = new Promise((resolve) => this.#settling.set(key, { shape: write.shape, resolve }));
+    const settled = done.then(() => over);
+    settled.catch(() => {}); // `onRejected` has it, and not everybody waits
     this.#do((engine) => engine.outbox.add(whole));
     this.#tell("status", this.status);
     try {
@@ -285,7 +291,7 @@ export class Client {
       if (!this.#stopped) outbox.start(now);
       outbox.stored(key, now);
     });
-    return { id: write.id, key, done: /** @type {Promise<any>} */ (done) };
+    return { id: write.id, key, done, settled };
   }
 
   // --- inside -------------------------------------------------------------------------------------------------------
@@ -330,6 +336,7 @@ export class Client {
       case "forget":
         return this.persister.forget(output.shape);
       case "dequeue":
+        this.#settled(output.key);
         return this.persister.then((store) => store.dequeue(output.key));
       case "request":
         return void this.#send(output.write, output.ifMatch);
@@ -338,7 +345,11 @@ export class Client {
       case "done":
         this.#waiting.get(output.write.key)?.resolve(output.answer);
         this.#waiting.delete(output.write.key);
+        if (!this.engine.view(output.write.shape ?? "")) this.#settled(output.write.key);
         return this.#tell("status", this.status);
+      case "settled":
+        if (this.#settling.get(output.key)?.shape === output.shape) this.#settled(output.key);
+        return;
       case "rejected":
         return this.#rejected(output);
       case "reset":
@@ -349,6 +360,12 @@ export class Client {
       case "status":
         return this.#tell("status", this.status);
     }
+  }
+
+  /** @param {string} key */
+  #settled(key) {
+    this.#settling.get(key)?.resolve();
+    this.#settling.delete(key);
   }
 
   /** @param {Rejection} rejection */
@@ -410,10 +427,14 @@ export class Client {
 }
 
 /**
- * A write that is queued. `done` resolves once the server has made it, and rejects with a `Refusal` if it is taken
- * back.
+ * A write that is queued. `done` resolves with the server's answer; `settled` once the shape that it was made through
+ * has the result, too, if it is followed. Both reject with a `Refusal` if the write is taken back.
  *
- * @typedef {{ id: string, key: string, done: Promise<import("./outbox.js").WriteAnswer> }} Written
+ * @typedef {object} Written
+ * @property {string} id - The id text of the document.
+ * @property {string} key - The `Idempotency-Key`, and the `op_id` of the event.
+ * @property {Promise<import("./outbox.js").WriteAnswer>} done
+ * @property {Promise<void>} settled
  */
 
 const JSON_BODY = { "Content-Type": "application/json" };

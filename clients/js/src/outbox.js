@@ -16,12 +16,14 @@ import { PendingWrite } from "./pending.js";
 
 /**
  * What the outbox wants done. `redraw`: the writes that are shown of a document have changed, in one shape or in all.
+ * `settled`: a shape is known to have a write.
  *
  * @typedef {{ type: "request", write: QueuedWrite, ifMatch: string | undefined }
  *   | { type: "barrier" }
  *   | { type: "enqueue", write: QueuedWrite }
  *   | { type: "dequeue", key: string }
  *   | { type: "done", write: QueuedWrite, answer: WriteAnswer }
+ *   | { type: "settled", key: string, shape: string }
  *   | { type: "rejected", write: QueuedWrite, problem: Problem }
  *   | { type: "redraw", collection: string, id: string, shape?: string }} OutboxOutput
  */
@@ -426,6 +428,7 @@ export class Outbox {
   #settle(entry, shape) {
     if (entry.settled.has(shape)) return;
     entry.settled.add(shape);
+    this.#output({ type: "settled", key: entry.write.key, shape });
     this.#redraw(entry, shape);
     this.#release(entry);
   }

@@ -9,6 +9,7 @@ import { createClient, idText, idValue, memoryStore, newId } from "../src/client
 import { Persister, joined } from "../src/persister.js";
 import { Tokens } from "../src/requests.js";
 import { eventsOf, vectorText } from "../src/transports.js";
+import { ScriptedServer } from "./scripted.mjs";
 
 const WELCOME = { type: "welcome", session: "s", client_id: "c", protocol: 1, heartbeat: 25, vector: {} };
 const snapshot = (shape, position, docs) => ({ type: "snapshot", shape, position, part: 0, last: true, docs });
@@ -148,6 +149,48 @@ test("401 asks for another token, for the stream and for a write", async (t) => 
   assert.deepEqual(asked, ["connect", "refused"]);
   const other = client(t, { url, transport: "sse", token });
   await (await other.collection("c").insert({ _id: "x" })).done;
+});
+
+test("a shape is loaded once the store or the server has said what is in it", async (t) => {
+  const server = new ScriptedServer();
+  const db = client(t, server.options);
+  const cards = db.collection("c");
+  db.stop();
+  const own = notice(cards, ({ documents }) => documents.has("a"));
+  await cards.insert({ _id: "a" });
+  assert.deepEqual([(await own).source, cards.isLoaded], ["local", false]);
+  const first = notice(cards, ({ source }) => source === "snapshot");
+  db.start();
+  await first;
+  assert.equal(cards.isLoaded, true);
+});
+
+test("a write has settled once the shape that it was made through has it", async (t) => {
+  const server = new ScriptedServer({ c: { a: { n: 1 } } });
+  const db = client(t, { ...server.options, WebSocket: server.options.WebSocket });
+  db.shape("others", {}, { collection: "c" }).subscribe(() => {}); // never gets the event
+  db.document("c", "a").subscribe(() => {});
+  db.collection("c").subscribe(() => {});
+  await until(db, "live");
+  const order = [];
+  const note = (name) => () => order.push(name);
+  const { done, settled, key } = await db.collection("c").patch("a", { n: 2 });
+  const both = Promise.all([done.then(note("done")), settled.then(note("settled"))]);
+  (await server.requests.next()).answer(200, { id: "a", version: 2 });
+  await done;
+  const event = { id: "a", op: "create", version: 2, doc: { _id: "a", n: 2 }, op_id: key };
+  server.events("c/a", event);
+  await new Promise(setImmediate);
+  order.push("event");
+  server.events("c", event);
+  await both;
+  assert.deepEqual(order, ["done", "event", "settled"]);
+  const unfollowed = await db.document("c", "b").replace({ n: 3 });
+  (await server.requests.next()).answer(201, { id: "b", version: 1 });
+  await unfollowed.settled;
+  const refused = await db.collection("c").patch("a", { n: 4 });
+  (await server.requests.next()).answer(403, { code: "forbidden" });
+  await assert.rejects(refused.settled, { code: "forbidden" });
 });
 
 test("a refused write is taken back, and reported", async (t) => {
