@@ -1,19 +1,21 @@
 // The client package under Node, driven by lines on stdin: each is the body of an async function of `db` and `state`, and
 // its result goes out as a line of JSON. `state.live()` waits until the client is live, `state.settled()` until all shapes
-// have its writes.
+// have its writes. With the option `native` its values are those of JavaScript.
 //   node js_client.mjs OPTIONS
 
 import { createInterface } from "node:readline";
 
 import { createClient, memoryStore } from "../../clients/js/src/client.js";
+import { native } from "../../clients/js/src/decode.js";
 
 const options = JSON.parse(process.argv[2]);
 const say = (what) => process.stdout.write(`${JSON.stringify(what)}\n`);
 const state = { say, store: memoryStore(), rejected: [], asked: [], tokens: [...(options.tokens ?? [])] };
 const token = options.tokens && { token: (why) => (state.asked.push(why), state.tokens.length > 1 ? state.tokens.shift() : state.tokens[0]) };
 const { WebSocket } = options.ws ? await import(options.ws) : globalThis;
+const decode = options.native && { decode: native() };
 const create = () =>
-  createClient({ ...options, ...token, WebSocket, store: state.store, onRejected: ({ write, problem }) => state.rejected.push([write.id, problem.code]) });
+  createClient({ ...options, ...token, ...decode, WebSocket, store: state.store, onRejected: ({ write, problem }) => state.rejected.push([write.id, problem.code]) });
 let db = create();
 state.live = () => new Promise((done) => (db.status.name === "live" ? done() : db.on("status", ({ name }) => name === "live" && done())));
 state.settled = async () => {

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import bson
 import httpx
 import orjson
 import pytest
+from bson import Binary, Decimal128, Int64, ObjectId, Regex, Timestamp
 
 from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
@@ -119,6 +122,45 @@ async def test_writes_are_seen_at_once_and_end_as_the_server_has_them(settings: 
         )
         assert history == [1, 2, 3]
         assert (await client.run(f"return (await state.c.at('{document}', 2)).doc.n")) == 2
+
+
+async def test_native_values_are_stored_with_the_types_that_they_were_read_with(
+    settings: Settings, stores: Stores
+) -> None:
+    """A document that another program has written, and a copy of it that the client writes."""
+    document = {
+        "oid": ObjectId(),
+        "date": dt.datetime(2026, 12, 1, 5, 22, 46, 405_000, dt.UTC),
+        "early": dt.datetime(1, 1, 1, tzinfo=dt.UTC),
+        "bytes": b"\xde\xad",
+        "tagged": Binary(b"\x00", 0x80),
+        "long": Int64(2**60 + 1),
+        "least": Int64(-(2**63)),
+        "double": 0.1,
+        "large": 1e300,
+        "whole": float(2**60),
+        "infinite": float("-inf"),
+        "decimal": Decimal128("9.90"),
+        "time": Timestamp(1_700_000_000, 1),
+        "pattern": Regex("^a/", "i"),
+        "list": [{"at": dt.datetime(2026, 1, 1, tzinfo=dt.UTC)}, None, True, 7, "𝄞"],
+    }
+    collection = stores.data["accounts"]
+    async with running_system(settings) as url, program(url, native=True) as client:
+        await client.run(f"state.c = db.collection('accounts'); state.c.subscribe(() => {{}}); {LIVE}")
+        await collection.insert_one({"_id": "a", **document})
+        seen = await client.run(
+            """
+            await new Promise((done) => state.c.get("a") ? done() : state.c.subscribe(done));
+            const { _id, ...rest } = state.c.get("a");
+            await (await state.c.insert({ _id: "b", ...rest })).settled;
+            return Object.entries(state.c.get("b")).map(([name, value]) => [name, value.constructor.name]);
+            """
+        )
+        kinds = {"oid": "ObjectId", "date": "Date", "early": "Date", "bytes": "Uint8Array", "long": "BigInt"}
+        assert kinds.items() <= dict(seen).items()
+        found = [await collection.find_one({"_id": name}, {"_id": 0, "_sync": 0}) for name in ("a", "b")]
+        assert [bson.encode(copy or {}) for copy in found] == [bson.encode(document)] * 2
 
 
 async def test_writes_of_a_client_that_is_cut_off_arrive_once(settings: Settings) -> None:

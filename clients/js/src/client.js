@@ -32,6 +32,8 @@ export { idText, idValue, newId } from "./ids.js";
  * @property {string} [principal] - Who the token speaks for. What is stored for another one is not used.
  * @property {string} [clientId] - Has the server store what this client acknowledges, and list it for operators.
  * @property {import("./store.js").Store} [store] - Keeps documents, positions and writes; in memory without it.
+ * @property {import("./decode.js").Codec} [decode] - How documents are seen and written, such as `native()`; as
+ *   Extended JSON without it.
  * @property {"auto" | import("./transports.js").TransportName} [transport]
  * @property {typeof globalThis.WebSocket} [WebSocket] - Where the runtime has none, as that of the package `ws`.
  * @property {typeof globalThis.fetch} [fetch]
@@ -92,7 +94,8 @@ export class Client {
     const tokens = new Tokens(options.token);
     this.options = { maxWrites: 10_000, maxChanges: 100_000, linger: 1000, ...options };
     this.http = new Http({ url, fetch, tokens });
-    this.engine = new Engine({ clientId: options.clientId, hasToken: options.token !== undefined });
+    const { clientId, decode } = options;
+    this.engine = new Engine({ clientId, hasToken: options.token !== undefined, decode: decode?.decode });
     this.connection = new Connection({
       url, fetch, tokens, core: this.engine.core, machine: this.engine, transport: options.transport ?? "auto",
       WebSocket: options.WebSocket ?? globalThis.WebSocket, handle: (output) => this.#take(output),
@@ -144,7 +147,9 @@ export class Client {
    * @param {{ collection?: string, matches?: (doc: any) => boolean }} [info]
    */
   shape(name, parameters = {}, info = {}) {
-    const lists = Object.entries(parameters).map(([key, value]) => [key, [value].flat().map(parameterText)]);
+    const { encode = (/** @type {any} */ value) => value } = this.options.decode ?? {};
+    const texts = (/** @type {any} */ value) => [value].flat().map((item) => parameterText(encode(item)));
+    const lists = Object.entries(parameters).map(([key, value]) => [key, texts(value)]);
     return this.#handle(shapeText(name, Object.fromEntries(lists)), info, ShapeHandle);
   }
 
@@ -237,6 +242,25 @@ export class Client {
   report(error) {
     if (this.options.onError) this.options.onError(error);
     else console.error("eventsync:", error);
+  }
+
+  /**
+   * What the application sees of Extended JSON.
+   *
+   * @param {any} json
+   */
+  decoded(json) {
+    return this.options.decode ? this.options.decode.decode(json) : json;
+  }
+
+  /**
+   * What the application writes, as it is sent. Throws `TypeError` for what has no Extended JSON.
+   *
+   * @param {any} value
+   */
+  encoded(value) {
+    const { decode } = this.options;
+    return JSON.parse(JSON.stringify(decode ? decode.encode(value) : value));
   }
 
   /**
@@ -343,7 +367,7 @@ export class Client {
       case "barrier":
         return void this.#askForBarrier();
       case "done":
-        this.#waiting.get(output.write.key)?.resolve(output.answer);
+        this.#waiting.get(output.write.key)?.resolve(this.#answered(output.answer));
         this.#waiting.delete(output.write.key);
         if (!this.engine.view(output.write.shape ?? "")) this.#settled(output.write.key);
         return this.#tell("status", this.status);
@@ -366,6 +390,11 @@ export class Client {
   #settled(key) {
     this.#settling.get(key)?.resolve();
     this.#settling.delete(key);
+  }
+
+  /** @param {import("./outbox.js").WriteAnswer} answer */
+  #answered(answer) {
+    return answer.doc === undefined ? answer : { ...answer, doc: this.decoded(answer.doc) };
   }
 
   /** @param {Rejection} rejection */
@@ -423,7 +452,6 @@ export class Client {
       this.report(error);
     }
   }
-
 }
 
 /**

@@ -5,7 +5,7 @@
 import { Core } from "./core.js";
 import { Outbox } from "./outbox.js";
 import { isDeclared } from "./shapes.js";
-import { View, overlay } from "./view.js";
+import { View, overlay, rowDecoder } from "./view.js";
 
 /** @typedef {import("./store.js").QueuedWrite} QueuedWrite */
 /** @typedef {import("./view.js").ViewChange} ViewChange */
@@ -38,7 +38,6 @@ import { View, overlay } from "./view.js";
  */
 
 class Followed {
-  view = new View();
   /** @type {Set<string>} Ids of documents that may look otherwise than the view. */
   dirty = new Set();
   /** @type {Map<string, LogEvent>} The last event of each of them. */
@@ -47,9 +46,10 @@ class Followed {
   source = "local";
   replayed = false;
 
-  /** @param {ShapeInfo} info */
-  constructor(info) {
+  /** @param {ShapeInfo} info @param {View} view */
+  constructor(info, view) {
     this.info = info;
+    this.view = view;
   }
 }
 
@@ -59,8 +59,16 @@ export class Engine {
   /** @type {Map<string, Followed>} */
   #shapes = new Map();
 
-  /** @param {{ clientId?: string, hasToken?: boolean, random?: () => number }} [options] */
-  constructor(options) {
+  /**
+   * @param {object} [options]
+   * @param {string} [options.clientId]
+   * @param {boolean} [options.hasToken]
+   * @param {() => number} [options.random]
+   * @param {(json: any) => any} [options.decode] - Extended JSON to what the application sees of documents.
+   */
+  constructor({ decode, ...options } = {}) {
+    this.decode = decode;
+    this.decodeRow = decode && rowDecoder(decode);
     this.core = new Core(options);
     this.outbox = new Outbox(options);
   }
@@ -119,7 +127,7 @@ export class Engine {
    */
   follow(shape, info, saved, now) {
     if (this.#shapes.has(shape)) return;
-    const followed = new Followed(info);
+    const followed = new Followed(info, new View(this.decodeRow));
     this.#shapes.set(shape, followed);
     this.core.follow(shape, saved, now);
     if (info.collection !== undefined) {
@@ -229,6 +237,7 @@ export class Engine {
     if (!writes.length) return row;
     const showsAll = !isDeclared(shape) || info.matches !== undefined;
     const seen = overlay(row, writes, (write) => showsAll || write.shape === shape);
-    return seen?.pending && info.matches && !info.matches(seen.doc) ? undefined : seen;
+    if (!seen?.pending || !info.matches) return seen;
+    return info.matches(this.decode ? this.decode(seen.doc) : seen.doc) ? seen : undefined;
   }
 }

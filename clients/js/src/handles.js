@@ -148,7 +148,13 @@ export class ShapeHandle {
 
   /** @param {{ changes: Change[], position: string | null }} output */
   confirmed({ changes, position }) {
-    for (const reader of this.#readers) for (const change of changes) reader.push({ ...change, position });
+    if (!this.#readers.size) return;
+    const { decodeRow } = this.client.engine;
+    for (const change of changes) {
+      const { before, after } = change;
+      const seen = decodeRow && { before: before && decodeRow(before), after: after && decodeRow(after) };
+      for (const reader of this.#readers) reader.push({ ...change, ...seen, position });
+    }
   }
 
   /** @param {import("./replica.js").Message} error */
@@ -177,13 +183,14 @@ export class ShapeHandle {
   }
 
   /**
-   * Create a document. Its `_id` is made here if it has none.
+   * Create a document. Its `_id` is made here if it has none. Throws `TypeError` for what has no Extended JSON.
    *
-   * @param {any} doc - Extended JSON.
+   * @param {any} doc - Extended JSON, or what the `decode` of the client makes of it.
    */
-  insert(doc) {
-    const text = doc._id === undefined ? newId() : idText(doc._id);
-    return this.#write("POST", text, { _id: idValue(text), ...doc });
+  async insert(doc) {
+    const json = this.client.encoded(doc);
+    const text = json._id === undefined ? newId() : idText(json._id);
+    return this.#write("POST", text, { _id: idValue(text), ...json });
   }
 
   /**
@@ -193,13 +200,13 @@ export class ShapeHandle {
    * @param {any} patch
    * @param {WriteOptions} [options]
    */
-  patch(id, patch, options) {
-    return this.#write("PATCH", id, patch, options);
+  async patch(id, patch, options) {
+    return this.#write("PATCH", id, this.client.encoded(patch), options);
   }
 
   /** Replace a document, or create it. @param {string} id @param {any} doc @param {WriteOptions} [options] */
-  replace(id, doc, options) {
-    return this.#write("PUT", id, { _id: idValue(id), ...doc }, options);
+  async replace(id, doc, options) {
+    return this.#write("PUT", id, { _id: idValue(id), ...this.client.encoded(doc) }, options);
   }
 
   /** Delete a document. @param {string} id @param {WriteOptions} [options] */
@@ -215,7 +222,7 @@ export class ShapeHandle {
    */
   async #write(method, id, body, options = {}) {
     const ifMatch = typeof options.ifMatch === "number" ? `"${options.ifMatch}"` : options.ifMatch;
-    const content = body !== undefined && { body: structuredClone(body) };
+    const content = body !== undefined && { body };
     const condition = ifMatch !== undefined && { ifMatch };
     return this.client.write({ collection: this.#collection, id, method, shape: this.text, ...content, ...condition });
   }
@@ -238,8 +245,9 @@ export class ShapeHandle {
    * @param {Date | string | number} point
    * @returns {Promise<{ id: string, version: number, doc: any, position: string, etag: string }>}
    */
-  at(id, point) {
-    return this.client.http.request("GET", pathOf(this.#collection, id), { query: pointOf(point) });
+  async at(id, point) {
+    const found = await this.client.http.request("GET", pathOf(this.#collection, id), { query: pointOf(point) });
+    return { ...found, doc: this.client.decoded(found.doc) };
   }
 
   /**

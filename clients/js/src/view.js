@@ -55,13 +55,36 @@ function patched(doc, patch) {
   }
 }
 
+/**
+ * A function that decodes the documents of rows, each row once.
+ *
+ * @param {(json: any) => any} decode
+ */
+export function rowDecoder(decode) {
+  /** @type {WeakMap<ViewRow, ViewRow>} */
+  const decoded = new WeakMap();
+  return (/** @type {ViewRow} */ row) => {
+    const found = decoded.get(row) ?? { ...row, doc: decode(row.doc) };
+    decoded.set(row, found);
+    return found;
+  };
+}
+
 export class View {
-  /** @type {Map<string, ViewRow>} */
+  /** @type {Map<string, ViewRow>} In Extended JSON. */
   #rows = new Map();
+  /** @type {Map<string, ViewRow>} As the application sees them: the same Map without a decoder. */
+  #seen;
   /** @type {readonly any[] | null} */
   #list = null;
   /** Counts the changes: what was read at the same revision is the same. */
   revision = 0;
+
+  /** @param {(row: ViewRow) => ViewRow} [decode] - Extended JSON to what the application sees. */
+  constructor(decode) {
+    this.decode = decode;
+    this.#seen = decode ? new Map() : this.#rows;
+  }
 
   /**
    * The seen documents, by id. This Map changes with them: replace nothing in it.
@@ -69,12 +92,12 @@ export class View {
    * @returns {ReadonlyMap<string, ViewRow>}
    */
   get rows() {
-    return this.#rows;
+    return this.#seen;
   }
 
   /** The contents of the seen documents: another array after each change. */
   get list() {
-    this.#list ??= [...this.#rows.values()].map(({ doc }) => doc);
+    this.#list ??= [...this.#seen.values()].map(({ doc }) => doc);
     return this.#list;
   }
 
@@ -88,18 +111,29 @@ export class View {
     /** @type {ViewChange[]} */
     const changes = [];
     for (const id of ids) {
-      const before = this.#rows.get(id);
-      const after = see(id);
-      if (before === after || (before && after && isSame(before, after))) continue;
-      if (after) this.#rows.set(id, after);
+      const former = this.#rows.get(id);
+      const row = see(id);
+      if (former === row || (former && row && isSame(former, row))) continue;
+      const before = this.#seen.get(id);
+      if (row) this.#rows.set(id, row);
       else this.#rows.delete(id);
-      changes.push({ id, before, after });
+      if (this.decode) this.#decode(id, former, row);
+      changes.push({ id, before, after: this.#seen.get(id) });
     }
     if (changes.length) {
       this.revision += 1;
       this.#list = null;
     }
     return changes;
+  }
+
+  /** @param {string} id @param {ViewRow | undefined} former @param {ViewRow | undefined} row */
+  #decode(id, former, row) {
+    const seen = this.#seen.get(id);
+    if (!row) this.#seen.delete(id);
+    // A document of which only the version has changed keeps its identity.
+    else if (seen && former && equal(former.doc, row.doc)) this.#seen.set(id, { ...row, doc: seen.doc });
+    else this.#seen.set(id, /** @type {(row: ViewRow) => ViewRow} */ (this.decode)(row));
   }
 }
 

@@ -95,7 +95,7 @@ def test_the_packed_package_has_each_export(packed: Path) -> None:
     """As modules that Node imports, beside nothing but their types and the README."""
     installed = packed / "node_modules" / "eventsync"
     exports = json.loads((installed / "package.json").read_text())["exports"]
-    assert {".", "./store", "./idb", "./react"} == set(exports)
+    assert {".", "./store", "./idb", "./decode", "./react"} == set(exports)
     assert {path.name for path in installed.iterdir()} == {"package.json", "README.md", "src", "types"}
     for export in exports.values():
         assert (installed / export["types"]).is_file()
@@ -118,6 +118,7 @@ def tsc(*options: str, cwd: Path) -> None:
     [
         (["engine"], 12_000),
         (["client", "adapters/idb", "adapters/react"], 20_000),
+        (["client", "adapters/idb", "adapters/react", "decode"], 21_200),
     ],
 )
 def test_an_application_loads_few_bytes(entries: list[str], limit: int) -> None:
