@@ -10,19 +10,23 @@ import { Engine } from "./engine.js";
 import { parameterText, randomHex } from "./ids.js";
 import { Persister } from "./persister.js";
 import { Http, Refusal, Tokens, pathOf } from "./requests.js";
-import { CollectionHandle, DocumentHandle, ShapeHandle } from "./handles.js";
+import { CollectionHandle, DocumentHandle, Handle, ShapeHandle } from "./handles.js";
 import { canonicalShape, isDeclared, shapeText } from "./shapes.js";
 import { FORMAT, memoryStore } from "./store.js";
 
 export { Refusal } from "./requests.js";
 export { memoryStore } from "./store.js";
-export { CollectionHandle, DocumentHandle, ShapeHandle } from "./handles.js";
+export { CollectionHandle, DocumentHandle, Handle, ShapeHandle } from "./handles.js";
 export { idText, idValue, newId } from "./ids.js";
 
 /** @typedef {import("./store.js").QueuedWrite} QueuedWrite */
 /** @typedef {import("./outbox.js").Problem} Problem */
 /** @typedef {import("./engine.js").ShapeInfo} ShapeInfo */
 /** @typedef {import("./core.js").TokenReason} TokenReason */
+/** @typedef {import("./schema.js").Schema} Schema */
+/** @typedef {import("./schema.js").AnySchema} AnySchema */
+/** @template {Schema} S @typedef {import("./schema.js").CollectionName<S>} CollectionName */
+/** @template {Schema} S @typedef {import("./schema.js").ShapeName<S>} ShapeName */
 
 /**
  * @typedef {object} ClientOptions
@@ -47,6 +51,13 @@ export { idText, idValue, newId } from "./ids.js";
 /** @typedef {{ write: QueuedWrite, problem: Problem }} Rejection */
 
 /**
+ * What a client has to know of a declared shape to show own writes in it.
+ *
+ * @template Doc
+ * @typedef {{ collection?: string, matches?: (doc: Doc) => boolean }} ShapeOptions
+ */
+
+/**
  * @typedef {object} Status
  * @property {import("./core.js").StatusName} name
  * @property {string} reason - Why it waits or has failed.
@@ -67,13 +78,20 @@ export { idText, idValue, newId } from "./ids.js";
  * @property {{ shape: string, reason: string }} reset - A shape is loaded again.
  */
 
-/** @param {ClientOptions} [options] */
+/**
+ * A client, which connects once a shape is followed. `createClient<Schema>()` types its documents.
+ *
+ * @template {Schema} [S=AnySchema]
+ * @param {ClientOptions} [options]
+ * @returns {Client<S>}
+ */
 export function createClient(options) {
   return new Client(options);
 }
 
+/** @template {Schema} [S=AnySchema] */
 export class Client {
-  /** @type {Map<string, ShapeHandle>} */
+  /** @type {Map<string, Handle>} */
   #handles = new Map();
   /** @type {Map<string, Set<(detail: any) => void>>} */
   #listeners = new Map();
@@ -127,29 +145,40 @@ export class Client {
     return this.engine.core.vector;
   }
 
-  /** @param {string} name */
+  /**
+   * @template {CollectionName<S>} Name
+   * @param {Name} name
+   * @returns {CollectionHandle<S["collections"][Name]>}
+   */
   collection(name) {
-    return /** @type {CollectionHandle} */ (this.#handle(name, { collection: name }, CollectionHandle));
+    return this.#handle(name, { collection: name }, CollectionHandle);
   }
 
-  /** @param {string} collection @param {string} id - The id text. */
+  /**
+   * @template {CollectionName<S>} Name
+   * @param {Name} collection
+   * @param {string} id - The id text.
+   * @returns {DocumentHandle<S["collections"][Name]>}
+   */
   document(collection, id) {
-    const handle = this.#handle(`${collection}/${id}`, { collection, id }, DocumentHandle);
-    return /** @type {DocumentHandle} */ (handle);
+    return this.#handle(`${collection}/${id}`, { collection, id }, DocumentHandle);
   }
 
   /**
    * A declared shape. With `collection` own writes are shown in it; with `matches` also those that bring a document
    * into it or take one out.
    *
-   * @param {string} name
-   * @param {Record<string, any>} [parameters] - A list stands for several values of one parameter.
-   * @param {{ collection?: string, matches?: (doc: any) => boolean }} [info]
+   * @template {ShapeName<S>} Name
+   * @param {Name} name
+   * @param {import("./schema.js").ShapeParameters<S, Name>} [parameters] - A list stands for several values of one
+   *   parameter.
+   * @param {ShapeOptions<import("./schema.js").ShapeDocument<S, Name>>} [info]
+   * @returns {ShapeHandle<import("./schema.js").ShapeDocument<S, Name>>}
    */
-  shape(name, parameters = {}, info = {}) {
+  shape(name, parameters, info = {}) {
     const { encode = (/** @type {any} */ value) => value } = this.options.decode ?? {};
     const texts = (/** @type {any} */ value) => [value].flat().map((item) => parameterText(encode(item)));
-    const lists = Object.entries(parameters).map(([key, value]) => [key, texts(value)]);
+    const lists = Object.entries(parameters ?? {}).map(([key, value]) => [key, texts(value)]);
     return this.#handle(shapeText(name, Object.fromEntries(lists)), info, ShapeHandle);
   }
 
@@ -158,12 +187,13 @@ export class Client {
    *
    * @param {string} text
    * @param {ShapeInfo} [info]
-   * @returns {ShapeHandle}
+   * @returns {Handle}
    */
   follow(text, info = {}) {
     if (isDeclared(text)) return this.#handle(canonicalShape(text), info, ShapeHandle);
     const slash = text.indexOf("/");
-    return slash < 0 ? this.collection(text) : this.document(text.slice(0, slash), text.slice(slash + 1));
+    if (slash < 0) return this.#handle(text, { collection: text }, CollectionHandle);
+    return this.#handle(text, { collection: text.slice(0, slash), id: text.slice(slash + 1) }, DocumentHandle);
   }
 
   /**
@@ -266,7 +296,7 @@ export class Client {
   /**
    * Begin to follow the shape of a handle, from what is stored.
    *
-   * @param {ShapeHandle} handle
+   * @param {Handle} handle
    */
   async begin(handle) {
     const saved = await (await this.store).load(handle.text);
@@ -277,7 +307,7 @@ export class Client {
     });
   }
 
-  /** @param {ShapeHandle} handle */
+  /** @param {Handle} handle */
   release(handle) {
     this.#do((engine, now) => engine.unfollow(handle.text, now));
   }
@@ -320,11 +350,11 @@ export class Client {
 
   // --- inside -------------------------------------------------------------------------------------------------------
 
-  /** @template {ShapeHandle} T @param {string} text @param {ShapeInfo} info @param {new (...rest: any[]) => T} Kind */
+  /** @template {Handle} T @param {string} text @param {ShapeInfo} info @param {new (...rest: any[]) => T} Kind */
   #handle(text, info, Kind) {
     const handle = this.#handles.get(text) ?? new Kind(this, text, info);
     this.#handles.set(text, handle);
-    return handle;
+    return /** @type {T} */ (handle);
   }
 
   /** @param {(engine: Engine, now: number) => void} input */

@@ -4,31 +4,40 @@ import { idText, idValue, newId } from "./ids.js";
 import { ChangeReader } from "./readers.js";
 import { pathOf } from "./requests.js";
 
-/** @typedef {import("./client.js").Client} Client */
-/** @typedef {import("./view.js").ViewRow} ViewRow */
-/** @typedef {import("./replica.js").Change} Change */
+/** @typedef {import("./client.js").Client<any>} Client */
+/** @template [Doc=any] @typedef {import("./view.js").ViewRow<Doc>} ViewRow */
+/** @template [Doc=any] @typedef {import("./replica.js").Change<Doc>} Change */
+/** @template Doc @typedef {import("./schema.js").NewDocument<Doc>} NewDocument */
+/** @template Doc @typedef {import("./schema.js").Patch<Doc>} Patch */
 
 /**
  * What a subscriber gets. `documents` is the live Map of the shape, and `revision` counts its changes.
  *
+ * @template [Doc=any]
  * @typedef {object} Notice
  * @property {string} shape
- * @property {ReadonlyMap<string, ViewRow>} documents
- * @property {import("./view.js").ViewChange[]} changes
+ * @property {ReadonlyMap<string, ViewRow<Doc>>} documents
+ * @property {import("./view.js").ViewChange<Doc>[]} changes
  * @property {import("./engine.js").Source} source
  * @property {boolean} replayed - True for what happened before the client was live.
  * @property {number} revision
  */
 
 /** @typedef {{ ifMatch?: string | number }} WriteOptions */
+/** @typedef {{ after?: string, limit?: number, after_version?: number }} HistoryQuery */
 
 /** @type {ReadonlyMap<string, ViewRow>} */
 const NOTHING = new Map();
 /** @type {readonly any[]} */
 const NO_LIST = [];
 
-export class ShapeHandle {
-  /** @type {Set<(notice: Notice) => void>} */
+/**
+ * What all shapes have in common: they are followed.
+ *
+ * @template [Doc=any]
+ */
+export class Handle {
+  /** @type {Set<(notice: Notice<Doc>) => void>} */
   #subscribers = new Set();
   /** @type {Set<ChangeReader>} */
   #readers = new Set();
@@ -52,12 +61,20 @@ export class ShapeHandle {
     return this.client.engine.view(this.text);
   }
 
-  /** The documents with own writes over them, by id. The Map changes with them: replace nothing in it. */
+  /**
+   * The documents with own writes over them, by id. The Map changes with them: replace nothing in it.
+   *
+   * @returns {ReadonlyMap<string, ViewRow<Doc>>}
+   */
   get documents() {
     return this.#view?.rows ?? NOTHING;
   }
 
-  /** The contents of the documents: the same array until something changes. */
+  /**
+   * The contents of the documents: the same array until something changes.
+   *
+   * @returns {readonly Doc[]}
+   */
   get list() {
     return this.#view?.list ?? NO_LIST;
   }
@@ -77,7 +94,7 @@ export class ShapeHandle {
     return this.client.engine.core.isLive(this.text);
   }
 
-  /** @param {string} id */
+  /** @param {string} id @returns {Doc | undefined} */
   get(id) {
     return this.documents.get(id)?.doc;
   }
@@ -85,7 +102,7 @@ export class ShapeHandle {
   /**
    * Follow the shape, and be called after each change. Returns the function that ends it.
    *
-   * @param {(notice: Notice) => void} subscriber
+   * @param {(notice: Notice<Doc>) => void} subscriber
    */
   subscribe(subscriber) {
     this.#subscribers.add(subscriber);
@@ -100,7 +117,7 @@ export class ShapeHandle {
    * The changes of what the server has sent, without own writes that it has not confirmed. Each reader gets them from
    * now on; one that comes to lag more than `maxChanges` behind ends with an error.
    *
-   * @returns {AsyncIterableIterator<Change & { position: string | null }>}
+   * @returns {AsyncIterableIterator<Change<Doc> & { position: string | null }>}
    */
   changes() {
     const reader = new ChangeReader(this.client.options.maxChanges, () => {
@@ -173,9 +190,15 @@ export class ShapeHandle {
     for (const reader of this.#readers) reader.end(error);
     this.#readers.clear();
   }
+}
 
-  // --- writes and history, by id ------------------------------------------------------------------------------------
-
+/**
+ * A shape of several documents, whose writes and history name the document by its id text.
+ *
+ * @template [Doc=any]
+ * @extends {Handle<Doc>}
+ */
+export class ShapeHandle extends Handle {
   get #collection() {
     const { collection } = this.info;
     if (collection !== undefined) return collection;
@@ -185,7 +208,7 @@ export class ShapeHandle {
   /**
    * Create a document. Its `_id` is made here if it has none. Throws `TypeError` for what has no Extended JSON.
    *
-   * @param {any} doc - Extended JSON, or what the `decode` of the client makes of it.
+   * @param {NewDocument<Doc>} doc - Extended JSON, or what the `decode` of the client makes of it.
    */
   async insert(doc) {
     const json = this.client.encoded(doc);
@@ -197,14 +220,20 @@ export class ShapeHandle {
    * Change a document by a merge patch (an object) or a JSON Patch (a list).
    *
    * @param {string} id - The id text.
-   * @param {any} patch
+   * @param {Patch<Doc>} patch
    * @param {WriteOptions} [options]
    */
   async patch(id, patch, options) {
     return this.#write("PATCH", id, this.client.encoded(patch), options);
   }
 
-  /** Replace a document, or create it. @param {string} id @param {any} doc @param {WriteOptions} [options] */
+  /**
+   * Replace a document, or create it.
+   *
+   * @param {string} id
+   * @param {NewDocument<Doc>} doc
+   * @param {WriteOptions} [options]
+   */
   async replace(id, doc, options) {
     return this.#write("PUT", id, { _id: idValue(id), ...this.client.encoded(doc) }, options);
   }
@@ -231,7 +260,7 @@ export class ShapeHandle {
    * The events of a document: a page of them, and the `after` of the next one.
    *
    * @param {string} id
-   * @param {{ after?: string, limit?: number, after_version?: number }} [query]
+   * @param {HistoryQuery} [query]
    * @returns {Promise<{ events: import("./replica.js").LogEvent[], next?: string, since?: string }>}
    */
   history(id, query) {
@@ -243,7 +272,7 @@ export class ShapeHandle {
    *
    * @param {string} id
    * @param {Date | string | number} point
-   * @returns {Promise<{ id: string, version: number, doc: any, position: string, etag: string }>}
+   * @returns {Promise<{ id: string, version: number, doc: Doc, position: string, etag: string }>}
    */
   async at(id, point) {
     const found = await this.client.http.request("GET", pathOf(this.#collection, id), { query: pointOf(point) });
@@ -261,47 +290,59 @@ export class ShapeHandle {
   }
 }
 
+/**
+ * @template [Doc=any]
+ * @extends {ShapeHandle<Doc>}
+ */
 export class CollectionHandle extends ShapeHandle {}
 
-/** One document: what the handle of its collection does, without naming the id. */
-export class DocumentHandle extends ShapeHandle {
+/**
+ * One document: what a collection does with its documents, without naming the id.
+ *
+ * @template [Doc=any]
+ * @extends {Handle<Doc>}
+ */
+export class DocumentHandle extends Handle {
+  /** @type {ShapeHandle<Doc>} */
+  #byId = new ShapeHandle(this.client, this.text, this.info);
+
   get #id() {
     return /** @type {string} */ (this.info.id);
   }
 
   /** The document with own writes over it; undefined if it is not here. */
   get document() {
-    return this.documents.get(this.#id)?.doc;
+    return this.get(this.#id);
   }
 
-  /** @override @param {any} patch @param {any} [options] */
+  /** @param {Patch<Doc>} patch @param {WriteOptions} [options] */
   patch(patch, options) {
-    return super.patch(this.#id, patch, options);
+    return this.#byId.patch(this.#id, patch, options);
   }
 
-  /** @override @param {any} doc @param {any} [options] */
+  /** @param {NewDocument<Doc>} doc @param {WriteOptions} [options] */
   replace(doc, options) {
-    return super.replace(this.#id, doc, options);
+    return this.#byId.replace(this.#id, doc, options);
   }
 
-  /** @override @param {any} [options] */
+  /** @param {WriteOptions} [options] */
   remove(options) {
-    return super.remove(this.#id, options);
+    return this.#byId.remove(this.#id, options);
   }
 
-  /** @override @param {any} [query] */
+  /** @param {HistoryQuery} [query] */
   history(query) {
-    return super.history(this.#id, query);
+    return this.#byId.history(this.#id, query);
   }
 
-  /** @override @param {any} point */
+  /** @param {Date | string | number} point */
   at(point) {
-    return super.at(this.#id, point);
+    return this.#byId.at(this.#id, point);
   }
 
-  /** @override @param {any} from @param {any} [to] */
+  /** @param {Date | string | number} from @param {Date | string | number} [to] */
   diff(from, to) {
-    return super.diff(this.#id, from, to);
+    return this.#byId.diff(this.#id, from, to);
   }
 }
 

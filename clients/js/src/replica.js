@@ -5,7 +5,7 @@
 
 import { PatchError, applyPatch, equal } from "./patch.js";
 
-/** @typedef {import("./store.js").Row} Row */
+/** @template [Doc=any] @typedef {import("./store.js").Row<Doc>} Row */
 /** @typedef {import("./store.js").Step} Step */
 
 /**
@@ -32,12 +32,13 @@ import { PatchError, applyPatch, equal } from "./patch.js";
 /**
  * A change of a held document. `before` and `after` are undefined where it was not, or is not, here.
  *
+ * @template [Doc=any]
  * @typedef {object} Change
  * @property {string} shape
  * @property {"create" | "update" | "delete"} kind - By what was held before and is held after.
  * @property {string} id
- * @property {Row | undefined} before
- * @property {Row | undefined} after
+ * @property {Row<Doc> | undefined} before
+ * @property {Row<Doc> | undefined} after
  * @property {"snapshot" | "squashed" | "events"} source
  * @property {LogEvent} [event]
  */

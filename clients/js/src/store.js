@@ -6,7 +6,8 @@
 /**
  * A document as a client holds it. It is replaced, never changed: an unchanged document keeps its identity.
  *
- * @typedef {{ readonly version: number, readonly doc: any }} Row
+ * @template [Doc=any]
+ * @typedef {{ readonly version: number, readonly doc: Doc }} Row
  */
 
 /**

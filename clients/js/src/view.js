@@ -8,17 +8,19 @@ import { PatchError, applyPatch, equal, mergePatch } from "./patch.js";
  * A document as an application sees it. `pending`: own writes are shown in it. `version` is that of the document as the
  * server has sent it, 0 if it has not.
  *
- * @typedef {{ readonly version: number, readonly doc: any, readonly pending?: true }} ViewRow
+ * @template [Doc=any]
+ * @typedef {{ readonly version: number, readonly doc: Doc, readonly pending?: true }} ViewRow
  */
 
 /**
  * A change of what is seen. `before` or `after` is undefined where the document is not seen. `event` is the last one of
  * the document, if an event has caused the change.
  *
+ * @template [Doc=any]
  * @typedef {object} ViewChange
  * @property {string} id
- * @property {ViewRow | undefined} before
- * @property {ViewRow | undefined} after
+ * @property {ViewRow<Doc> | undefined} before
+ * @property {ViewRow<Doc> | undefined} after
  * @property {import("./replica.js").LogEvent} [event]
  */
 

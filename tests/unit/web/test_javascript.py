@@ -106,6 +106,17 @@ def test_the_packed_package_has_each_export(packed: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_types_of_the_packed_package_let_an_application_do_what_they_say(packed: Path) -> None:
+    """Each `@ts-expect-error` is above a line with an error, and there is no other one, in our declarations either."""
+    programs = sorted((PACKAGE / "test" / "types").glob("*.ts"))
+    for program in programs:
+        shutil.copy(program, packed)
+    (packed / "package.json").write_text('{"type": "module"}')
+    options = ["--strict", "--noEmit", "--target", "es2022", "--module", "nodenext", "--types", ""]
+    names = [program.name for program in programs]
+    tsc(*options, "--lib", "es2023,dom,dom.iterable,dom.asynciterable", *names, cwd=packed)
+
+
 def tsc(*options: str, cwd: Path) -> None:
     command = ["node", str(PACKAGE / "node_modules/typescript/bin/tsc"), *options]
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=patience(120), check=False)

@@ -16,10 +16,10 @@ import {
   useSyncExternalStore,
 } from "react";
 
-/** @typedef {import("../client.js").Client} Client */
+/** @typedef {import("../client.js").Client<any>} Client */
 /** @typedef {import("../client.js").Status} Status */
-/** @typedef {import("../handles.js").ShapeHandle} ShapeHandle */
-/** @typedef {import("../handles.js").DocumentHandle} DocumentHandle */
+/** @template [Doc=any] @typedef {import("../handles.js").Handle<Doc>} Handle */
+/** @template [Doc=any] @typedef {import("../handles.js").DocumentHandle<Doc>} DocumentHandle */
 /** @typedef {import("../replica.js").Message} Message */
 
 /**
@@ -35,8 +35,9 @@ import {
 /**
  * What a component shows of one document.
  *
+ * @template [Doc=any]
  * @typedef {object} DocumentState
- * @property {any} data - The document with own writes over it; undefined if it is not here.
+ * @property {Doc | undefined} data - The document with own writes over it; undefined if it is not here.
  * @property {number} version - Of the document as the server has sent it, for `ifMatch`; 0 if it has not.
  * @property {boolean} isPending - True while own writes are shown in it that the server has not confirmed.
  * @property {boolean} isLoaded - True once it is known whether there is such a document.
@@ -74,10 +75,11 @@ export function useClient() {
  * The documents of a shape. The component renders again when they change. What is equal to what was shown before stays
  * the same object: a document, an item of a list, and each list of an object such as `Object.groupBy` makes.
  *
- * @template [Data=readonly any[]]
- * @param {string | ShapeHandle | null} shape - A text, such as `cards` or `my_cards?board=7`; or what `db.collection()`
+ * @template [Doc=any]
+ * @template [Data=readonly Doc[]]
+ * @param {string | Handle<Doc> | null} shape - A text, such as `cards` or `my_cards?board=7`; or what `db.collection()`
  *   or `db.shape()` returns, which needs no `Provider`; or null for no shape.
- * @param {{ select?: (documents: readonly any[]) => Data }} [options] - `select` makes `data` of the documents.
+ * @param {{ select?: (documents: readonly Doc[]) => Data }} [options] - `select` makes `data` of the documents.
  * @returns {ShapeState<Data>}
  */
 export function useShape(shape, { select } = {}) {
@@ -93,10 +95,11 @@ export function useShape(shape, { select } = {}) {
 /**
  * One document. It is followed by itself: for many documents of a collection, follow the collection.
  *
- * @param {string | DocumentHandle} collection - Its name; or what `db.document()` returns, which needs no
+ * @template [Doc=any]
+ * @param {string | DocumentHandle<Doc>} collection - Its name; or what `db.document()` returns, which needs no
  *   `Provider`.
  * @param {string} [id] - The id text, if `collection` is a name.
- * @returns {DocumentState}
+ * @returns {DocumentState<Doc>}
  */
 export function useDocument(collection, id = "") {
   const client = useContext(Context);
@@ -133,7 +136,7 @@ const NOTHING = { data: [], isLoaded: false, error: null };
 /** @type {Source<ShapeState<readonly any[]>>} */
 const NO_SHAPE = { subscribe: () => () => {}, read: () => NOTHING, initial: NOTHING };
 
-const shapeSource = once((/** @type {ShapeHandle} */ handle) => {
+const shapeSource = once((/** @type {Handle} */ handle) => {
   const now = () => ({ data: handle.list, isLoaded: handle.isLoaded, error: refusalOf(handle) });
   return { subscribe: followed(handle), read: unchanged(now), initial: NOTHING };
 });
@@ -180,7 +183,7 @@ function once(make) {
 /**
  * The refusal that has ended a shape. After one that is temporary the shape is still followed.
  *
- * @param {ShapeHandle} handle
+ * @param {Handle} handle
  */
 function refusalOf({ isFollowed, error }) {
   return isFollowed ? null : error;
@@ -190,7 +193,7 @@ function refusalOf({ isFollowed, error }) {
  * Subscribing to a shape. After the last subscriber it lingers, so an effect that runs twice and a component that
  * comes back find it as it was.
  *
- * @param {ShapeHandle} handle
+ * @param {Handle} handle
  */
 function followed(handle) {
   return (/** @type {() => void} */ listener) => {
