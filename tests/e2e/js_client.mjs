@@ -1,10 +1,13 @@
 // The client package under Node, driven by lines on stdin: each is the body of an async function of `db` and `state`, and
 // its result goes out as a line of JSON. `state.live()` waits until the client is live, `state.settled()` until all shapes
-// have its writes. With the option `native` its values are those of JavaScript.
+// have its writes. With the option `native` its values are those of JavaScript; `state.collectionOf(shape)` is a collection
+// of TanStack DB.
 //   node js_client.mjs OPTIONS
 
+import { createRequire } from "node:module";
 import { createInterface } from "node:readline";
 
+import { eventsyncCollectionOptions } from "../../clients/js/src/adapters/tanstack-db.js";
 import { createClient, memoryStore } from "../../clients/js/src/client.js";
 import { native } from "../../clients/js/src/decode.js";
 
@@ -20,6 +23,10 @@ let db = create();
 state.live = () => new Promise((done) => (db.status.name === "live" ? done() : db.on("status", ({ name }) => name === "live" && done())));
 state.settled = async () => {
   while (db.engine.outbox.size) await new Promise((done) => setTimeout(done, 5));
+};
+state.collectionOf = (shape, rest) => {
+  const { createCollection } = createRequire(new URL("../../clients/js/package.json", import.meta.url))("@tanstack/db");
+  return createCollection(eventsyncCollectionOptions({ shape, ...rest }));
 };
 const Body = (async () => {}).constructor;
 

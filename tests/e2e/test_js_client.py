@@ -26,6 +26,7 @@ from support.waiting import patience, within
 DRIVER = Path(__file__).with_name("js_client.mjs")
 TRANSPORTS = ("websocket", "sse", "poll")
 LIVE = "await state.live();"
+TANSTACK = DRIVER.parents[2] / "clients/js/node_modules/@tanstack/db"
 
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
 
@@ -161,6 +162,40 @@ async def test_native_values_are_stored_with_the_types_that_they_were_read_with(
         assert kinds.items() <= dict(seen).items()
         found = [await collection.find_one({"_id": name}, {"_id": 0, "_sync": 0}) for name in ("a", "b")]
         assert [bson.encode(copy or {}) for copy in found] == [bson.encode(document)] * 2
+
+
+@pytest.mark.skipif(not TANSTACK.is_dir(), reason="needs npm packages: scripts/peers installs them")
+async def test_a_collection_of_tanstack_db_ends_as_the_server_has_it(settings: Settings) -> None:
+    async with running_system(settings) as url, tcp_proxy(url) as proxy, program(proxy.url) as client:
+        await client.run(
+            """
+            state.cards = state.collectionOf(db.collection("accounts"));
+            await state.cards.preload();
+            state.seen = [];
+            state.cards.subscribeChanges((changes) => state.seen.push(...changes.map(({ value }) => value.n)));
+            await state.cards.insert({ _id: "a", n: 0 }).isPersisted.promise;
+            await state.cards.insert({ _id: "gone", n: 0 }).isPersisted.promise;
+            """
+        )
+        for number in range(1, 6):
+            proxy.cut()
+            await client.run(f"await state.cards.update('a', (card) => {{ card.n = {number}; }}).isPersisted.promise")
+        await client.run("await state.cards.delete('gone').isPersisted.promise")
+        refused = await client.run(
+            """
+            const shown = () => state.cards.get("a").n;
+            const transaction = state.cards.update("a", (card) => { card.n = 9; card["bad\\0name"] = 1; });
+            const before = shown();
+            const problem = await transaction.isPersisted.promise.catch(({ code }) => code);
+            return [before, problem, shown()];
+            """
+        )
+        assert refused == [9, "malformed", 5]
+        held = await client.run("return Object.fromEntries(state.cards.toArray.map(({ _id, n }) => [_id, { _id, n }]))")
+        assert held == {name: row["doc"] for name, row in (await stored(url, "accounts")).items()}
+        assert held == {"a": {"_id": "a", "n": 5}}
+        seen = await client.run("return state.seen.filter((n, at) => n !== state.seen[at - 1])")
+        assert seen == [0, 1, 2, 3, 4, 5, 0, 9, 5]
 
 
 async def test_writes_of_a_client_that_is_cut_off_arrive_once(settings: Settings) -> None:

@@ -200,7 +200,11 @@ export function mergePatch(document, patch) {
   return Object.fromEntries(merged);
 }
 
-/** @param {any} value */
-function isMergeable(value) {
+/**
+ * Return true if a merge patch can change the inside of a value: it is an object, and no Extended JSON wrapper.
+ *
+ * @param {any} value
+ */
+export function isMergeable(value) {
   return isObject(value) && !Object.keys(value).some((key) => key.startsWith("$"));
 }

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[3]
 PACKAGE = ROOT / "clients" / "js"
 FOLDERS = (Path(__file__).parent, PACKAGE / "test")
 FILES = sorted(str(path.relative_to(ROOT)) for folder in FOLDERS for path in folder.glob("*.test.mjs"))
-ADAPTERS = {"react.test.mjs"}
+ADAPTERS = {"react.test.mjs", "tanstack.test.mjs"}
 """Tests of what works with a range of versions of another package: with its newest one, and with its oldest one."""
 
 OLDEST = Path(sys.prefix) / "peers" / "node_modules"
@@ -95,7 +95,7 @@ def test_the_packed_package_has_each_export(packed: Path) -> None:
     """As modules that Node imports, beside nothing but their types and the README."""
     installed = packed / "node_modules" / "eventsync"
     exports = json.loads((installed / "package.json").read_text())["exports"]
-    assert {".", "./store", "./idb", "./decode", "./react"} == set(exports)
+    assert {".", "./store", "./idb", "./decode", "./react", "./tanstack-db"} == set(exports)
     assert {path.name for path in installed.iterdir()} == {"package.json", "README.md", "src", "types"}
     for export in exports.values():
         assert (installed / export["types"]).is_file()
