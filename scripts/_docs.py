@@ -1,7 +1,7 @@
 """Builds and serves the documentation with zensical, strict: a link to a page or an anchor that is missing fails.
 
-The site has the layout of the repository, so that a link works in both: the pages at the root, `docs/`, and the files
-that they link to.
+The site has the layout of the repository, so that a link works in both: the pages at the root, `docs/`, `examples/`,
+and the files that they link to.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def zensical(*words: str) -> None:
 
 
 def pages() -> list[Path]:
-    return [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+    folders = (ROOT / "docs", ROOT / "examples")
+    return [*sorted(ROOT.glob("*.md")), *(page for folder in folders for page in sorted(folder.rglob("*.md")))]
 
 
 def navigation_faults() -> Iterator[str]:

@@ -143,6 +143,29 @@ async def test_the_script_shows_a_copy_and_writes(settings: Settings, tmp_path: 
         assert (await client.get(f"{THEATERS}/first")).json()["doc"]["name"] == "Bijou"
 
 
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
+async def test_the_program_of_node_follows_and_writes(settings: Settings, tmp_path: Path) -> None:
+    (program,) = blocks("guides/node.md", "js")
+    package = (ROOT / "clients" / "js" / "src" / "client.js").as_uri()
+    (tmp_path / "program.mjs").write_text(program.replace('"eventsync"', json.dumps(package)))
+    async with system(settings) as (url, client), within(60):
+        process = await asyncio.create_subprocess_exec(
+            "node", str(tmp_path / "program.mjs"), url, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        try:
+            out, err = await process.communicate()
+        finally:
+            with suppress(ProcessLookupError):
+                process.kill()
+        assert process.returncode == 0, err.decode()
+        first, *lines = out.decode().splitlines()
+        made = first.partition(" ")[0]
+        assert first == f"{made} has version 1"
+        assert lines[-1] == f"create {made} Odeon"
+        assert {*lines} <= {"create first Alhambra", lines[-1]}
+        assert (await client.get(f"{THEATERS}/{made}")).json()["doc"]["name"] == "Odeon"
+
+
 @pytest.mark.parametrize("number", [0, 1], ids=["without a lifespan", "with a lifespan"])
 async def test_the_application_mounts_eventsync(
     number: int, settings: Settings, monkeypatch: pytest.MonkeyPatch

@@ -1,4 +1,4 @@
-"""Effects of a Python program, exactly once: it is killed (SIGKILL) again and again while it makes them."""
+"""Effects of the example `replica`, exactly once: it is killed (SIGKILL) again and again while it makes them."""
 
 from __future__ import annotations
 
@@ -22,8 +22,13 @@ from support.systems import running_system
 from support.waiting import eventually, patience
 
 KILLS: Final = 60
-THEATERS: Final = "/v1/collections/theaters/documents"
-PAGE: Final = Path(__file__).parents[2] / "docs" / "guides" / "python.md"
+CARDS: Final = "/v1/collections/cards/documents"
+ROOT: Final = Path(__file__).parents[2]
+PAGE: Final = ROOT / "docs" / "guides" / "python.md"
+SERVICE: Final = ROOT / "examples" / "replica" / "replica.py"
+
+Move = tuple[str, str | None, str | None]
+"""A card, its column before, and its column after."""
 
 PROGRAM: Final = """
 import asyncio, os, sys
@@ -38,22 +43,17 @@ while sys.stdin.readline():
         os.waitpid(pid, 0)
         print("gone", flush=True)
     else:
-        asyncio.run(names["audit"](url, path))
+        asyncio.run(names["record"](url, path))
 """
 
 
-def service() -> str:
-    """Return the service of the page, as it stands there."""
+def test_the_page_shows_the_service() -> None:
     (text,) = re.findall(
         r"^<!-- tested by tests/e2e/test_python_client_kills.py -->\n```python\n(.*?)^```$",
         PAGE.read_text(),
         re.MULTILINE | re.DOTALL,
     )
-    return str(text)
-
-
-def test_the_service_is_short() -> None:
-    assert len([line for line in service().splitlines() if line.strip()]) <= 20
+    assert text == SERVICE.read_text()
 
 
 class Programs:
@@ -61,7 +61,9 @@ class Programs:
 
     def __init__(self, url: str, path: Path) -> None:
         self._parent = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, service(), url, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-c", PROGRAM, SERVICE.read_text(), url, str(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
         self.pid = 0
 
@@ -86,8 +88,9 @@ class Programs:
 
 
 async def test_effects_are_made_once_whenever_the_program_is_killed(settings: Settings, tmp_path: Path) -> None:
-    rng, path, done = random.Random(20), tmp_path / "audit.db", asyncio.Event()
-    async with running_system(settings) as url, httpx.AsyncClient(base_url=url, timeout=patience(20)) as api:
+    rng, path, done = random.Random(20), tmp_path / "moves.db", asyncio.Event()
+    of_cards = settings.model_copy(update={"collections": ("cards",)})
+    async with running_system(of_cards) as url, httpx.AsyncClient(base_url=url, timeout=patience(20)) as api:
         programs = Programs(url, path)
         await asyncio.to_thread(programs.start)
         # From here on, each change that is written comes as its event.
@@ -115,21 +118,22 @@ async def test_effects_are_made_once_whenever_the_program_is_killed(settings: Se
     assert written.total() > KILLS
 
 
-async def write(api: httpx.AsyncClient, rng: random.Random, done: asyncio.Event) -> Counter[tuple[str, str, str]]:
-    """Write until it is done; return each change: id, kind, number."""
-    made: Counter[tuple[str, str, str]] = Counter()
-    there: dict[str, str] = {}
+async def write(api: httpx.AsyncClient, rng: random.Random, done: asyncio.Event) -> Counter[Move]:
+    """Move cards until it is done, each time to a new column; return the moves."""
+    made: Counter[Move] = Counter()
+    columns: dict[str, str] = {}
     number = 0
     while not done.is_set():
         number += 1
-        key = f"t{rng.randrange(12)}"
-        kind = "create" if key not in there else rng.choice(["update", "update", "delete"])
-        path = f"{THEATERS}/{key}"
-        answer = await (api.delete(path) if kind == "delete" else api.put(path, json={"name": str(number)}))
+        key = f"card{rng.randrange(12)}"
+        was = columns.pop(key, None)
+        now = None if was is not None and rng.random() < 1 / 3 else str(number)
+        path = f"{CARDS}/{key}"
+        answer = await (api.delete(path) if now is None else api.put(path, json={"column": now}))
         answer.raise_for_status()
-        made[key, kind, there.pop(key) if kind == "delete" else str(number)] += 1
-        if kind != "delete":
-            there[key] = str(number)
+        made[key, was, now] += 1
+        if now is not None:
+            columns[key] = now
         await asyncio.sleep(0.02)
     return made
 
@@ -143,8 +147,8 @@ def is_followed(path: Path) -> bool:
     return False
 
 
-def effects_of(path: Path) -> Counter[tuple[str, str, str]]:
-    """Return the effects: id, kind, name."""
+def effects_of(path: Path) -> Counter[Move]:
+    """Return the moves that the program has recorded."""
     with closing(sqlite3.connect(path, timeout=patience(10))) as db, suppress(sqlite3.OperationalError):
-        return Counter(db.execute("SELECT id, kind, name FROM audit"))
+        return Counter(db.execute("SELECT card, was, now FROM moves"))
     return Counter()
