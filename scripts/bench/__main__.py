@@ -22,6 +22,7 @@ from scripts.bench import (
     fan_out,
     installed,
     memory,
+    packages,
     pauses,
     replay,
     routes,
@@ -37,6 +38,7 @@ RESULTS: Final = Path("docs/benchmarks")
 BENCHMARKS: Final[dict[str, ModuleType]] = {
     "access": access,
     "catch_up": catch_up,
+    "clients": packages,
     "end_to_end": end_to_end,
     "fan_out": fan_out,
     "memory": memory,

@@ -88,7 +88,8 @@ OPTIONS: Final = {
 QUICK: Final = "--clients 10 --seconds 1 --missed 50 --rounds 1"
 
 
-def _installed() -> bool:
+def installed() -> bool:
+    """Install the packages of other makes, unless they are there. Return False if that can't be done."""
     if shutil.which("node") is None or shutil.which("npm") is None:
         return False
     wanted, there = _HERE / "package.json", _MODULES / "package.json"
@@ -99,7 +100,7 @@ def _installed() -> bool:
 
 async def measure(deployment: Deployment, options: argparse.Namespace) -> list[Table]:
     """Return the tables. Raises `WrongError` where eventsync was not exact."""
-    if not _installed():
+    if not installed():
         raise WrongError("no Node, or its packages can't be installed (scripts/bench/peers/node/install)")
     live, gone = Rows(), Rows()
     for number, name in alternating(options.rounds, options.only):

@@ -86,6 +86,24 @@ class Chromium:
         polled = f"new Promise((done) => {{ {look} }})"
         await self._evaluate(session, polled)
 
+    async def value(self, session: str, expression: str, seconds: float = _PATIENCE) -> Any:
+        """Return what a JavaScript expression, or its promise, comes to in the page, as JSON has it."""
+        words = {"expression": expression, "awaitPromise": True, "returnByValue": True}
+        async with within(seconds):
+            found = await self._answer("Runtime.evaluate", session, words)
+        assert "exceptionDetails" not in found, found["exceptionDetails"]
+        return found["result"].get("value")
+
+    async def heap(self, session: str) -> int:
+        """Return the bytes of the page's JavaScript heap that are in use, after a collection."""
+        await self._ask("HeapProfiler.collectGarbage", session)
+        return int((await self._ask("Runtime.getHeapUsage", session))["usedSize"])
+
+    async def cpu(self) -> float:
+        """Return the seconds of CPU that the processes of all pages have used."""
+        processes = (await self._ask("SystemInfo.getProcessInfo"))["processInfo"]
+        return sum(float(found["cpuTime"]) for found in processes if found["type"] == "renderer")
+
     async def _page(self, url: str) -> str:
         """A page of the server's, with the driver in it. Returns the session."""
         # Any page that the server has; this one carries no policy and loads nothing.
@@ -98,12 +116,15 @@ class Chromium:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
 
     async def _ask(self, method: str, session: str | None = None, **params: Any) -> Any:
+        async with within(_PATIENCE):
+            return await self._answer(method, session, params)
+
+    async def _answer(self, method: str, session: str | None, params: dict[str, Any]) -> Any:
         number = next(self._numbers)
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
         request = {"id": number, "method": method, "params": params} | ({"sessionId": session} if session else {})
         await self._connection.send(orjson.dumps(request), text=True)
-        async with within(_PATIENCE):
-            return await answer
+        return await answer
 
     async def read(self) -> None:
         """Hand on what the browser says, until it ends."""
