@@ -78,7 +78,7 @@ class Stage:
     async def serving(self) -> AsyncIterator[int]:
         """Run a fresh server, which is ready; give its pid. The stage's clients are its clients."""
         with running("serve", self.settings, self.deployment.directory) as pid:
-            await until("a server", self._is_ready, 30.0)
+            await until("a server", self._is_ready, 120.0)
             await self.begin(self.clients)
             yield pid
 

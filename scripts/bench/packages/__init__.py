@@ -57,8 +57,9 @@ one transaction of the store."""
 _STARTS: Final = """\
 A page that follows all documents. *first*: from nothing until it has caught up (*exact s*), and until that is on the
 disk (*stored s*). *again*: another browser is started, and so many documents have changed; *usable ms*: until all that
-is stored is in memory, *50 ms*: until a query of fifty is answered, *exact ms*: until it has caught up. *heap MiB*: of
-the page, with all documents, after a collection. RxDB holds the documents of a query of all."""
+is stored is in memory, *50 ms*: until a query of fifty is answered, *exact ms*: until it has caught up. *CPU ms*: of
+all processes of the browser, until the end. *heap MiB*: of the page, with all documents, after a collection. RxDB holds
+the documents of a query of all."""
 
 _MEMORY: Final = """\
 The Python client in memory: *s* until it has caught up, and *MiB* more than before, unshared. The documents alone are
@@ -154,12 +155,12 @@ class _Round:
             server = f"http://127.0.0.1:{stage.settings.port}"
             script, profile = f"{self._url}/page.html", self._profiles / "ours"
             async with page(script, profile) as found:
-                _note_first(starts, "eventsync", await self._followed(found.ask("follow", url=server), 0))
+                _note_first(starts, "eventsync", await self._followed(found.follow(server), 0))
             await self._python(server, memories)
             await stage.write(1, options.missed)
             await until("the changes", lambda: _written(stage, options.missed))
             async with page(script, profile) as found:
-                got = await self._followed(found.ask("follow", url=server), options.missed)
+                got = await self._followed(found.follow(server), options.missed)
                 _note_again(starts, "eventsync", {**got, "heap": await found.heap()})
 
     async def _python(self, server: str, rows: Rows) -> None:
@@ -181,12 +182,11 @@ class _Round:
         async with asked("node", str(HERE / "rxdb_server.mjs"), *words) as process:
             await process.ask("fill", count=options.documents, size=SIZE)
             async with page(script, profile) as found:
-                asking = found.ask("follow", url=server, batch=_BATCH)
-                _note_first(starts, "RxDB", await self._followed(asking, 0))
+                got = await self._followed(found.follow(server, batch=_BATCH), 0)
+                _note_first(starts, "RxDB", got)
             await process.ask("change", count=options.missed, size=SIZE)
             async with page(script, profile) as found:
-                asking = found.ask("follow", url=server, batch=_BATCH)
-                got = await self._followed(asking, options.missed)
+                got = await self._followed(found.follow(server, batch=_BATCH), options.missed)
                 _note_again(starts, "RxDB", {**got, "heap": await found.heap()})
 
     async def _followed(self, asking: Any, changes: int) -> dict[str, Any]:
@@ -205,10 +205,10 @@ async def _written(stage: Stage, seq: int) -> bool | None:
 
 def _note_first(rows: Rows, name: str, got: Mapping[str, float]) -> None:
     stored: Figures = {"stored s": got["stored"] / 1000} if "stored" in got else {}
-    rows.note(f"{name}, first", {"exact s": got["exact"] / 1000, **stored})
+    rows.note(f"{name}, first", {"exact s": got["exact"] / 1000, **stored, "CPU ms": got["cpu"]})
 
 
 def _note_again(rows: Rows, name: str, got: Mapping[str, float]) -> None:
     first: Figures = {"50 ms": got["first"]} if "first" in got else {}
-    figures = {"usable ms": got["usable"], **first, "exact ms": got["exact"], "heap MiB": got["heap"]}
-    rows.note(f"{name}, again", figures)
+    figures = {"usable ms": got["usable"], **first, "exact ms": got["exact"], "CPU ms": got["cpu"]}
+    rows.note(f"{name}, again", figures | {"heap MiB": got["heap"]})

@@ -89,6 +89,12 @@ class Page:
         await self.ask("run")
         return patches / (await self.browser.cpu() - before)
 
+    async def follow(self, url: str, **words: Any) -> dict[str, Any]:
+        """Have the page follow all documents; return its answer, with the `cpu` of the browser in ms."""
+        before = await self.browser.cpu()
+        found = await self.ask("follow", url=url, **words)
+        return found | {"cpu": (await self.browser.cpu() - before) * 1000}
+
     async def heap(self) -> float:
         """Return the MiB of the page's JavaScript heap, after a collection."""
         return await self.browser.heap(self.session) / 2**20

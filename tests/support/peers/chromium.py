@@ -100,9 +100,9 @@ class Chromium:
         return int((await self._ask("Runtime.getHeapUsage", session))["usedSize"])
 
     async def cpu(self) -> float:
-        """Return the seconds of CPU that the processes of all pages have used."""
+        """Return the seconds of CPU that all processes of the browser have used."""
         processes = (await self._ask("SystemInfo.getProcessInfo"))["processInfo"]
-        return sum(float(found["cpuTime"]) for found in processes if found["type"] == "renderer")
+        return sum(float(found["cpuTime"]) for found in processes)
 
     async def _page(self, url: str) -> str:
         """A page of the server's, with the driver in it. Returns the session."""
