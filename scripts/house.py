@@ -50,11 +50,11 @@ LIMITS: Final = {
     "unplain phrases": 0,
     "small files with one importer": 20,
     "class names used twice": 0,
-    "lines: all": 153_000,
+    "lines: all": 157_300,
     "lines: docs/benchmarks": 860,
     "lines: locks": 2_200,
-    "lines: scripts/bench": 4_750,
-    "lines: tests/support": 12_400,
+    "lines: scripts/bench": 5_450,
+    "lines: tests/support": 12_600,
     "subjects of the last 50 commits over 72 characters": 0,
 }
 """Most of each figure that CI lets pass."""
