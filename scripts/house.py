@@ -51,7 +51,7 @@ LIMITS: Final = {
     "small files with one importer": 20,
     "class names used twice": 0,
     "lines: all": 157_300,
-    "lines: docs/benchmarks": 860,
+    "lines: docs/benchmarks": 960,
     "lines: locks": 2_200,
     "lines: scripts/bench": 5_450,
     "lines: tests/support": 12_600,
