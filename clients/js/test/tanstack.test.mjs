@@ -150,6 +150,19 @@ test("rows have native values, and keys are id texts of any kind", async (t) => 
   assert.equal(cards.get(`${_id}`)._id, _id);
 });
 
+test("a shape that is followed already is there at once, and a copied row is written without what TanStack DB adds", async (t) => {
+  const server = new ScriptedServer({ cards: CARDS });
+  const { db, cards } = await collected(t, server);
+  const second = createCollection(eventsyncCollectionOptions({ shape: db.collection("cards"), id: "second" }));
+  const ready = second.preload();
+  assert.deepEqual([second.size, second.status], [2, "ready"]);
+  await ready;
+  const copy = { ...cards.get("a"), _id: "c" };
+  assert.ok(Object.keys(copy).some((name) => name.startsWith("$")));
+  second.insert(copy);
+  assert.deepEqual((await server.requests.next()).body, { _id: "c", n: 1, board: "x" });
+});
+
 test("the shape is followed while the collection is in use", async (t) => {
   const server = new ScriptedServer({ cards: CARDS });
   const { db, cards } = await collected(t, server);
