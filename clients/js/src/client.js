@@ -12,7 +12,7 @@ import { Persister } from "./persister.js";
 import { Http, Refusal, Tokens, pathOf } from "./requests.js";
 import { CollectionHandle, DocumentHandle, Handle, ShapeHandle } from "./handles.js";
 import { canonicalShape, isDeclared, shapeText } from "./shapes.js";
-import { FORMAT, memoryStore } from "./store.js";
+import { FORMAT, Fenced, memoryStore } from "./store.js";
 
 export { Refusal } from "./requests.js";
 export { memoryStore } from "./store.js";
@@ -44,6 +44,8 @@ export { idText, idValue, newId } from "./ids.js";
  * @property {number} [maxWrites] - Writes that may be queued, or not known to be in all shapes; 10,000 without it.
  * @property {number} [maxChanges] - Changes that may wait for one reader of `changes()`; 100,000 without it.
  * @property {number} [linger] - Milliseconds that a shape without a subscriber is still followed; 1000 without it.
+ * @property {import("./tabs.js").Browser | false} [tabs] - The locks and the channels by which tabs share a connection;
+ *   those of the browser without it. With `false` each tab has its own.
  * @property {(rejection: Rejection) => void} [onRejected] - A write was refused and taken back.
  * @property {(error: unknown) => void} [onError] - The store has failed, or a subscriber has thrown.
  */
@@ -58,15 +60,16 @@ export { idText, idValue, newId } from "./ids.js";
  */
 
 /**
- * @typedef {object} Status
+ * @typedef {object} Connected
  * @property {import("./core.js").StatusName} name
  * @property {string} reason - Why it waits or has failed.
  * @property {number} code - The close code that it has failed with, or 0.
  * @property {number} delay - Milliseconds from `waiting` to the next attempt.
  * @property {string} transport
- * @property {number} pending - Writes that the server has not answered.
  * @property {boolean} stale - True while committed changes may not have been sent, because no worker runs.
  */
+
+/** @typedef {Connected & { pending: number }} Status - `pending`: writes that the server has not answered. */
 
 /**
  * What `on` listens to.
@@ -99,11 +102,13 @@ export class Client {
   #waiting = new Map();
   /** @type {Map<string, { shape: string | undefined, resolve: () => void }>} By key: until the shape has the write. */
   #settling = new Map();
-  #order = 0;
   #closed = false;
   #stopped = false; // by `stop`, until `start`
   /** @type {AbortController | null} Ends listening to the browser's network. */
   #network = null;
+  #announced = ""; // the last status
+  /** What this client shares with other tabs; null if it works alone. @type {import("./tabs.js").Tabs | null} */
+  tabs = null;
 
   /** @param {ClientOptions} [options] */
   constructor(options = {}) {
@@ -116,13 +121,15 @@ export class Client {
     this.engine = new Engine({ clientId, hasToken: options.token !== undefined, decode: decode?.decode });
     this.connection = new Connection({
       url, fetch, tokens, core: this.engine.core, machine: this.engine, transport: options.transport ?? "auto",
-      WebSocket: options.WebSocket ?? globalThis.WebSocket, handle: (output) => this.#take(output),
+      WebSocket: options.WebSocket ?? globalThis.WebSocket, handle: (output) => this.#take(output), tap: this.#tap(),
     });
-    const identity = { url, principal: options.principal ?? "", format: FORMAT };
-    this.store = (options.store ?? memoryStore()).open(identity);
+    this.store = this.#open({ url, principal: options.principal ?? "", format: FORMAT });
     this.persister = new Persister(this.store, {
-      durable: (shape, position) => this.connection.do((core, now) => core.durable(shape, position, now)),
-      failed: (error) => this.report(error),
+      durable: (shape, position) => {
+        this.tabs?.tab.durable(shape, position);
+        this.connection.do((core, now) => core.durable(shape, position, now));
+      },
+      failed: (error) => (error instanceof Fenced ? this.tabs?.fenced(error.epoch) : this.report(error)),
     });
     if (typeof globalThis.addEventListener === "function") {
       this.#network = new AbortController();
@@ -137,7 +144,8 @@ export class Client {
   get status() {
     const { status: name, reason, code, delay, stale } = this.engine.core;
     const { pending } = this.engine.outbox;
-    return { name, reason, code, delay, stale, pending, transport: this.connection.transport };
+    const own = { name, reason, code, delay, stale, transport: this.connection.transport };
+    return { ...((!this.#stopped && this.tabs?.status(own)) || own), pending };
   }
 
   /** The state vector: shape → position, of every shape that is complete here. */
@@ -212,20 +220,31 @@ export class Client {
   /** Connect, which following a shape does too; after `stop` and after a failure it is needed. */
   start() {
     this.#stopped = false;
-    this.#do((engine, now) => engine.start(now));
+    this.do((engine, now) => {
+      engine.start(now);
+      this.tabs?.tab.command("start");
+      this.tabs?.tab.greet();
+    });
+    this.tabs?.start();
   }
 
-  /** End the connection and send no more writes. What is held stays. */
+  /** End the connection and send no more writes. What is held stays, and another tab may lead. */
   stop() {
+    this.#halt();
+    void this.tabs?.pause(() => this.#stopped);
+  }
+
+  #halt() {
     this.#stopped = true;
-    this.#do((engine) => engine.stop());
+    this.do((engine) => engine.stop());
   }
 
   /** Connect at once if the client waits for its next attempt: the network is back. */
   hurry() {
-    this.#do((engine, now) => {
+    this.do((engine, now) => {
       engine.core.hurry(now);
       engine.outbox.hurry(now);
+      this.tabs?.tab.command("hurry");
     });
   }
 
@@ -243,25 +262,30 @@ export class Client {
 
   /** Resolves once everything that was received so far, and the queue, is in the store. */
   async flush() {
-    await this.persister.settled();
+    await (this.tabs ? this.tabs.flush() : this.persister.settled());
   }
 
   /** End everything and close the store. */
   async close() {
     await this.#end();
+    this.tabs?.end();
     await (await this.store).close();
   }
 
   /** Remove everything that is stored for this principal, as on a logout. */
   async destroy() {
     await this.#end();
-    await (await this.store).destroy();
+    try {
+      await (await this.store).destroy();
+    } finally {
+      this.tabs?.end();
+    }
   }
 
   async #end() {
     this.#closed = true;
     this.#network?.abort();
-    this.stop();
+    this.#halt();
     for (const handle of this.#handles.values()) handle.end();
     await this.persister.finish();
   }
@@ -299,17 +323,34 @@ export class Client {
    * @param {Handle} handle
    */
   async begin(handle) {
-    const saved = await (await this.store).load(handle.text);
+    const store = await this.store;
+    const { text, info } = handle;
+    const saved = this.engine.info(text) ? null : await store.load(text);
     if (!handle.isFollowed || this.#closed) return;
-    this.#do((engine, now) => {
-      engine.follow(handle.text, handle.info, saved, now);
-      if (!this.#stopped) engine.start(now);
+    this.do((engine, now) => {
+      if (this.tabs) this.tabs.tab.begin(text, info, saved, now, true);
+      else engine.follow(text, info, saved, now);
     });
+    this.resume();
   }
 
   /** @param {Handle} handle */
   release(handle) {
-    this.#do((engine, now) => engine.unfollow(handle.text, now));
+    this.do((engine, now) => (this.tabs?.tab ?? engine).unfollow(handle.text, now));
+  }
+
+  /** Connect and send, unless the client was stopped. */
+  resume() {
+    if (!this.#stopped) this.do((engine, now) => engine.start(now));
+  }
+
+  /** Announce the status, if it is another one. */
+  statusChanged() {
+    const { status } = this;
+    const announced = JSON.stringify(status);
+    if (announced === this.#announced) return;
+    this.#announced = announced;
+    this.#tell("status", status);
   }
 
   /**
@@ -325,24 +366,25 @@ export class Client {
     if (outbox.size >= this.options.maxWrites) throw new Error(`${outbox.size} writes are queued already: maxWrites`);
     const base = this.engine.baseOf(write.collection, write.id);
     const key = randomHex(16);
-    const whole = { ...write, key, order: (this.#order += 1), at: Date.now(), ...(base !== undefined && { base }) };
+    const whole = { ...write, key, order: outbox.order + 1, at: Date.now(), ...(base !== undefined && { base }) };
     /** @type {Promise<import("./outbox.js").WriteAnswer>} */
     const done = new Promise((resolve, reject) => this.#waiting.set(key, { resolve, reject }));
     /** @type {Promise<void>} */
     const over = new Promise((resolve) => this.#settling.set(key, { shape: write.shape, resolve }));
     const settled = done.then(() => over);
     settled.catch(() => {}); // `onRejected` has it, and not everybody waits
-    this.#do((engine) => engine.outbox.add(whole));
-    this.#tell("status", this.status);
+    this.do(() => outbox.add(whole));
+    this.statusChanged();
     try {
       await (await this.store).enqueue(whole);
     } catch (error) {
       const detail = error instanceof Error ? error.message : String(error);
-      this.#do(() => outbox.cancel(key, { status: 0, code: "store_failed", detail }));
+      this.do(() => outbox.cancel(key, { status: 0, code: "store_failed", detail }));
       throw error;
     }
-    this.#do((_, now) => {
+    this.do((_, now) => {
       if (!this.#stopped) outbox.start(now);
+      if (!this.#stopped) this.tabs?.tab.wrote(whole);
       outbox.stored(key, now);
     });
     return { id: write.id, key, done, settled };
@@ -357,20 +399,46 @@ export class Client {
     return /** @type {T} */ (handle);
   }
 
-  /** @param {(engine: Engine, now: number) => void} input */
-  #do(input) {
+  /** Give an input to the engine, and do what it wants then. @param {(engine: Engine, now: number) => void} input */
+  do(input) {
     input(this.engine, clock());
     this.connection.run();
+  }
+
+  /** @param {import("./store.js").Identity} identity */
+  async #open(identity) {
+    const store = await (this.options.store ?? memoryStore()).open(identity);
+    const { tabs } = this.options;
+    if (tabs === false || this.#closed) return store;
+    this.tabs = store.share?.(this, tabs) ?? null;
+    if (!this.#stopped) this.tabs?.start();
+    return store;
+  }
+
+  /** What other tabs get of the connection, or give to it. @returns {import("./connection.js").Tap} */
+  #tap() {
+    return {
+      open: (reports) => this.tabs?.tab.open(reports) ?? null,
+      message: (message) => {
+        this.tabs?.tab.pass(message);
+        this.tabs?.post();
+      },
+      cut: () => this.tabs?.tab.cut(),
+      ran: () => {
+        this.tabs?.tab.settle();
+        this.tabs?.post();
+      },
+    };
   }
 
   async #restore() {
     try {
       const writes = await (await this.store).queue();
-      this.#order = Math.max(0, ...writes.map(({ order }) => order));
-      if (!writes.length || this.#closed) return;
-      this.#do((engine, now) => {
-        engine.outbox.restore(writes, now);
-        if (!this.#stopped) engine.outbox.start(now);
+      if (this.#closed) return;
+      this.do((engine, now) => {
+        (this.tabs?.tab ?? engine.outbox).restore(writes, now);
+        this.tabs?.tab.greet();
+        if (writes.length && !this.#stopped) engine.outbox.start(now);
       });
     } catch (error) {
       this.report(error);
@@ -386,8 +454,10 @@ export class Client {
       case "confirmed":
         return this.#handles.get(output.shape)?.confirmed(output);
       case "apply":
+        this.tabs?.tab.unstored.apply(output.shape, output.step);
         return this.persister.apply(output.shape, output.step);
       case "forget":
+        this.tabs?.tab.unstored.forget(output.shape);
         return this.persister.forget(output.shape);
       case "dequeue":
         this.#settled(output.key);
@@ -400,19 +470,22 @@ export class Client {
         this.#waiting.get(output.write.key)?.resolve(this.#answered(output.answer));
         this.#waiting.delete(output.write.key);
         if (!this.engine.view(output.write.shape ?? "")) this.#settled(output.write.key);
-        return this.#tell("status", this.status);
+        this.tabs?.tab.ended(output.write.key, { answer: output.answer });
+        return this.statusChanged();
       case "settled":
         if (this.#settling.get(output.key)?.shape === output.shape) this.#settled(output.key);
         return;
       case "rejected":
         return this.#rejected(output);
       case "reset":
-        return this.#tell("reset", { shape: output.shape, reason: output.reason });
+        return this.#isOwn(output.shape) && this.#tell("reset", { shape: output.shape, reason: output.reason });
       case "refused":
+        if (!this.#isOwn(output.error.shape)) return;
         this.#handles.get(output.error.shape)?.refused(output.error);
         return this.#tell("refused", output.error);
       case "status":
-        return this.#tell("status", this.status);
+        this.tabs?.tab.statusChanged();
+        return this.statusChanged();
     }
   }
 
@@ -427,13 +500,22 @@ export class Client {
     return answer.doc === undefined ? answer : { ...answer, doc: this.decoded(answer.doc) };
   }
 
+  /** False for a shape that only other tabs follow. @param {string | undefined} shape */
+  #isOwn(shape) {
+    return shape === undefined || !this.engine.hidden.includes(shape);
+  }
+
   /** @param {Rejection} rejection */
   #rejected({ write, problem }) {
+    const isOwn = this.#waiting.has(write.key) || !this.tabs || this.tabs.tab.inherits(write.key);
     this.#waiting.get(write.key)?.reject(new Refusal(problem));
     this.#waiting.delete(write.key);
-    this.#call(this.options.onRejected, { write, problem });
-    this.#tell("rejected", { write, problem });
-    this.#tell("status", this.status);
+    this.tabs?.tab.ended(write.key, { problem });
+    if (isOwn) {
+      this.#call(this.options.onRejected, { write, problem });
+      this.#tell("rejected", { write, problem });
+    }
+    this.statusChanged();
   }
 
   /** @param {QueuedWrite} write @param {string | undefined} ifMatch */
@@ -444,9 +526,9 @@ export class Client {
     const { outbox } = this.engine;
     try {
       const answer = await this.http.request(method, path, { body, headers });
-      this.#do((_, now) => outbox.answered(key, answer, now));
+      this.do((_, now) => outbox.answered(key, answer, now));
     } catch (error) {
-      this.#do((_, now) => {
+      this.do((_, now) => {
         if (error instanceof Refusal) outbox.refused(key, error.problem, error.retryAfter, now);
         else outbox.lost(key, now);
       });
@@ -457,10 +539,10 @@ export class Client {
     const { outbox } = this.engine;
     try {
       const barrier = await this.barrier();
-      this.#do((_, now) => outbox.barrierReached(barrier, now));
+      this.do((_, now) => outbox.barrierReached(barrier, now));
     } catch (error) {
       const retryAfter = error instanceof Refusal ? error.retryAfter : undefined;
-      this.#do((_, now) => outbox.barrierFailed(retryAfter, now));
+      this.do((_, now) => outbox.barrierFailed(retryAfter, now));
     }
   }
 

@@ -11,6 +11,17 @@ import { TRANSPORTS } from "./transports.js";
  * @typedef {{ due: number, take(now: number): any[], tick(now: number): void }} Machine
  */
 
+/**
+ * What stands between a core and the network: `open` makes a connection by another way, if there is one, `message` gets
+ * each message before the core has it, `cut` is called when a connection ends, and `ran` after each input.
+ *
+ * @typedef {object} Tap
+ * @property {(reports: import("./transports.js").Reports) => Link | null} open
+ * @property {(message: any) => void} message
+ * @property {() => void} cut
+ * @property {() => void} ran
+ */
+
 const WITH_WEBSOCKET = /** @type {const} */ (["websocket", "sse", "websocket", "poll"]);
 const WITHOUT = /** @type {const} */ (["sse", "sse", "poll"]);
 const PREFERRED = 600_000; // ms that the transport of the last good connection is tried first
@@ -40,8 +51,9 @@ export class Connection {
    * @param {typeof globalThis.WebSocket} [options.WebSocket]
    * @param {typeof globalThis.fetch} options.fetch
    * @param {(output: any) => void} options.handle
+   * @param {Tap} [options.tap]
    */
-  constructor({ url, core, machine = core, tokens, transport, WebSocket, fetch, handle }) {
+  constructor({ url, core, machine = core, tokens, transport, WebSocket, fetch, handle, tap }) {
     this.url = url;
     this.core = core;
     this.machine = machine;
@@ -50,6 +62,7 @@ export class Connection {
     this.WebSocket = WebSocket;
     this.fetch = fetch;
     this.handle = handle;
+    this.tap = tap;
   }
 
   /**
@@ -73,6 +86,7 @@ export class Connection {
     } finally {
       this.#running = false;
     }
+    this.tap?.ran();
     this.#plan();
   }
 
@@ -133,11 +147,16 @@ export class Connection {
     /** @type {Link | null} */
     let link = null;
     try {
-      link = TRANSPORTS[this.transport](asked, {
+      /** @type {import("./transports.js").Reports} */
+      const reports = {
         opened: (options) => current((its, now) => its.opened(now, options)),
-        message: (message) => current((its, now) => its.receive(message, now)),
+        message: (message) => {
+          if (link === this.#link) this.tap?.message(message);
+          current((its, now) => its.receive(message, now));
+        },
         closed: (ending) => current((its, now) => its.closed(ending, now)),
-      });
+      };
+      link = this.tap?.open(reports) ?? TRANSPORTS[this.transport](asked, reports);
       this.#link = link;
     } catch (error) {
       // A URL that is none, or no WebSocket here: trying again does not help, but another transport may.
@@ -150,5 +169,11 @@ export class Connection {
     const link = this.#link;
     this.#link = null;
     link?.close();
+    if (link) this.tap?.cut();
+  }
+
+  /** Send a message that is not the core's; nothing happens if it cannot be sent. @param {any} message */
+  send(message) {
+    if (this.core.status !== "connecting") this.#link?.send?.(message);
   }
 }

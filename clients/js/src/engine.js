@@ -46,10 +46,11 @@ class Followed {
   source = "local";
   replayed = false;
 
-  /** @param {ShapeInfo} info @param {View} view */
-  constructor(info, view) {
+  /** @param {ShapeInfo} info @param {View} view @param {boolean} shown - False for one that is held for other tabs. */
+  constructor(info, view, shown) {
     this.info = info;
     this.view = view;
+    this.shown = shown;
   }
 }
 
@@ -97,7 +98,8 @@ export class Engine {
    * @param {string} shape
    */
   view(shape) {
-    return this.#shapes.get(shape)?.view;
+    const followed = this.#shapes.get(shape);
+    return followed?.shown ? followed.view : undefined;
   }
 
   /** @param {number} now */
@@ -118,24 +120,48 @@ export class Engine {
   }
 
   /**
-   * Follow a shape, from what was saved of it.
+   * Follow a shape, from what was saved of it. Without `shown` it is held for other tabs, and has no view.
    *
    * @param {string} shape
    * @param {ShapeInfo} info
    * @param {import("./store.js").SavedShape | null} saved
    * @param {number} now
+   * @param {boolean} [shown]
    */
-  follow(shape, info, saved, now) {
-    if (this.#shapes.has(shape)) return;
-    const followed = new Followed(info, new View(this.decodeRow));
+  follow(shape, info, saved, now, shown = true) {
+    const held = this.#shapes.get(shape);
+    if (held && (held.shown || !shown)) return;
+    const followed = new Followed(info, new View(this.decodeRow), shown);
     this.#shapes.set(shape, followed);
-    this.core.follow(shape, saved, now);
-    if (info.collection !== undefined) {
+    if (!held) this.core.follow(shape, saved, now);
+    if (info.collection !== undefined && held?.info.collection === undefined) {
       const position = () => this.core.position(shape);
       const row = (/** @type {string} */ id) => this.core.documents(shape).get(id);
       this.outbox.follow(shape, { collection: info.collection, id: info.id, position, row });
     }
-    this.#mark(followed, [...this.core.documents(shape).keys(), ...this.outbox.ids(shape)], saved ? "cache" : "local");
+    const isCached = held ? this.core.position(shape) !== null : saved !== null;
+    const ids = [...this.core.documents(shape).keys(), ...this.outbox.ids(shape)];
+    this.#mark(followed, ids, isCached ? "cache" : "local");
+  }
+
+  /**
+   * What a followed shape is; undefined if it is not followed.
+   *
+   * @param {string} shape
+   */
+  info(shape) {
+    return this.#shapes.get(shape)?.info;
+  }
+
+  /** The shapes that are held for other tabs only. */
+  get hidden() {
+    return [...this.#shapes].flatMap(([shape, { shown }]) => (shown ? [] : [shape]));
+  }
+
+  /** Hold a shape for other tabs only: it has no view any more. @param {string} shape */
+  hide(shape) {
+    const followed = this.#shapes.get(shape);
+    if (followed) this.#shapes.set(shape, new Followed(followed.info, new View(this.decodeRow), false));
   }
 
   /** @param {string} shape @param {number} now */
@@ -217,6 +243,10 @@ export class Engine {
 
   /** @param {string} shape @param {Followed} followed */
   #show(shape, followed) {
+    if (!followed.shown) {
+      followed.dirty.clear();
+      return followed.events.clear();
+    }
     if (!followed.dirty.size && followed.source === "local") return;
     const { dirty, events, source, replayed, view } = followed;
     const changes = view.update(dirty, (id) => this.#see(shape, followed.info, id));

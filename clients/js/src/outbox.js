@@ -45,6 +45,7 @@ export class Outbox {
   #shapes = new Map();
   #sending = 0;
   #running = false;
+  #leads = true; // false while another tab sends the writes
   #offlineUntil = 0;
   #offlineAttempts = 0;
   #barrier = { asking: false, attempts: 0, notBefore: 0 };
@@ -104,6 +105,64 @@ export class Outbox {
     return (this.#documents.get(nameOf(collection, id)) ?? []).filter(({ state }) => state !== "answered").length;
   }
 
+  /** The greatest `order` of a write so far. */
+  order = 0;
+
+  // --- other tabs -------------------------------------------------------------------------------------------------
+
+  /** The keys of the writes that are stored, and whether the server has answered them. */
+  get keys() {
+    const stored = [...this.#entries.values()].filter(({ state }) => state !== "storing");
+    return stored.map(({ write, state }) => /** @type {[string, boolean]} */ ([write.key, state === "answered"]));
+  }
+
+  /** A write that is here, with the answer if there is one. @param {string} key */
+  get(key) {
+    const entry = this.#entries.get(key);
+    return entry && { write: entry.write, answer: entry.answer };
+  }
+
+  /**
+   * Send the writes from now on, or leave that to another tab. What another one may have sent is sent again.
+   *
+   * @param {boolean} leads
+   * @param {number} now
+   */
+  lead(leads, now) {
+    this.#leads = leads;
+    for (const entry of this.#entries.values()) {
+      if (entry.state !== "storing") entry.attempted = true;
+      if (leads && entry.attempted) this.#doubt(entry);
+    }
+    if (leads) this.hurry(now);
+  }
+
+  /**
+   * Show a write that another tab has stored. `isNew`: nobody has sent it.
+   *
+   * @param {QueuedWrite} write
+   * @param {boolean} isNew
+   * @param {number} now
+   */
+  adopt(write, isNew, now) {
+    this.#adopt(write, isNew);
+    this.#send(now);
+  }
+
+  /**
+   * The server has answered a write that another tab has sent: with 2xx, or with a problem that takes it back.
+   *
+   * @param {string} key
+   * @param {{ answer?: WriteAnswer, problem?: Problem }} outcome
+   * @param {number} now
+   */
+  settledElsewhere(key, { answer, problem }, now) {
+    const entry = this.#entries.get(key);
+    if (!entry || entry.state === "answered") return;
+    if (answer) this.#accept(entry, answer, now);
+    else if (problem) this.#reject(entry, problem);
+  }
+
   // --- the application --------------------------------------------------------------------------------------------
 
   /** @param {number} now */
@@ -145,6 +204,7 @@ export class Outbox {
   stored(key, now) {
     const entry = this.#entries.get(key);
     if (entry?.state === "storing") entry.state = "queued";
+    if (entry && !this.#leads) entry.attempted = true;
     this.#send(now);
   }
 
@@ -155,11 +215,7 @@ export class Outbox {
    * @param {number} now
    */
   restore(writes, now) {
-    for (const write of writes) {
-      const entry = this.#put(write);
-      Object.assign(entry, { state: "queued", attempted: true, doubt: new Set(this.#shapes.keys()) });
-      this.#redraw(entry);
-    }
+    for (const write of writes) this.#adopt(write, false);
     this.#send(now);
   }
 
@@ -312,7 +368,7 @@ export class Outbox {
   /** When `tick` is to be called; Infinity if nothing is due. */
   get due() {
     let due = Infinity;
-    if (this.#running && this.#sending < PARALLEL) {
+    if (this.#running && this.#leads && this.#sending < PARALLEL) {
       for (const entry of this.#heads()) due = Math.min(due, Math.max(entry.retryAt, this.#offlineUntil));
     }
     if (this.#running && !this.#barrier.asking) {
@@ -335,10 +391,35 @@ export class Outbox {
   /** @param {QueuedWrite} write */
   #put(write) {
     const entry = new PendingWrite(write);
+    this.order = Math.max(this.order, write.order);
     this.#entries.set(write.key, entry);
     const name = nameOf(write.collection, write.id);
-    this.#documents.set(name, [...(this.#documents.get(name) ?? []), entry]);
+    const entries = this.#documents.get(name) ?? [];
+    // Those of another tab may come late, but nothing comes before what may be under way.
+    const before = entries.findLastIndex(({ write: { order }, state }) => {
+      return order <= write.order || state === "sending" || state === "answered";
+    });
+    this.#documents.set(name, [...entries.slice(0, before + 1), entry, ...entries.slice(before + 1)]);
     return entry;
+  }
+
+  /** @param {QueuedWrite} write @param {boolean} isNew */
+  #adopt(write, isNew) {
+    if (this.#entries.has(write.key)) return;
+    const entry = this.#put(write);
+    entry.state = "queued";
+    entry.attempted = !isNew || !this.#leads;
+    if (!isNew) this.#doubt(entry);
+    this.#redraw(entry);
+  }
+
+  /**
+   * The rows that are here may have a write.
+   *
+   * @param {PendingWrite} entry
+   */
+  #doubt(entry) {
+    for (const shape of this.#shapes.keys()) entry.doubt.add(shape);
   }
 
   /** The first write without an answer of each document, unless it is under way. */
@@ -358,7 +439,7 @@ export class Outbox {
 
   /** @param {number} now */
   #send(now) {
-    if (!this.#running || now < this.#offlineUntil) return;
+    if (!this.#running || !this.#leads || now < this.#offlineUntil) return;
     for (const entry of this.#heads()) {
       if (this.#sending >= PARALLEL) return;
       if (now >= entry.retryAt) this.#request(entry, now);

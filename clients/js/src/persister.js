@@ -36,6 +36,10 @@ export class Persister {
   /** @type {Promise<void> | null} */
   #working = null;
   #finishing = false;
+  #leads = true; // false while another tab stores
+  #generation = 0; // counts the times that this has changed
+  /** @type {((store: OpenStore) => Promise<void>) | null} What has to come before anything else. */
+  #first = null;
   /** @type {{ timer: ReturnType<typeof setTimeout>, resolve: (value: undefined) => void } | null} */
   #pause = null;
 
@@ -48,8 +52,31 @@ export class Persister {
     this.reports = reports;
   }
 
+  /** Store nothing from now on, and discard what is waiting: another tab stores. */
+  follow() {
+    this.#leads = false;
+    this.#generation += 1;
+    this.#first = null;
+    this.#steps.clear();
+    this.#after = [];
+  }
+
+  /**
+   * Store from now on.
+   *
+   * @param {(store: OpenStore) => Promise<void>} first - Done before anything else.
+   */
+  lead(first) {
+    this.#leads = true;
+    this.#generation += 1;
+    this.#first = first;
+    this.#hurry();
+    this.#work();
+  }
+
   /** @param {string} shape @param {Step} step */
   apply(shape, step) {
+    if (!this.#leads) return;
     const before = this.#steps.get(shape);
     // What follows a forgotten shape is a snapshot, which clears.
     this.#steps.set(shape, before && before !== "forget" ? joined(before, step) : step);
@@ -58,6 +85,7 @@ export class Persister {
 
   /** @param {string} shape */
   forget(shape) {
+    if (!this.#leads) return;
     this.#steps.set(shape, "forget");
     this.#work();
   }
@@ -68,6 +96,7 @@ export class Persister {
    * @param {(store: OpenStore) => Promise<void>} action
    */
   then(action) {
+    if (!this.#leads) return;
     this.#after.push(async () => action(await this.store));
     this.#work();
   }
@@ -80,9 +109,13 @@ export class Persister {
   /** Store what is here, and give up at the first failure: the client ends. */
   async finish() {
     this.#finishing = true;
+    this.#hurry();
+    await this.#working;
+  }
+
+  #hurry() {
     clearTimeout(this.#pause?.timer);
     this.#pause?.resolve(undefined);
-    await this.#working;
   }
 
   #work() {
@@ -90,17 +123,22 @@ export class Persister {
   }
 
   async #run() {
-    while (this.#steps.size || this.#after.length) {
-      const [steps, after] = [this.#steps, this.#after];
+    while (this.#first || this.#steps.size || this.#after.length) {
+      const [generation, steps, after] = [this.#generation, this.#steps, this.#after];
+      const isCurrent = () => generation === this.#generation;
       [this.#steps, this.#after] = [new Map(), []];
       try {
+        await this.#first?.(await this.store);
+        if (isCurrent()) this.#first = null;
         for (const [shape, step] of steps) {
+          if (!isCurrent()) break;
           await this.#store(shape, step);
           steps.delete(shape);
         }
-        for (let action = after.shift(); action; action = after.shift()) await action();
+        for (let action = after.shift(); action && isCurrent(); action = after.shift()) await action();
       } catch (error) {
         this.reports.failed(error);
+        if (!isCurrent()) continue;
         for (const [shape, step] of steps) {
           const later = this.#steps.get(shape);
           if (!later) this.#steps.set(shape, step);

@@ -3,6 +3,8 @@
 // A store keeps the rows of a frame and the position that they lead to in one transaction. A position without its rows
 // would skip events for ever; rows without their position would have events applied twice.
 
+import { parsePosition } from "./replica.js";
+
 /**
  * A document as a client holds it. It is replaced, never changed: an unchanged document keeps its identity.
  *
@@ -60,6 +62,25 @@
  * @property {(key: string) => Promise<void>} dequeue - Remove a write; nothing happens if it is not here.
  * @property {() => Promise<void>} close - Release what the store holds open. What is stored stays.
  * @property {() => Promise<void>} destroy - Remove everything that is stored for this identity, and close.
+ * @property {Share} [share] - Have a client share its connection with the other tabs that share what is stored.
+ */
+
+/**
+ * Returns null where tabs cannot find each other.
+ *
+ * @typedef {(client: import("./client.js").Client<any>, browser?: import("./tabs.js").Browser) =>
+ *   import("./tabs.js").Tabs | null} Share
+ */
+
+/**
+ * A store that several tabs share. `group` is its name, by which they find each other. Of those that have called `lead`
+ * only the last one may `apply`, `forget` and `dequeue`; the others get `Fenced`.
+ *
+ * @typedef {OpenStore & {
+ *   group: string,
+ *   lead: (epoch: number, stands: Map<string, string>) => Promise<void>,
+ * }} SharedStore - `lead` becomes the one that writes, with an epoch that is greater than all before. `stands` has the
+ *   position at which the next step of each shape begins.
  */
 
 /**
@@ -68,8 +89,34 @@
  * @typedef {{ open(identity: Identity): Promise<OpenStore> }} Store
  */
 
+/** A store whose writer another tab has become; nothing was written. */
+export class Fenced extends Error {
+  /** @param {number} epoch - That of the other tab. */
+  constructor(epoch) {
+    super("another tab writes to the store");
+    this.name = "Fenced";
+    this.epoch = epoch;
+  }
+}
+
+/**
+ * Return true if a step of this client leads on from what is stored. Another tab may have stored the same events, or
+ * some of them: the rows of a step are whole, so they may be stored over any state since `known`, but over none before
+ * it, where rows would be missing, and none behind the step, which would lose rows. Those steps are left out: what is
+ * stored is whole, and what it lacks comes from the server.
+ *
+ * @param {string | undefined} known - Where the step begins; undefined if nothing was stored.
+ * @param {string | undefined} stored
+ * @param {string} position - Where the step ends.
+ */
+export function leadsOn(known, stored, position) {
+  if (known === undefined || stored === undefined) return known === stored;
+  const [from, at, to] = [known, stored, position].map(parsePosition);
+  return from.log === at.log && at.log === to.log && from.seq <= at.seq && at.seq <= to.seq;
+}
+
 /** The format of what is stored; another number makes another database. */
-export const FORMAT = 1;
+export const FORMAT = 2;
 
 /**
  * A store that lasts as long as this object. Clients of the same identity that use it one after another continue.

@@ -9,8 +9,8 @@ import { equal } from "../src/patch.js";
 import { parsePosition } from "../src/replica.js";
 import { overlay } from "../src/view.js";
 
-const COLLECTION = "c";
-const SHAPES = {
+export const COLLECTION = "c";
+export const SHAPES = {
   c: { info: { collection: COLLECTION }, scope: "", has: () => true },
   "c/a": { info: { collection: COLLECTION, id: "a" }, scope: "", has: (id) => id === "a" },
   "mine?m=int:1": {
@@ -42,14 +42,19 @@ function patchOf(before, after, body) {
 }
 
 /** The server: its documents, its log, the state after each event, and the answers to keys. */
-class Server {
+export class Server {
   log = "aaaaaaaa";
   documents = new Map();
   events = []; // { seq, id, before, after, event }
   states = [new Map()]; // by seq
   births = [new Map()]; // by seq: id → the seq that created the document
   answers = new Map();
+  refusals = new Map(); // key → problem, so that a late repeat of a refused request does not succeed
   appliedAt = new Map(); // key → seq
+
+  begin() {
+    for (const id of ["a", "b"]) this.write({ method: "PUT", id, body: { _id: id, m: 1, list: [] } });
+  }
 
   get head() {
     return this.events.length;
@@ -69,7 +74,8 @@ class Server {
     const kept = key && this.answers.get(key);
     if (kept) return { answer: { ...kept, repeated: true } };
     const before = this.documents.get(id);
-    const problem = (status, code) => ({ problem: { status, code } });
+    const problem = (status, code) => this.refuse(key, { status, code });
+    if (this.refusals.has(key)) return { problem: this.refusals.get(key) };
     if (method === "POST" && before) return problem(409, "conflict");
     if ((method === "PATCH" || method === "DELETE") && !before) return problem(404, "not_found");
     if (ifMatch !== undefined && ifMatch !== `"${before?.version}"`) return problem(412, "version_mismatch");
@@ -104,6 +110,12 @@ class Server {
     return { answer };
   }
 
+  /** Answer a request by a problem, and so its repeats. */
+  refuse(key, problem) {
+    if (key) this.refusals.set(key, problem);
+    return { problem };
+  }
+
   /** The documents of a shape after an event. */
   rows(shape, seq = this.head) {
     return new Map([...this.states[seq]].filter(([id, { doc }]) => SHAPES[shape].has(id, doc)));
@@ -126,17 +138,19 @@ class Server {
 }
 
 export class Run {
-  constructor(seed) {
-    this.random = randomOf(seed);
+  /** `world`: what several runs share, each of them one of its tabs. */
+  constructor(seed, world = null) {
+    this.world = world;
     this.now = 1_000_000;
-    this.server = new Server();
-    this.disk = { shapes: new Map(), queue: new Map() };
+    this.random = world?.random ?? randomOf(seed);
+    this.server = world?.server ?? new Server();
+    this.disk = world?.disk ?? { shapes: new Map(), queue: new Map() };
     this.made = new Map(); // key → write, of all that the application has made and that were not taken back
     this.told = new Set(); // keys of the writes that the application knows to be queued
     this.count = 0;
     this.destroyed = new Set(); // ids of documents that somebody else has replaced or deleted
     this.best = new Map(); // shape and id → the largest own number that was shown
-    for (const id of ["a", "b"]) this.server.write({ method: "PUT", id, body: { _id: id, m: 1, list: [] } });
+    if (!world) this.server.begin();
     this.begin();
   }
 
@@ -149,6 +163,11 @@ export class Run {
   }
 
   // --- the process: an engine over what is on the disk ---------------------------------------------------------------
+
+  /** The member of documents that only this application writes. */
+  get name() {
+    return "me";
+  }
 
   begin() {
     this.engine = new Engine({ random: this.random });
@@ -283,7 +302,7 @@ export class Run {
   ownWrite() {
     const { engine } = this;
     if (engine.outbox.size > 6) return;
-    const write = { ...this.randomWrite("me"), key: `key ${this.count}`, order: this.count, at: this.now, collection: COLLECTION };
+    const write = { ...this.randomWrite(this.name), key: `key ${this.count}`, order: this.count, at: this.now, collection: COLLECTION };
     const base = engine.baseOf(COLLECTION, write.id);
     if (base !== undefined) write.base = base;
     if (this.chance(0.1) && base !== undefined && write.method !== "POST") write.ifMatch = `"${base}"`;
@@ -373,7 +392,7 @@ export class Run {
     if (lot < 0.05) response.lost = true;
     else if (lot < 0.1) Object.assign(response, this.unknown(write, ifMatch));
     else if (lot < 0.15) Object.assign(response, { problem: { status: 503, code: "unavailable" }, retryAfter: 0.1 });
-    else if (lot < 0.2 && !this.server.answers.has(write.key)) response.problem = { status: 403, code: "forbidden" };
+    else if (lot < 0.2 && !this.server.answers.has(write.key)) Object.assign(response, this.server.refuse(write.key, { status: 403, code: "forbidden" }));
     else {
       Object.assign(response, this.server.write({ ...write, ifMatch }));
       if (this.chance(0.15)) Object.assign(response, { lost: true });
@@ -447,7 +466,7 @@ export class Run {
 
   check() {
     const { engine, server } = this;
-    for (const shape of Object.keys(SHAPES)) {
+    for (const shape of this.seen.keys()) {
       const position = engine.core.position(shape);
       const confirmed = engine.core.documents(shape);
       const view = engine.view(shape);
@@ -484,7 +503,7 @@ export class Run {
       ok(!doubled, () => `${shape} ${id} at ${seq} shows ${key} twice: it is at ${at}, and answered`);
       ok(!missing, () => `${shape} ${id} at ${seq} lacks ${JSON.stringify(write)}, which is at ${at}`);
     }
-    if (seen) this.checkFlicker(`${shape} ${id}`, id, seen.doc.me ?? 0);
+    if (seen) this.checkFlicker(`${shape} ${id}`, id, seen.doc[this.name] ?? 0);
   }
 
   /** True if a write has changed something. */
@@ -550,11 +569,11 @@ export class Run {
 }
 
 /** `assert.ok` with a message that is made only if it is needed. */
-function ok(condition, message) {
+export function ok(condition, message) {
   if (!condition) assert.fail(message());
 }
 
-function sameRows(left, right) {
+export function sameRows(left, right) {
   if (left.size !== right.size) return false;
   for (const [id, row] of left) if (!equal(row, right.get(id))) return false;
   return true;

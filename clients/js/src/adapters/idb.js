@@ -3,29 +3,32 @@
 //   const db = createClient({ principal: "ada", store: idb("kanban") });
 
 import { deleteDB, openDB } from "idb";
-import { parsePosition } from "../replica.js";
+import { Fenced, leadsOn } from "../store.js";
+import { share } from "../tabs.js";
 
 /** @typedef {import("../store.js").QueuedWrite} QueuedWrite */
 /** @typedef {import("../store.js").Row} Row */
 /** @typedef {import("../store.js").Step} Step */
 
 /**
- * `positions` has the position of each shape, and `rows` its documents by `[shape, id]`.
+ * `positions` has the position of each shape, `rows` its documents by `[shape, id]`, and `epoch`, by 0, the number of
+ * the tab that may write.
  *
  * @typedef {import("idb").DBSchema & {
  *   positions: { key: string, value: string },
  *   rows: { key: [shape: string, id: string], value: [id: string, row: Row] },
  *   queue: { key: string, value: QueuedWrite },
+ *   epoch: { key: number, value: number },
  * }} Schema
  */
 
-/** @typedef {"positions" | "rows" | "queue"} Table */
+/** @typedef {"positions" | "rows" | "queue" | "epoch"} Table */
 /** @typedef {import("idb").IDBPDatabase<Schema>} Database */
 /** @typedef {import("idb").IDBPTransaction<Schema, Table[], "readwrite">} Transaction */
 
 const VERSION = 1; // another layout is another format, and so another database
 /** @type {Table[]} */
-const TABLES = ["positions", "rows", "queue"];
+const TABLES = ["positions", "rows", "queue", "epoch"];
 const WRITE_BATCH = 500; // requests at a time: Safari is slow by the request, and all at once take memory
 const READ_BATCH = 2000; // rows at a time, so that no single answer stops the page for long
 const WAIT = 10_000; // ms for a database that another tab blocks
@@ -47,7 +50,7 @@ export function idb(name = "eventsync", { wait = WAIT } = {}) {
   };
 }
 
-/** Implements `OpenStore`. */
+/** Implements `SharedStore`. */
 class IndexedStore {
   /** @type {Database | null} */
   #database = null;
@@ -55,11 +58,21 @@ class IndexedStore {
   #ended = "";
   /** @type {Map<string, string>} Shape → where this client stands, whether it or another tab has stored that. */
   #known = new Map();
+  #epoch = 0; // of this client as the one that writes; 0: it has none, and writes beside others
 
   /** @param {string} name @param {number} wait */
   constructor(name, wait) {
     this.name = name;
     this.wait = wait;
+  }
+
+  get group() {
+    return this.name;
+  }
+
+  /** @type {import("../store.js").Share} */
+  share(client, browser) {
+    return share(client, this, browser);
   }
 
   /**
@@ -106,7 +119,7 @@ class IndexedStore {
 
   /** @param {string} shape @param {Step} step */
   async apply(shape, { position, put, remove, clear }) {
-    await this.#write(["positions", "rows"], async (transaction) => {
+    await this.#lead(["positions", "rows"], async (transaction) => {
       const [positions, rows] = [transaction.objectStore("positions"), transaction.objectStore("rows")];
       const stored = await positions.get(shape);
       if (!clear && !leadsOn(this.#known.get(shape), stored, position)) return;
@@ -120,7 +133,7 @@ class IndexedStore {
 
   /** @param {string} shape */
   async forget(shape) {
-    await this.#write(["positions", "rows"], async (transaction) => {
+    await this.#lead(["positions", "rows"], async (transaction) => {
       await transaction.objectStore("rows").delete(rowsOf(shape));
       await transaction.objectStore("positions").delete(shape);
     });
@@ -140,7 +153,18 @@ class IndexedStore {
 
   /** @param {string} key */
   async dequeue(key) {
-    await this.#write(["queue"], (transaction) => transaction.objectStore("queue").delete(key));
+    await this.#lead(["queue"], (transaction) => transaction.objectStore("queue").delete(key));
+  }
+
+  /** @param {number} epoch @param {Map<string, string>} stands */
+  async lead(epoch, stands) {
+    await this.#write(["epoch"], async (transaction) => {
+      const stored = (await transaction.objectStore("epoch").get(0)) ?? 0;
+      if (stored >= epoch) throw new Fenced(stored);
+      await transaction.objectStore("epoch").put(epoch, 0);
+    });
+    this.#epoch = epoch;
+    for (const [shape, position] of stands) this.#known.set(shape, position);
   }
 
   async close() {
@@ -191,6 +215,21 @@ class IndexedStore {
   }
 
   /**
+   * Run one transaction, unless another tab has become the one that writes: they see each other's epochs in order.
+   *
+   * @param {Table[]} tables
+   * @param {(transaction: Transaction) => Promise<unknown>} action
+   */
+  #lead(tables, action) {
+    if (!this.#epoch) return this.#write(tables, action);
+    return this.#write([...tables, "epoch"], async (transaction) => {
+      const stored = (await transaction.objectStore("epoch").get(0)) ?? 0;
+      if (stored !== this.#epoch) throw new Fenced(stored);
+      return action(transaction);
+    });
+  }
+
+  /**
    * Run one transaction. All of it is on the disk once the promise resolves, and nothing if it rejects.
    *
    * @param {Table[]} tables
@@ -219,22 +258,6 @@ function abort(transaction) {
   } catch (error) {
     if (!(error instanceof DOMException) || error.name !== "InvalidStateError") throw error; // it has ended already
   }
-}
-
-/**
- * Return true if a step of this client leads on from what is stored. Another tab may have stored the same events, or
- * some of them: the rows of a step are whole, so they may be stored over any state since `known`, but over none before
- * it, where rows would be missing, and none behind the step, which would lose rows. Those steps are left out: what is
- * stored is whole, and what it lacks comes from the server.
- *
- * @param {string | undefined} known - Where the step begins; undefined if nothing was stored.
- * @param {string | undefined} stored
- * @param {string} position - Where the step ends.
- */
-function leadsOn(known, stored, position) {
-  if (known === undefined || stored === undefined) return known === stored;
-  const [from, at, to] = [known, stored, position].map(parsePosition);
-  return from.log === at.log && at.log === to.log && from.seq <= at.seq && at.seq <= to.seq;
 }
 
 /**
