@@ -341,7 +341,9 @@ export class Client {
 
   /** Connect and send, unless the client was stopped. */
   resume() {
-    if (!this.#stopped) this.do((engine, now) => engine.start(now));
+    if (this.#stopped) return;
+    this.do((engine, now) => engine.start(now));
+    this.tabs?.start();
   }
 
   /** Announce the status, if it is another one. */

@@ -1,7 +1,8 @@
 // Runs a tab: the Web Lock that says who leads, the channel to the other tabs, and the check that the leader is awake.
 //
-// The browser gives the lock to the next tab once its holder has gone. A frozen holder keeps it: a tab that has asked
-// several times and heard nothing takes it away, and the store refuses the writes of the one that wakes up.
+// The browser gives the lock to the next tab once its holder has gone. A page that is about to be frozen gives it away.
+// From one that is busy, or was stopped without a word, a tab takes it that has asked several times and heard nothing,
+// and the store refuses the writes of the one that wakes up.
 
 import { randomHex } from "./ids.js";
 import { Tab } from "./tab.js";
@@ -43,6 +44,7 @@ export class Tabs {
   #ended = new AbortController();
   /** @type {Map<string, AbortController>} The tabs that this one, as the leader, has heard of. */
   #watched = new Map();
+  #isFrozen = false;
   #missed = 0;
   #refused = 0; // the greatest epoch that the store has named
   /** @type {ReturnType<typeof setTimeout> | undefined} */
@@ -77,11 +79,22 @@ export class Tabs {
     const { signal } = this.#ended;
     const life = new Promise((resolve) => signal.addEventListener("abort", resolve));
     locks.request(`${this.name} ${this.id}`, { signal }, () => life).catch(() => {});
+    // A frozen page still gets messages, so it would seem to be awake, but neither answers of the server nor timers.
+    const { document } = globalThis;
+    document?.addEventListener("freeze", () => this.#freeze(true), { signal });
+    document?.addEventListener("resume", () => this.#freeze(false), { signal });
+  }
+
+  /** @param {boolean} isFrozen */
+  #freeze(isFrozen) {
+    this.#isFrozen = isFrozen;
+    if (isFrozen) this.stop();
+    else this.client.resume();
   }
 
   /** Take part: lead as soon as no other tab does. */
   start() {
-    if (this.#ended.signal.aborted || this.#campaign) return;
+    if (this.#ended.signal.aborted || this.#campaign || this.#isFrozen) return;
     this.#request(false);
     this.#plan();
   }

@@ -428,9 +428,9 @@ class World {
       [2, () => page.toggle()],
       [2, () => page.cut()],
       [8, () => page.stolen && page.lose()],
-      [8, () => this.grant()],
-      [1, () => this.steal()],
-      [1, () => this.kill()],
+      [20, () => this.grant()],
+      [3, () => this.steal()],
+      [3, () => this.kill()],
       [0.5, () => this.renewLog()],
     ];
     let at = this.random() * steps.reduce((sum, [weight]) => sum + weight, 0);
@@ -510,7 +510,7 @@ class World {
 }
 
 /** Drive one random interleaving of so many steps. */
-export function run(seed, steps = 150) {
+export function run(seed, steps = 200) {
   const world = new World(seed);
   for (let step = 0; step < steps; step += 1) world.step();
   world.settle();
