@@ -14,7 +14,7 @@ import { Fenced } from "../src/store.js";
 import { Unstored } from "../src/unstored.js";
 import { run } from "./tabs_model.mjs";
 
-const runs = Number(process.env.MODEL_RUNS ?? 150);
+const runs = Number(process.env.MODEL_RUNS ?? 100);
 const first = Number(process.env.MODEL_SEED ?? 0);
 
 test(`${runs} interleavings of three tabs, their channel, their lock and kills end with the state of the server`, () => {

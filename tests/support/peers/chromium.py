@@ -58,6 +58,7 @@ class Chromium:
         self._numbers = itertools.count(1)
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._loaded: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self._crashed: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._pages: dict[str, str] = {}
 
     async def do(self, url: str, command: str, *arguments: Any) -> None:
@@ -90,7 +91,7 @@ class Chromium:
         """Return what a JavaScript expression, or its promise, comes to in the page, as JSON has it."""
         words = {"expression": expression, "awaitPromise": True, "returnByValue": True}
         async with within(seconds):
-            found = await self._answer("Runtime.evaluate", session, words)
+            found = await (await self._send("Runtime.evaluate", session, **words))
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
@@ -104,6 +105,29 @@ class Chromium:
         processes = (await self._ask("SystemInfo.getProcessInfo"))["processInfo"]
         return sum(float(found["cpuTime"]) for found in processes)
 
+    async def run(self, session: str, body: str) -> Any:
+        """Run the body of an async function in the page; return what it returns, which is JSON."""
+        return await self.value(session, f"(async () => {{ {body} }})()")
+
+    async def start(self, session: str, body: str) -> None:
+        """Start the body of an async function in the page, once what runs now has ended."""
+        await self._evaluate(session, f"setTimeout(async () => {{ {body} }})", awaitPromise=False)
+
+    async def close_page(self, session: str) -> None:
+        """Close the page, as its user does."""
+        await self._ask("Page.close", session)
+
+    async def crash(self, session: str) -> None:
+        """Kill the page's process, and wait until that is known."""
+        await self._ask("Inspector.enable", session)
+        await self._send("Page.crash", session)
+        async with within(_PATIENCE):
+            await self._crashed[session].wait()
+
+    async def freeze(self, session: str, *, frozen: bool) -> None:
+        """Stop the tasks of the page, as the browser does in the background, or let them continue."""
+        await self._ask("Page.setWebLifecycleState", session, state="frozen" if frozen else "active")
+
     async def _page(self, url: str) -> str:
         """A page of the server's, with the driver in it. Returns the session."""
         # Any page that the server has; this one carries no policy and loads nothing.
@@ -111,20 +135,22 @@ class Chromium:
         await self._evaluate(session, f"driver = ({DRIVER.read_text()})((what) => tell(JSON.stringify(what)), window)")
         return session
 
-    async def _evaluate(self, session: str, expression: str) -> None:
-        found = await self._ask("Runtime.evaluate", session, expression=expression, awaitPromise=True)
+    async def _evaluate(self, session: str, expression: str, **how: Any) -> Any:
+        found = await self._ask("Runtime.evaluate", session, **({"expression": expression, "awaitPromise": True} | how))
         assert "exceptionDetails" not in found, found["exceptionDetails"]
+        return found
 
     async def _ask(self, method: str, session: str | None = None, **params: Any) -> Any:
+        answer = await self._send(method, session, **params)
         async with within(_PATIENCE):
-            return await self._answer(method, session, params)
+            return await answer
 
-    async def _answer(self, method: str, session: str | None, params: dict[str, Any]) -> Any:
+    async def _send(self, method: str, session: str | None = None, **params: Any) -> asyncio.Future[Any]:
         number = next(self._numbers)
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
         request = {"id": number, "method": method, "params": params} | ({"sessionId": session} if session else {})
         await self._connection.send(orjson.dumps(request), text=True)
-        return await answer
+        return answer
 
     async def read(self) -> None:
         """Hand on what the browser says, until it ends."""
@@ -144,6 +170,8 @@ class Chromium:
                 answer.set_result(said["result"])
         elif said["method"] == "Runtime.bindingCalled":
             self.links.said(said["params"]["payload"])
+        elif said["method"] == "Inspector.targetCrashed":
+            self._crashed[said["sessionId"]].set()
         elif said["method"] == "Page.lifecycleEvent" and said["params"]["name"] == "load":
             self._loaded[said["params"]["loaderId"]].set()
 
