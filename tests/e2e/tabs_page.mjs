@@ -4,7 +4,7 @@ import { createClient } from "../../clients/js/src/client.js";
 import { idb } from "../../clients/js/src/adapters/idb.js";
 
 const db = createClient({ store: idb("tabs"), onError: (error) => tab.errors.push(String(error)) });
-const tab = { db, seqs: [], errors: [], cards: db.collection("accounts"), statuses: [] };
+const tab = { db, seqs: [], sources: [], errors: [], cards: db.collection("accounts"), statuses: [] };
 globalThis.tab = tab;
 tab.isLive = () => db.status.name === "live" && tab.cards.isLive;
 tab.leads = () => db.tabs.tab.leads;
@@ -12,4 +12,7 @@ const text = (rows) => JSON.stringify(Object.entries(rows).map(([id, { version, 
 tab.shows = (rows) => text(Object.fromEntries(tab.cards.documents)) === text(rows);
 db.on("status", ({ name }) => tab.statuses.push(name));
 tab.cards.subscribe(() => {});
-for await (const { event } of tab.cards.changes()) if (event) tab.seqs.push(event.seq);
+for await (const { event, source } of tab.cards.changes()) {
+  if (event) tab.seqs.push(event.seq);
+  else tab.sources.push(source);
+}
