@@ -31,11 +31,15 @@ from support.waiting import eventually, patience, within
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
+CLIENT = ROOT / "clients" / "js"
 CARDS = "/v1/collections/cards/documents"
 MERGE_PATCH = {"Content-Type": "application/merge-patch+json"}
 HERE = "http://127.0.0.1:8000"
 
 needs_chromium = pytest.mark.skipif(chromium.missing() is not None, reason=chromium.missing() or "")
+needs_react = pytest.mark.skipif(
+    not (CLIENT / "node_modules" / "react-dom").is_dir(), reason="needs npm packages: scripts/peers installs them"
+)
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
 needs_jq = pytest.mark.skipif(not (shutil.which("curl") and shutil.which("jq")), reason="needs curl and jq")
 
@@ -78,6 +82,7 @@ async def running(
         *words,
         cwd=directory,
         env={**os.environ, **(environment or {})},
+        stdin=asyncio.subprocess.PIPE,  # open, as in a terminal: esbuild ends with it
         stdout=asyncio.subprocess.PIPE,
         preexec_fn=die_with_parent,
         start_new_session=True,
@@ -105,7 +110,12 @@ async def move(board: httpx.AsyncClient, key: str, column: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "comment", "most"),
-    [("kanban/kanban.js", "//", 60), ("node/replica.mjs", "//", 15), ("replica/replica.py", '"""', 20)],
+    [
+        ("kanban/kanban.js", "//", 60),
+        ("react/app.jsx", "//", 60),
+        ("node/replica.mjs", "//", 15),
+        ("replica/replica.py", '"""', 20),
+    ],
 )
 def test_it_is_short(name: str, comment: str, most: int) -> None:
     lines = [line.strip() for line in (EXAMPLES / name).read_text().splitlines()]
@@ -208,6 +218,64 @@ def test_the_command_of_the_board_serves_its_folder() -> None:
     words = command("kanban", "python3")
     assert words[:3] == ["python3", "-m", "http.server"]
     assert (ROOT / words[words.index("--directory") + 1] / "index.html").is_file()
+
+
+# --- react ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def react_page(processes: Processes, origin: str, tmp_path: Path) -> AsyncIterator[str]:
+    """The board in React, built and served by its own command, with the packages of clients/js. Gives its address."""
+    folder = tmp_path / "examples" / "react"
+    shutil.copytree(EXAMPLES / "react", folder, ignore=shutil.ignore_patterns("node_modules", "app.js", "*-lock.json"))
+    for file in folder.iterdir():
+        file.write_text(file.read_text().replace(HERE, processes.url).replace("127.0.0.1:8080", origin[7:]))
+    shutil.copytree(EXAMPLES / "kanban", folder.parent / "kanban")
+    modules = folder / "node_modules"
+    modules.mkdir()
+    for installed in (CLIENT / "node_modules").iterdir():
+        (modules / installed.name).symlink_to(installed)
+    shutil.copytree(CLIENT, modules / "eventsync", ignore=shutil.ignore_patterns("node_modules", "test"))
+    async with running(["npm", "start", "--prefix", str(folder)]), httpx.AsyncClient() as http:
+
+        async def is_served() -> bool:
+            with suppress(httpx.TransportError):
+                return (await http.get(f"{origin}/react/app.js")).status_code == 200
+            return False
+
+        await eventually(is_served, 60)
+        yield f"{origin}/react/"
+
+
+@needs_chromium
+@needs_react
+async def test_the_board_in_react_has_its_cards_and_moves_offline_in_a_new_tab_too(
+    react_page: str, board: httpx.AsyncClient, processes: Processes, tmp_path: Path
+) -> None:
+    for rank, key in enumerate("abc"):
+        await put(board, key, "todo", rank)
+    async with running_chromium(tmp_path / "profile") as browser:
+        tab = await browser.visit(react_page)
+        await browser.until(tab, f"{titles('todo')} === 'Card a,Card b,Card c' && {STATUS} === 'live'")
+        await browser.until(tab, drag("Card c", "todo", before="Card b"))
+        await browser.until(tab, f"{titles('todo')} === 'Card a,Card c,Card b' && {STATUS} === 'live'")
+
+        processes.kill("serve")
+        await browser.until(tab, f"{STATUS} === 'waiting'")
+        await browser.until(tab, drag("Card b", "doing"))
+        await browser.until(tab, "(document.forms[0].title.value = 'Offline', document.forms[0].requestSubmit(), true)")
+        shown = f"{titles('doing')} === 'Card b' && {titles('todo')} === 'Card a,Card c,Offline'"
+        await browser.until(tab, f"{shown} && {STATUS}.endsWith(', 2 to send')")
+        await browser.close_page(tab)
+        tab = await browser.visit(react_page)
+        await browser.until(tab, f"{shown} && {STATUS}.endsWith(', 2 to send')")
+
+        processes.start("serve")
+        await browser.until(tab, f"{shown} && {STATUS} === 'live'")
+        await browser.until(tab, "(document.querySelector('#doing button').click(), true)")
+        await browser.until(tab, f"{titles('doing')} === '' && {STATUS} === 'live'")
+    stored = (await board.get(CARDS)).json()["documents"]
+    assert sorted(row["doc"]["title"] for row in stored) == ["Card a", "Card c", "Offline"]
 
 
 # --- node -------------------------------------------------------------------------------------------------------------
