@@ -327,7 +327,7 @@ VALUES = st.recursive(
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(VALUES, min_size=1, max_size=6))
 async def test_random_ids_work_on_all_routes(
     others: httpx.AsyncClient, collection: AsyncCollection[Any], values: list[Any]
