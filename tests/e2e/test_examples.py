@@ -96,6 +96,12 @@ async def running(
         await process.communicate()
 
 
+async def is_served(http: httpx.AsyncClient, path: str) -> bool:
+    with suppress(httpx.TransportError):
+        return (await http.get(path)).status_code == 200
+    return False
+
+
 async def put(board: httpx.AsyncClient, key: str, column: str, rank: int = 0) -> None:
     card = {"title": f"Card {key}", "column": column, "rank": rank}
     (await board.put(f"{CARDS}/{key}", json=card)).raise_for_status()
@@ -236,14 +242,8 @@ async def react_page(processes: Processes, origin: str, tmp_path: Path) -> Async
     for installed in (CLIENT / "node_modules").iterdir():
         (modules / installed.name).symlink_to(installed)
     shutil.copytree(CLIENT, modules / "eventsync", ignore=shutil.ignore_patterns("node_modules", "test"))
-    async with running(["npm", "start", "--prefix", str(folder)]), httpx.AsyncClient() as http:
-
-        async def is_served() -> bool:
-            with suppress(httpx.TransportError):
-                return (await http.get(f"{origin}/react/app.js")).status_code == 200
-            return False
-
-        await eventually(is_served, 60)
+    async with running(["npm", "start", "--prefix", str(folder)]), httpx.AsyncClient(base_url=origin) as http:
+        await eventually(lambda: is_served(http, "/react/app.js"), 60)
         yield f"{origin}/react/"
 
 
@@ -363,7 +363,7 @@ async def test_the_application_writes_and_serves(
         running(words, environment_of(settings, int(port))),
         httpx.AsyncClient(base_url=host, timeout=patience(20)) as http,
     ):
-        await eventually(lambda: is_ready(http), 30)
+        await eventually(lambda: is_served(http, "/sync/readyz"), 30)
         answer = await http.post("/cards", json={"title": "From a program", "column": "todo"})
         assert (answer.status_code, answer.json()["version"]) == (201, 1)
         assert (await http.post("/cards", json={"title": "", "column": "todo"})).status_code == 422
@@ -372,9 +372,3 @@ async def test_the_application_writes_and_serves(
         # Clients of any server get it, with its author.
         events = (await board.get(f"{CARDS}/{answer.json()['id']}/events")).json()["events"]
         assert [(event["op"], event["by"]) for event in events] == [("create", "fastapi")]
-
-
-async def is_ready(http: httpx.AsyncClient) -> bool:
-    with suppress(httpx.TransportError):
-        return (await http.get("/sync/readyz")).status_code == 200
-    return False

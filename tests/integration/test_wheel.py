@@ -35,13 +35,17 @@ def run(*words: str | Path, cwd: Path, path: tuple[Path, ...] = (), **more: str)
     return done.stdout
 
 
+def built(project: Path, directory: Path) -> Path:
+    """Build the wheel of a project in an empty directory, without a network."""
+    offline = ("--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--disable-pip-version-check")
+    run(sys.executable, "-m", "pip", "wheel", *offline, "-w", directory, project, cwd=directory)
+    (wheel,) = directory.iterdir()
+    return wheel
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("wheel")
-    offline = ("--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--disable-pip-version-check")
-    run(sys.executable, "-m", "pip", "wheel", *offline, "-w", directory, ROOT, cwd=directory)
-    (built,) = directory.iterdir()
-    return built
+    return built(ROOT, tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")
@@ -101,11 +105,7 @@ print(app.OWNER, workers.OWNER, eventsync.__file__, eventsync_workers.__file__, 
 
 @pytest.fixture(scope="module")
 def client_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("client")
-    offline = ("--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--disable-pip-version-check")
-    run(sys.executable, "-m", "pip", "wheel", *offline, "-w", directory, CLIENT, cwd=directory)
-    (built,) = directory.iterdir()
-    return built
+    return built(CLIENT, tmp_path_factory.mktemp("client"))
 
 
 @pytest.fixture(scope="module")

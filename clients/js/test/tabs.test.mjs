@@ -12,20 +12,13 @@ import { idb } from "../src/adapters/idb.js";
 import { createClient } from "../src/client.js";
 import { Fenced } from "../src/store.js";
 import { Unstored } from "../src/unstored.js";
+import { count, interleave } from "./seeds.mjs";
 import { run } from "./tabs_model.mjs";
 
-const runs = Number(process.env.MODEL_RUNS ?? 100);
-const first = Number(process.env.MODEL_SEED ?? 0);
+const runs = count(100);
 
 test(`${runs} interleavings of three tabs, their channel, their lock and kills end with the state of the server`, () => {
-  for (let seed = first; seed < first + runs; seed += 1) {
-    try {
-      run(seed);
-    } catch (error) {
-      error.message = `MODEL_SEED=${seed} MODEL_RUNS=1 repeats it: ${error.message}`;
-      throw error;
-    }
-  }
+  interleave(run, runs);
 });
 
 // --- the store -------------------------------------------------------------------------------------------------------
