@@ -85,7 +85,11 @@ class Chromium:
         """Wait until a JavaScript expression is true in the page."""
         look = f"const look = () => ({condition}) ? done() : setTimeout(look, 50); look();"
         polled = f"new Promise((done) => {{ {look} }})"
-        await self._evaluate(session, polled)
+        try:
+            await self._evaluate(session, polled)
+        except TimeoutError:
+            page = await self.value(session, "document.body.innerText + document.querySelector('output')?.value")
+            raise AssertionError(f"not true: {condition} of {page!r}") from None
 
     async def value(self, session: str, expression: str, seconds: float = _PATIENCE) -> Any:
         """Return what a JavaScript expression, or its promise, comes to in the page, as JSON has it."""
