@@ -338,7 +338,7 @@ async def _reloaded(stage: Stage, pid: int, count: int, rows: Rows) -> None:
     await _put(stage, _rules(secret, "_id"))
     await stage.begin(stage.clients)
     await ask("open", transport="websocket", count=count, seq=None, follow="document", role="user")
-    await settled(pid)
+    await settled(pid, resting=0.6)  # pings and heartbeats of 10,000 connections take about a third of a core
 
     async def change() -> float:
         """Return when each client has a change that is written now."""

@@ -46,10 +46,10 @@ async def until(what: str, look: Callable[[], Awaitable[Found | None]], seconds:
     return found
 
 
-async def settled(pid: int) -> None:
-    """Wait until a server has done what its clients leave it to do."""
+async def settled(pid: int, resting: float = _RESTING) -> None:
+    """Wait until a server has done what its clients leave it to do: it uses less than `resting` of a core."""
     used = _SETTLING
-    while used > _RESTING * _SETTLING:
+    while used > resting * _SETTLING:
         cpu = Cpu(server=pid)
         await asyncio.sleep(_SETTLING)
         used = cpu.used()["server"]

@@ -146,6 +146,11 @@ class LiveAccesses:
         """Return the access of the same principal under the rules in force. Raises as `AccessControl.renewed`."""
         return self._control.renewed(access)
 
+    async def until_resumed(self) -> None:
+        """Wait until the connections that were suspended before have been woken."""
+        if self._pacer:
+            await self._pacer.passed()
+
     def _follow_change(self) -> None:
         for live in self._live:
             if not live.follow_change() and not live.is_queued:

@@ -45,7 +45,21 @@ class Fed:
         self.tracking = Tracking()
         self.definitions = Definitions(self.tracking)
         self.continuity = Continuity(lambda: primary_process(stores.log), patience(20))
-        self.feed = Feed(stores, self.window, self.continuity, self.tracking, self.definitions, settings)
+        self.asked, self.resumed = asyncio.Event(), asyncio.Event()
+        self.resumed.set()
+        self.feed = Feed(
+            stores,
+            self.window,
+            self.continuity,
+            self.tracking,
+            self.definitions,
+            settings,
+            until_resumed=self._until_resumed,
+        )
+
+    async def _until_resumed(self) -> None:
+        self.asked.set()
+        await self.resumed.wait()
 
     async def until(self, reached: Callable[[], bool]) -> None:
         with self.window.subscribers() as subscribers:
@@ -114,6 +128,19 @@ async def test_feed_appends_new_events_in_order(stores: Stores, settings: Settin
             await append(stores, log, first, 40)
         await server.at(400)
         assert server.seqs() == list(range(1, 401))
+
+
+async def test_feed_appends_nothing_while_connections_are_suspended(stores: Stores, settings: Settings) -> None:
+    log = await begin(stores)
+    async with fed(stores, settings) as server:
+        await server.until(lambda: server.window.log == log.id)
+        server.resumed.clear()
+        await append(stores, log, 1, 3)
+        async with within(20):
+            await server.asked.wait()
+        assert server.window.head == 0
+        server.resumed.set()
+        await server.at(3)
 
 
 async def test_feed_start_reads_a_bounded_past_of_whole_transactions(stores: Stores, settings: Settings) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -97,9 +97,14 @@ class Feed:
         settings: Settings,
         access: AccessControl | None = None,
         offload: Offload | None = None,
+        until_resumed: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """Without `access`, rules are not followed. `offload` takes what is hidden out of large events."""
+        """Without `access`, rules are not followed. `offload` takes what is hidden out of large events.
+
+        `until_resumed` waits for the connections that a change of the rules has suspended.
+        """
         self._offload = offload or inline()
+        self._until_resumed = until_resumed
         self._stores = stores
         self._window = window
         self._continuity = continuity
@@ -331,8 +336,12 @@ class Feed:
                 return seq  # the read of the events behind it handles the damage
         return seq
 
-    async def _take(self, rows: Iterable[dict[str, Any]]) -> None:
+    async def _take(self, rows: Sequence[dict[str, Any]]) -> None:
         """Append the events that the stream delivered."""
+        if rows and self._until_resumed is not None:
+            # An event would wake the task of each connection that waits for its turn to be checked, and that takes six
+            # times as long as to check it and write to it directly.
+            await self._until_resumed()
         fresh: list[StoredEvent] = []
         for row in rows:
             if self._log is None or self._window.suspended or not _is_of(self._log, row):
