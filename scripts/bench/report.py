@@ -21,6 +21,7 @@ from typing import Final, TypeVar
 Case = TypeVar("Case")
 Figures = dict[str, float]
 
+_SUMMED: Final = 3_000_000
 _PACKAGES: Final = ("pymongo", "uvicorn", "starlette", "websockets", "uvloop")
 _SHARES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
@@ -156,10 +157,14 @@ def _machine() -> dict[str, str]:
     """Return the facts besides the code that the figures depend on."""
     info = Path("/proc/cpuinfo")
     models = re.findall(r"(?m)^model name\s*:\s*(.*)$", info.read_text()) if info.exists() else []
+    began = time.process_time()
+    sum(number for number in range(_SUMMED))
+    speed = f"{time.process_time() - began:.2f} s of CPU to add up {_SUMMED:,} numbers in Python"
     return {
         "processes": "mongod (one node), a worker, a server, the clients and the writer, each a process of its own, "
         "share the CPUs; all over loopback; writes are majority, journaled",
         "machine": f"{os.cpu_count()} CPUs ({(models or ['unknown'])[0]}), {sys.platform} {platform.machine()}",
+        "speed": speed,
         "load": f"{os.getloadavg()[1]:.1f} processes at the end, the benchmark's own included (5 minutes' mean)",
         "versions": ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
         + f", Python {platform.python_version()}",
