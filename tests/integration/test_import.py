@@ -21,6 +21,7 @@ from eventsync.domain.values.extended_json import CODEC
 from eventsync.mongodb.client import Client
 from eventsync.settings import Settings
 from support.environment import command_environment
+from support.ruled import ruled_system
 from support.systems import events_of, running_system
 from support.waiting import within
 
@@ -39,10 +40,10 @@ class System:
     environment: dict[str, str]
     directory: Path
 
-    async def start(self, *words: str) -> asyncio.subprocess.Process:
-        """Start `eventsync import` into the collection `orders`."""
+    async def start(self, *words: str, collection: str = "orders") -> asyncio.subprocess.Process:
+        """Start `eventsync import`."""
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "eventsync", "import", *words, "--collection", "orders"),
+            *(sys.executable, "-P", "-m", "eventsync", "import", *words, "--collection", collection),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -50,9 +51,9 @@ class System:
             cwd=self.directory,
         )
 
-    async def run(self, *words: str, text: bytes = b"") -> tuple[int | None, str, str]:
+    async def run(self, *words: str, text: bytes = b"", collection: str = "orders") -> tuple[int | None, str, str]:
         """Import, and return the exit code and the output."""
-        process = await self.start(*words)
+        process = await self.start(*words, collection=collection)
         async with within(60):
             out, err = await process.communicate(text)
         return process.returncode, out.decode(), err.decode()
@@ -68,7 +69,7 @@ async def system(settings: Settings, client: Client, tmp_path: Path) -> AsyncIte
 @pytest.fixture(params=["database", "server"])
 def target(request: pytest.FixtureRequest) -> Callable[[System], list[str]]:
     """The options of an import into the database itself, and through the server."""
-    return lambda system: [] if request.param == "database" else ["--server", system.url]
+    return lambda system: [] if request.param == "database" else ["--url", system.url]
 
 
 async def test_exported_documents_keep_their_types(system: System, target: Callable[[System], list[str]]) -> None:
@@ -140,17 +141,30 @@ async def test_killed_import_is_resumed_without_a_loss_or_a_double(
 async def test_import_that_cannot_begin_names_the_reason(system: System) -> None:
     code, _, err = await system.run("missing.ndjson")
     assert (code, err) == (2, "eventsync: missing.ndjson can't be read: No such file or directory\n")
-    code, _, err = await system.run("-", "--server", "localhost:8000", text=RELAXED)
+    code, _, err = await system.run("-", "--url", "localhost:8000", text=RELAXED)
     assert code == 2
-    assert "--server takes the URL of a server" in err
+    assert "--url takes the URL of a server" in err
     (system.directory / "one.ndjson").write_bytes(RELAXED)
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "eventsync", "import", "one.ndjson", "--collection", "nowhere"),
-        *("--server", system.url),
-        stderr=subprocess.PIPE,
-        env=system.environment,
-        cwd=system.directory,
-    )
-    _, said = await process.communicate()
-    assert process.returncode == 2
-    assert b"the collection 'nowhere' is not tracked" in said
+    code, _, err = await system.run("one.ndjson", "--url", system.url, collection="nowhere")
+    assert code == 2
+    assert "the collection 'nowhere' is not tracked" in err
+
+
+async def test_import_through_a_server_with_rules_needs_a_credential(
+    settings: Settings, client: Client, tmp_path: Path
+) -> None:
+    things = client[settings.database].get_collection("things", codec_options=CODEC)
+    async with ruled_system(settings.model_copy(update={"collections": ("things",)}), tmp_path) as ruled:
+        system = System(ruled.url, things, command_environment(settings), tmp_path)
+        words = ("-", "--url", ruled.url)
+        lines = b'{"_id":"a","owner":"ada"}\n{"_id":"b","owner":"bob"}\n'
+        code, out, err = await system.run(*words, text=lines, collection="things")
+        assert (code, out) == (1, "")
+        assert "a credential is needed here" in err
+        assert "EVENTSYNC_TOKEN" in err
+        code, _, err = await system.run(*words, "--token", "caf\u00e9", text=lines, collection="things")
+        assert (code, "--token has characters" in err) == (2, True)
+        code, out, err = await system.run(*words, "--token", ruled.token("ada"), text=lines, collection="things")
+        assert (code, out) == (1, "things: 1 documents inserted, 1 failed\n")
+        assert err.startswith("line 2: forbidden: ")
+        assert [item["_id"] async for item in things.find()] == ["a"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 from eventsync.access.access import Access
 from eventsync.access.audit import Refusals
@@ -46,6 +46,8 @@ class AccessControl:
         self.refusals = Refusals()
         self.on_change: list[Callable[[], None]] = []
         """Called at each change of rules, revocations or keys. They must not await."""
+        self.until_resumed: Callable[[], Awaitable[None]] = _at_once
+        """Waits until the connections that the changes so far have suspended were woken."""
         anonymous = Authenticated(Principal(settings.principal, {"sub": settings.principal}))
         self._everything = Access(anonymous, None, 0)
         self._settings = settings
@@ -172,3 +174,7 @@ class AccessControl:
     def now(self) -> float:
         """Return the time that the ends of credentials are compared with, in Unix seconds."""
         return self.authenticator.clock.now()
+
+
+async def _at_once() -> None:
+    """No connections are suspended."""

@@ -129,6 +129,7 @@ class LiveAccesses:
         self._live: set[LiveAccess] = set()
         self._pacer = Pacer(_AT_ONCE)
         control.on_change.append(self._follow_change)
+        control.until_resumed = self._until_resumed
 
     @contextmanager
     def open(self, access: Access, *, grace: float = 0.0) -> Iterator[LiveAccess]:
@@ -146,8 +147,7 @@ class LiveAccesses:
         """Return the access of the same principal under the rules in force. Raises as `AccessControl.renewed`."""
         return self._control.renewed(access)
 
-    async def until_resumed(self) -> None:
-        """Wait until the connections that were suspended before have been woken."""
+    async def _until_resumed(self) -> None:
         if self._pacer:
             await self._pacer.passed()
 

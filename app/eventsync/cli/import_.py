@@ -14,7 +14,7 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from eventsync.cli.console import NOTES, OUT, print_json, printable
-from eventsync.cli.options import Database, Json, MongodbUri
+from eventsync.cli.options import Database, Json, MongodbUri, Token, Url, check_credential, check_url
 from eventsync.domain.names import check_collection
 from eventsync.errors import ConfigurationError
 from eventsync.importing import (
@@ -50,10 +50,6 @@ def import_(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON documents; `-` reads standard input.")],
     collection: Annotated[str, typer.Option("--collection", metavar="NAME", help="The collection to write to.")],
     mode: Annotated[Mode, typer.Option(help="What to do with a document whose `_id` exists.")] = Mode.INSERT,
-    server: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="Write through this server.", show_default="into the database itself"),
-    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an import that was interrupted.")] = False,
     progress: Annotated[
         Path | None, typer.Option(metavar="PATH", help="File of the progress.", show_default="FILE.progress")
@@ -64,6 +60,8 @@ def import_(
         float, typer.Option(help="Maximum time without any success until the import ends, in seconds.", min=0)
     ] = 60.0,
     as_json: Json = False,
+    url: Url = None,
+    token: Token = None,
     mongodb_uri: MongodbUri = None,
     database: Database = None,
 ) -> None:
@@ -74,6 +72,9 @@ def import_(
     continued with --resume.
     """
     check_collection(collection)
+    if url is not None:
+        check_url(url, mongodb_uri, database)
+        check_credential(token)
     if str(file) == "-":
         if resume:
             raise ConfigurationError("standard input can't be resumed")
@@ -83,12 +84,12 @@ def import_(
         path, name = progress or file.with_name(f"{file.name}.progress"), file.name
     collect_rarely(waited_for=False)
     with source:
-        settings = load_settings(mongodb_uri=mongodb_uri, database=database) if server is None else None
-        target = server or f"database {settings.database if settings else ''}"
+        settings = load_settings(mongodb_uri=mongodb_uri, database=database) if url is None else None
+        target = url or f"database {settings.database if settings else ''}"
         kept = ProgressFile(path, source, ImportJob(target, collection, mode))
         report = _Report(name, size)
         run = _Run(source, kept, report, mode, resume=resume, parallel=parallel, timeout=timeout, stop=stop_on_error)
-        totals = event_loop.run(run.into(collection, server, settings))
+        totals = event_loop.run(run.into(collection, settings, url or "", token))
     _print(totals, collection, mode, as_json=as_json)
     if totals.failed:
         raise typer.Exit(1)
@@ -122,10 +123,10 @@ class _Run:
     timeout: float
     stop: bool
 
-    async def into(self, collection: str, server: str | None, settings: Settings | None) -> Totals:
-        """Import into a collection, through a server, or into the database of the settings."""
+    async def into(self, collection: str, settings: Settings | None, url: str, token: str | None) -> Totals:
+        """Import into a collection, in the database of the settings or, without any, through the server at `url`."""
         if settings is None:
-            with closing(ServerTarget(server or "", collection)) as target:
+            with closing(ServerTarget(url, collection, token)) as target:
                 return await self._with(target)
         async with connect(settings, "import") as client:
             stores = Stores.of(client, settings)

@@ -30,7 +30,7 @@ Collections = Annotated[
 Document = Annotated[str, typer.Argument(metavar="COLLECTION/ID", help="A document of a tracked collection.")]
 Url = Annotated[
     str | None,
-    typer.Option("--url", help="Ask this server, in place of MongoDB.", show_default=False, metavar="URL"),
+    typer.Option("--url", help="Use this server, in place of MongoDB.", show_default=False, metavar="URL"),
 ]
 Token = Annotated[
     str | None,
@@ -59,3 +59,9 @@ def check_url(url: str, mongodb_uri: str | None, database: str | None) -> None:
     """Raise `ConfigurationError` if the options name both a server and a database."""
     if mongodb_uri is not None or database is not None:
         raise ConfigurationError(f"--url {url} is in place of --mongodb-uri and --database: give one or the others")
+
+
+def check_credential(token: str | None) -> None:
+    """Raise `ConfigurationError` if a token can't be sent in a header."""
+    if token is not None and not (token.isascii() and token.isprintable()):
+        raise ConfigurationError("--token has characters that no credential has")

@@ -8,6 +8,7 @@ from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import Final
 
 from eventsync.cli.console import printable
+from eventsync.cli.options import check_credential
 from eventsync.cli.readings import Json, ReadDifference, ReadHistory, ReadPage
 from eventsync.domain.positions import Position, Seq, unscoped
 from eventsync.domain.shapes import Shape
@@ -104,8 +105,7 @@ async def difference(url: str, token: str | None, shape: Shape, start: str, end:
 
 @asynccontextmanager
 async def _client(url: str, token: str | None) -> AsyncIterator[AsyncClient]:
-    if token is not None and not (token.isascii() and token.isprintable()):
-        raise ConfigurationError("--token has characters that no credential has")
+    check_credential(token)
     try:
         client = AsyncClient(url, token=token)
     except ValueError as error:

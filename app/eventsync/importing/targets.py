@@ -17,7 +17,7 @@ import orjson
 from eventsync.domain.condition import Condition, Tags
 from eventsync.domain.ids import parse_id
 from eventsync.domain.values.extended_json import parse_json
-from eventsync.errors import ConfigurationError, EventsyncError, TooLarge, Unavailable, VersionMismatch
+from eventsync.errors import ConfigurationError, EventsyncError, TooLarge, Unauthenticated, Unavailable, VersionMismatch
 from eventsync.importing.items import Item
 from eventsync.nodestorage import (
     Author,
@@ -116,13 +116,15 @@ def _answer_of(outcome: WriteResult | EventsyncError) -> ItemAnswer:
 class ServerTarget:
     """Writes through the server at `url`, by `documents:batch`, with a connection for each batch under way."""
 
-    def __init__(self, url: str, collection: str) -> None:
+    def __init__(self, url: str, collection: str, token: str | None = None) -> None:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
-            raise ConfigurationError(f"--server takes the URL of a server, such as http://127.0.0.1:8000, not {url!r}")
+            raise ConfigurationError(f"--url takes the URL of a server, such as http://127.0.0.1:8000, not {url!r}")
         self._host, self._port = parts.hostname, parts.port
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._path = f"{parts.path.rstrip('/')}/v1/collections/{quote(collection, safe='')}/documents:batch"
+        credential = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._headers = {"Content-Type": "application/x-ndjson"} | credential
         self._idle: queue.SimpleQueue[http.client.HTTPConnection] = queue.SimpleQueue()
 
     async def write(self, items: Sequence[Item]) -> list[ItemAnswer]:
@@ -139,7 +141,7 @@ class ServerTarget:
         except queue.Empty:
             connection = self._connection()
         try:
-            connection.request("POST", self._path, body, {"Content-Type": "application/x-ndjson"})
+            connection.request("POST", self._path, body, self._headers)
             response = connection.getresponse()
             try:
                 raw = response.read()
@@ -178,9 +180,13 @@ def _error_of(status: int, raw: bytes) -> EventsyncError:
         found = orjson.loads(raw)
         detail = str(found["detail"])
     except (orjson.JSONDecodeError, KeyError, TypeError):
-        detail = f"the server answers with HTTP {status}"
+        found, detail = {}, f"the server answers with HTTP {status}"
     if status == 413:
         return TooLarge(detail)
     if status == 429 or status >= 500:
         return Unavailable(detail)
+    if status == 401:
+        return Unauthenticated(
+            str(found.get("reason", "token_invalid")), f"{detail} (--token or EVENTSYNC_TOKEN gives one)"
+        )
     return ConfigurationError(f"the server refuses the import: {detail}")

@@ -46,7 +46,7 @@ class SyncService:
 
         Without `access`, as for an operator's command, rules are not obeyed.
         """
-        self._accesses = LiveAccesses(access or AccessControl.open(stores.credentials, settings))
+        obeyed = access or AccessControl.open(stores.credentials, settings)
         self._stores = stores
         self.tracking = Tracking()
         self.definitions = Definitions(self.tracking)
@@ -62,7 +62,6 @@ class SyncService:
             settings,
             access,
             stores.offload,
-            self._accesses.until_resumed,
         )
         self._health = HealthCheck(stores, self.feed, self.window, settings)
         self.source = Source.of(
@@ -83,6 +82,7 @@ class SyncService:
         )
         lag = ClientLag(self.source, stores.events)
         self.vectors = StateVectorManager(stores.vectors, self._writer, self.source, self.feed, lag)
+        self._accesses = LiveAccesses(obeyed)
         self.sessions = Sessions(self.source, self.vectors, settings, self._accesses)
         self.barriers = Barriers(stores, self.feed, settings.barrier_timeout)
         self.pages = LogPages(self.source, stores, self._accesses, cache_bytes=settings.past_cache_bytes)

@@ -11,6 +11,7 @@ import pytest
 from bson.int64 import Int64
 from bson.timestamp import Timestamp
 
+from eventsync.access.control import AccessControl
 from eventsync.domain.events import TransactionPart
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import LogId, Seq
@@ -47,15 +48,9 @@ class Fed:
         self.continuity = Continuity(lambda: primary_process(stores.log), patience(20))
         self.asked, self.resumed = asyncio.Event(), asyncio.Event()
         self.resumed.set()
-        self.feed = Feed(
-            stores,
-            self.window,
-            self.continuity,
-            self.tracking,
-            self.definitions,
-            settings,
-            until_resumed=self._until_resumed,
-        )
+        access = AccessControl.open(stores.credentials, settings)
+        access.until_resumed = self._until_resumed
+        self.feed = Feed(stores, self.window, self.continuity, self.tracking, self.definitions, settings, access)
 
     async def _until_resumed(self) -> None:
         self.asked.set()

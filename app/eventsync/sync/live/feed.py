@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -97,14 +97,9 @@ class Feed:
         settings: Settings,
         access: AccessControl | None = None,
         offload: Offload | None = None,
-        until_resumed: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """Without `access`, rules are not followed. `offload` takes what is hidden out of large events.
-
-        `until_resumed` waits for the connections that a change of the rules has suspended.
-        """
+        """Without `access`, rules are not followed. `offload` takes what is hidden out of large events."""
         self._offload = offload or inline()
-        self._until_resumed = until_resumed
         self._stores = stores
         self._window = window
         self._continuity = continuity
@@ -338,10 +333,10 @@ class Feed:
 
     async def _take(self, rows: Sequence[dict[str, Any]]) -> None:
         """Append the events that the stream delivered."""
-        if rows and self._until_resumed is not None:
+        if rows and self._access is not None:
             # An event would wake the task of each connection that waits for its turn to be checked, and that takes six
             # times as long as to check it and write to it directly.
-            await self._until_resumed()
+            await self._access.until_resumed()
         fresh: list[StoredEvent] = []
         for row in rows:
             if self._log is None or self._window.suspended or not _is_of(self._log, row):

@@ -227,7 +227,7 @@ async def test_change_suspends_all_at_once_and_wakes_a_few_at_a_time() -> None:
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert 0 < len(woken) < 50
-        await accesses.until_resumed()
+        await accesses._until_resumed()
         assert sorted(woken) == list(range(100))
         woken.clear()
         rules.change(sees(A))
