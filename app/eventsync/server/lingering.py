@@ -146,4 +146,7 @@ def _take_over(
     transport.set_protocol(Lingering(transport, limits, address, connections))
     protocol.connection_lost(ConnectionAbortedError())
     transport.resume_reading()
-    transport.write_eof()
+    try:
+        transport.write_eof()
+    except OSError:
+        transport.abort()  # the client has reset the connection, and asyncio's transport has not read that yet
