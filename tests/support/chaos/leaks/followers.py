@@ -259,6 +259,7 @@ class PrincipalFollower:
                 if response.status_code != 200:
                     await response.aread()
                     self._answered(f"refusal of {self.shape}", response, began)
+                    self._refused(response)
                     return
                 self._got(f"opening of {self.shape}", str(response.headers), began)
                 async for text in _data(response.aiter_lines()):
@@ -270,6 +271,7 @@ class PrincipalFollower:
         began = time.time()
         answer = await client.post("/v1/tickets", json={"shapes": [self.shape]})
         self._answered("POST /v1/tickets", answer, began, collection="")
+        self._refused(answer)
         return {"ticket": str(answer.json()["ticket"])} if answer.status_code == 201 else None
 
     async def _session(self, client: httpx.AsyncClient) -> dict[str, str] | None:
@@ -312,6 +314,7 @@ class PrincipalFollower:
         return self._take(answer.json() | {"type": "events"})
 
     def _refused(self, answer: httpx.Response) -> bool:
+        """Forget the documents, if the answer says that they are not shown any more. Return False."""
         if answer.status_code in {403, 404}:
             self._forget()
         return False
