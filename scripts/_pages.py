@@ -1,4 +1,4 @@
-"""Writes the pages of docs/reference that are made from the code: settings, commands and the HTTP API."""
+"""Writes the pages of docs/reference that are made from the code: settings, commands, the HTTP API and a client."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import typer
 from eventsync.api import openapi
 from eventsync.cli import commands
 from eventsync.cli.settings import as_markdown
+from scripts._client_pages import python_client
 
 REFERENCE: Final = Path(__file__).resolve().parent.parent / "docs" / "reference"
 _METHODS: Final = ("get", "head", "post", "put", "patch", "delete")
@@ -133,7 +134,12 @@ def _cell(text: str) -> str:
     return re.sub(r"\s+", " ", text).replace("|", "\\|").strip()
 
 
-PAGES: Final[dict[str, Callable[[], str]]] = {"settings.md": as_markdown, "cli.md": cli, "http.md": http}
+PAGES: Final[dict[str, Callable[[], str]]] = {
+    "settings.md": as_markdown,
+    "cli.md": cli,
+    "http.md": http,
+    "python.md": python_client,
+}
 """File → the function that returns its text."""
 
 
