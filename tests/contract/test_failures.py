@@ -65,8 +65,11 @@ async def served(mongodb_uri: str, client: Client) -> AsyncIterator[Served]:
 
 @pytest.fixture(scope="module")
 async def hasty(mongodb_uri: str, client: Client) -> AsyncIterator[Served]:
-    """A system that gives up soon, for what it would try again until then: any request may be answered 503."""
-    async with system(mongodb_uri, client, mongodb_timeout=1.0, write_deadline=0.2) as opened:
+    """A system that gives up soon, for what it would try again until then: any request may be answered 503.
+
+    A read waits for the feed, whose own commands fail too, for `send_timeout`.
+    """
+    async with system(mongodb_uri, client, mongodb_timeout=1.0, write_deadline=0.2, send_timeout=1.0) as opened:
         yield opened
 
 
