@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import httpx
+from bson.timestamp import Timestamp
 
 from eventsync.errors import Unavailable
 from eventsync.mongodb.client import Client
@@ -80,6 +81,8 @@ class LeakRun:
         self._revocations: list[Revocation] = []
         self._newest = _Newest()
         self._held: list[Held] = []
+        self._since = Timestamp(0, 0)
+        """A cluster time before the first write."""
         self._client = client
         self._database = settings.database
         self._stores = Stores.of(client, settings)
@@ -151,6 +154,7 @@ class LeakRun:
 
     async def begin(self) -> None:
         """Write every document once, put the rules in force on each server, and give service keys."""
+        self._since = (await self._client.admin.command("hello"))["lastWrite"]["opTime"]["ts"]
         await self.traffic.prepare()
         await self.apply(0)
         async with httpx.AsyncClient(timeout=patience(5)) as client:
@@ -212,7 +216,7 @@ class LeakRun:
         """Return everything that has gone wrong so far."""
         # What comes from now on may be of states that are not read any more.
         count = len(self.ledger.received)
-        states = await read_states(self._client, self._database)
+        states = await read_states(self._client, self._database, self._since)
         sights = await read_sights(self._client, self._database, states, {item.variant for item in self.rules})
         template = LeakEvidence(
             {},
