@@ -50,11 +50,11 @@ LIMITS: Final = {
     "unplain phrases": 0,
     "small files with one importer": 20,
     "class names used twice": 0,
-    "lines: all": 160_300,
+    "lines: all": 163_000,
     "lines: docs/benchmarks": 960,
     "lines: locks": 2_200,
     "lines: scripts/bench": 5_450,
-    "lines: tests/support": 12_600,
+    "lines: tests/support": 12_700,
     "subjects of the last 50 commits over 72 characters": 0,
 }
 """Most of each figure that CI lets pass."""

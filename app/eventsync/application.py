@@ -43,6 +43,7 @@ from eventsync.errors import (
     ConfigurationError,
     Conflict,
     EventsyncError,
+    IncompatibleFormat,
     NotFound,
     PatchFailed,
     Unavailable,
@@ -54,6 +55,7 @@ from eventsync.server.deadline import Deadlines
 from eventsync.server.problems import not_found, on_error
 from eventsync.server.sized_response import Answers
 from eventsync.settings import Settings
+from eventsync.stores.formats import FormatStore
 from eventsync.stores.history.time_travel import TimeTravel
 from eventsync.stores.readiness import wait_for_mongodb
 from eventsync.stores.stores import Stores
@@ -175,7 +177,7 @@ async def running(settings: Settings, on_failure: OnFailure, held: HeldBytes) ->
         )
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as group:
-            group.create_task(_work(services, stop, on_failure), name="feed and indexes")
+            group.create_task(_work(services, stores.formats, stop, on_failure), name="feed and indexes")
             try:
                 yield services
             finally:
@@ -192,7 +194,7 @@ def _limits(settings: Settings) -> BudgetLimits:
     )
 
 
-async def _work(services: Services, stop: asyncio.Event, on_failure: OnFailure) -> None:
+async def _work(services: Services, formats: FormatStore, stop: asyncio.Event, on_failure: OnFailure) -> None:
     """Wait for MongoDB; then follow the log and make the indexes until `stop`.
 
     Until then the application answers, and `/readyz` reports that it is not ready.
@@ -201,12 +203,21 @@ async def _work(services: Services, stop: asyncio.Event, on_failure: OnFailure) 
         if await wait_for_mongodb(services.settings, "serve", stop):
             async with asyncio.TaskGroup() as group:
                 group.create_task(_prepared(services, stop), name="indexes")
+                group.create_task(_watch_formats(formats, stop, on_failure), name="versions of the stored formats")
                 await services.sync.run(stop)
     except ConfigurationError as error:
         on_failure(error)
     except Exception:
         logger.critical("the feed has failed", exc_info=True)
         on_failure(EventsyncError("the feed has failed; the log has the reason"))
+
+
+async def _watch_formats(formats: FormatStore, stop: asyncio.Event, on_failure: OnFailure) -> None:
+    """Stop the application once what is stored has a format that it does not know."""
+    try:
+        await formats.watch(stop)
+    except IncompatibleFormat as error:
+        on_failure(error)
 
 
 async def _prepared(services: Services, stop: asyncio.Event) -> None:

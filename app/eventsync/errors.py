@@ -2,6 +2,7 @@
 
     EventsyncError
     ├── ConfigurationError      settings, command line, environment: fix and start again
+    │   └── IncompatibleFormat  what is stored has a format that this version of eventsync does not know
     ├── Malformed               the request can't be understood
     │   ├── InvalidPredicate    a filter that is not evaluated here; the message names the place, the reason, the remedy
     │   └── IndexNeeded         a filter or a sort without an index
@@ -41,6 +42,7 @@ __all__ = [
     "Conflict",
     "EventsyncError",
     "Forbidden",
+    "IncompatibleFormat",
     "IndexNeeded",
     "InvalidPredicate",
     "Malformed",
@@ -79,6 +81,9 @@ class EventsyncError(Exception):
 
     code: ClassVar[str] = "internal"
     retryable: ClassVar[bool] = False
+    exit_code: ClassVar[int] = 1
+    """The exit code of a command or process that it ends. Stable, too."""
+
     public: ClassVar[bool] = False
     """True if a client may see it. All others (damage, a bug) are described only in the server's log."""
 
@@ -109,6 +114,15 @@ class ConfigurationError(EventsyncError):
     """A setting, an option or the machine is wrong; the message names the remedy."""
 
     code = "configuration"
+    exit_code = 2
+
+
+class IncompatibleFormat(ConfigurationError):
+    """What is stored has a format that this version of eventsync does not know. Nothing was written."""
+
+    code = "incompatible_format"
+    # EX_DATAERR of sysexits.h. A mongod never ends with it, which a supervisor may run beside servers.
+    exit_code = 65
 
 
 class Malformed(EventsyncError):

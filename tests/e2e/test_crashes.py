@@ -12,12 +12,11 @@ import pytest
 from eventsync.domain.values.extended_json import CODEC
 from eventsync.mongodb.client import Client
 from eventsync.settings import Settings
-from eventsync.stores.stores import Stores
 from support.clients import PEERS, following
 from support.replica import to_tree
 from support.systems import Processes, tracked
 from support.waiting import patience
-from support.writers import ApiWriter, documents_of, write_behind
+from support.writers import ApiWriter, assert_each_is_one_event, documents_of, write_behind
 
 Data = dict[str, list[dict[str, Any]]]
 
@@ -55,7 +54,7 @@ async def test_killed_in_mid_load(
                 want = {text: to_tree(found) for text, found in (await documents_of(collection)).items()}
                 assert follower.replica.documents == want
                 assert follower.replica.resets == 0
-        await _log_is_complete(client, settings, writers)
+        await assert_each_is_one_event(client, settings, writers)
     finally:
         processes.stop()
 
@@ -73,18 +72,3 @@ async def _some(writers: list[ApiWriter], more: int) -> None:
         if all(writer.done for writer in writers):
             return
         await asyncio.sleep(0.005)
-
-
-async def _log_is_complete(client: Client, settings: Settings, writers: list[ApiWriter]) -> None:
-    """Dense, each acknowledged write in it exactly once, and each document's versions in order."""
-    stores = Stores.of(client, settings)
-    log = await stores.logs.current()
-    assert log is not None
-    rows = await stores.log["events"].find({"_id.l": log.id}, sort=[("_id", 1)]).to_list()
-    assert [row["_id"]["n"] for row in rows] == list(range(1, len(rows) + 1))
-    assert len({row["t"] for row in rows}) == len(rows), "no change has two events"
-    bodies = "".join(row["b"] for row in rows)
-    for writer in writers:
-        assert writer.acknowledged
-        for key in writer.acknowledged:
-            assert bodies.count(f'"op_id":"{key}"') == 1, key

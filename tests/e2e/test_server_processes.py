@@ -20,7 +20,7 @@ from support.clients import PEERS, Follower, following
 from support.replica import to_tree
 from support.systems import Processes, tracked
 from support.waiting import patience, within
-from support.writers import ApiWriter, documents_of
+from support.writers import ApiWriter, assert_each_is_one_event, documents_of
 
 Data = dict[str, list[dict[str, Any]]]
 SHAPE = "theaters"
@@ -35,7 +35,7 @@ class Load:
 
     def __init__(self, client: Client, settings: Settings, writers: list[ApiWriter], followers: list[Follower]) -> None:
         self._collection = client[settings.database].get_collection(SHAPE, codec_options=CODEC)
-        self._writers = writers
+        self.writers = writers
         self.followers = followers
 
     async def goes_on(self, writes: int = 30) -> None:
@@ -46,7 +46,7 @@ class Load:
                 await asyncio.sleep(0.005)
 
     def _acknowledged(self) -> int:
-        return sum(len(writer.acknowledged) for writer in self._writers)
+        return sum(len(writer.acknowledged) for writer in self.writers)
 
     async def is_exact(self, marker: str) -> None:
         """Once nobody writes any more: everybody has everything, and has lost its place never."""
@@ -156,6 +156,39 @@ async def test_clients_move_when_one_of_two_servers_on_a_port_ends(
                 await processes.said(name, "listening on", times=2)
         moved = [follower.connections for follower in running.followers[:4]]
         assert min(moved) >= 2, "each stream was at one of them, and both have ended once"
+    finally:
+        processes.stop()
+
+
+@pytest.mark.slow
+async def test_an_upgrade_replaces_workers_and_servers_one_by_one_without_a_lost_or_doubled_event(
+    settings: Settings, tmp_path: Path, client: Client, data_sets: Data
+) -> None:
+    kinds = {"worker": "worker", "worker2": "worker", "serve": "serve", "second": "serve"}
+    processes = Processes(settings.model_copy(update={"reuse_port": True}), tmp_path)
+    deployment = client[settings.log_db]["deployment"]
+    try:
+        processes.start("worker", "worker2", "serve")
+        await tracked(processes.url, settings.collections)
+        processes.start("second", command="serve")
+        await processes.said("second", "listening on")
+        # As an earlier version has left it, which did not record the versions of what is stored.
+        await deployment.delete_one({"_id": "formats"})
+        async with load(processes.url, client, settings, data_sets[SHAPE][:30]) as running:
+            for name, kind in kinds.items():
+                await running.goes_on()
+                processes.signal(signal.SIGTERM, name)
+                assert await processes.ended(name, seconds=BOUND) == 0
+                await running.goes_on()
+                processes.start(name, command=kind)
+                await processes.said(name, "MongoDB is reached" if kind == "worker" else "listening on", times=2)
+            await running.goes_on()
+            assert await deployment.find_one({"_id": "formats"}), "the first worker of this version has recorded them"
+            processes.start("migrate")
+            assert await processes.ended("migrate", seconds=patience(20)) == 0, processes.log("migrate")
+            await running.goes_on()
+        await assert_each_is_one_event(client, settings, running.writers)
+        assert sum(processes.log(name).count(" leads") for name in ("worker", "worker2")) > 1, "another one took over"
     finally:
         processes.stop()
 

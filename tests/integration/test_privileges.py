@@ -244,6 +244,7 @@ async def test_the_documented_roles_are_enough(
         ("snapshot", "orders"),
         ("restore", "orders", "--at", f"{log}:1", "--into", "then"),
         ("untrack", "lines"),
+        ("migrate",),
     )
     for words in changing:
         code, _, err = await command(operator, tmp_path, *words)

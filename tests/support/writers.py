@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
 from pymongo.asynchronous.collection import AsyncCollection
 
 from eventsync.domain.ids import format_id
+from eventsync.mongodb.client import Client
+from eventsync.settings import Settings
+from eventsync.stores.stores import Stores
 from support.documents import LEAVES
 from support.histories import History
 from support.waiting import patience
@@ -99,3 +103,18 @@ async def documents_of(collection: AsyncCollection[dict[str, Any]]) -> dict[str,
         format_id(row["_id"]): {name: value for name, value in row.items() if name != "_sync"}
         async for row in collection.find()
     }
+
+
+async def assert_each_is_one_event(client: Client, settings: Settings, writers: Sequence[ApiWriter]) -> None:
+    """Assert that the log is dense, and that each acknowledged write is in it exactly once."""
+    stores = Stores.of(client, settings)
+    log = await stores.logs.current()
+    assert log is not None
+    rows = await stores.log["events"].find({"_id.l": log.id}, sort=[("_id", 1)]).to_list()
+    assert [row["_id"]["n"] for row in rows] == list(range(1, len(rows) + 1))
+    assert len({row["t"] for row in rows}) == len(rows), "no change has two events"
+    bodies = "".join(row["b"] for row in rows)
+    for writer in writers:
+        assert writer.acknowledged
+        for key in writer.acknowledged:
+            assert bodies.count(f'"op_id":"{key}"') == 1, key

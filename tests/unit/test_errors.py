@@ -39,8 +39,13 @@ def test_codes_are_stable() -> None:
         "internal", "configuration", "malformed", "not_found", "not_tracked", "unknown_shape", "conflict",
         "version_mismatch", "too_large", "unsupported_media_type", "patch_failed", "too_complex", "reset", "gone",
         "forbidden", "rate_limited", "unavailable", "not_attempted", "overloaded", "damaged", "invalid_predicate",
-        "index_needed", "unauthenticated",
+        "index_needed", "unauthenticated", "incompatible_format",
     }  # fmt: skip
+
+
+def test_exit_codes_are_stable() -> None:
+    codes = {kind.__name__: kind.exit_code for kind in TREE if kind.exit_code != 1}
+    assert codes == {"ConfigurationError": 2, "IncompatibleFormat": 65}
 
 
 @pytest.mark.parametrize("kind", TREE)

@@ -47,7 +47,10 @@ class Worker:
         self._name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
 
     async def run(self) -> None:
-        """Wait for MongoDB, then work until `stop`. Raises `ConfigurationError` for settings that can't work."""
+        """Wait for MongoDB, then work until `stop`.
+
+        Raises `ConfigurationError` for settings that can't work, and `IncompatibleFormat`.
+        """
         if not await wait_for_mongodb(self._settings, "worker", self._stop):
             return
         async with (
@@ -63,6 +66,7 @@ class Worker:
             await self._claim_archive(stores)
             jobs = [kind(stores, self._settings, self._name, self._stop) for kind in _JOBS]
             running = [asyncio.create_task(job.run(), name=type(job).__name__) for job in jobs]
+            running.append(asyncio.create_task(self._watch_formats(stores), name="versions of the stored formats"))
             try:
                 await self._work(stores, leases)
             finally:
@@ -70,6 +74,13 @@ class Worker:
                 for job in running:
                     # Stopped, not cancelled: a cancelled command makes the driver close its connection.
                     await job
+
+    async def _watch_formats(self, stores: Stores) -> None:
+        """Stop the worker, and raise `IncompatibleFormat`, once what is stored has a format that it does not know."""
+        try:
+            await stores.formats.watch(self._stop)
+        finally:
+            self._stop.set()
 
     async def _claim_archive(self, stores: Stores) -> None:
         """Record the archive, or compare it with the recorded one. Raises `ConfigurationError` if it is another one.

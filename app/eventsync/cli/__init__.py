@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from eventsync import __version__
-from eventsync.errors import ConfigurationError, EventsyncError
+from eventsync.errors import EventsyncError
 
 __all__ = ["commands", "main"]
 
@@ -34,6 +34,7 @@ _FURTHER: Final = (
     "token",
     "revoke",
     "settings",
+    "migrate",
 )
 """Commands listed after those of other packages, in the help's order. Each is a function in a module of its name, or a
 `typer.Typer` with commands of its own."""
@@ -70,7 +71,7 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except EventsyncError as error:
             typer.echo(f"eventsync: {' '.join(error.diagnosis.split())}", err=True)
-            raise typer.Exit(2 if isinstance(error, ConfigurationError) else 1) from error
+            raise typer.Exit(error.exit_code) from error
 
 
 def _imported(name: str) -> Any:

@@ -14,10 +14,10 @@ from eventsync.domain.points import Point, parse_point
 from eventsync.domain.replay import between
 from eventsync.domain.shapes import Shape
 from eventsync.errors import NotFound
-from eventsync.mongodb.client import connect
 from eventsync.process import event_loop
 from eventsync.settings import Settings, load_settings
 from eventsync.stores.history.time_travel import TimeTravel
+from eventsync.stores.readiness import connected
 from eventsync.stores.stores import Stores
 
 
@@ -56,7 +56,7 @@ def diff(
 
 
 async def _read(settings: Settings, shape: Shape, points: tuple[Point, Point | None]) -> ReadDifference:
-    async with connect(settings, "diff") as client:
+    async with connected(settings, "diff") as client:
         time_travel = TimeTravel(Stores.of(client, settings))
         before, after = [await time_travel.document(shape, point) for point in points]
     if before.state is None and after.state is None:

@@ -16,10 +16,10 @@ from eventsync.cli.readings import ReadHistory
 from eventsync.domain.positions import Position, Seq
 from eventsync.domain.shapes import Shape
 from eventsync.errors import NotFound
-from eventsync.mongodb.client import connect
 from eventsync.process import event_loop
 from eventsync.settings import Settings, load_settings
 from eventsync.stores.history.time_travel import TimeTravel
+from eventsync.stores.readiness import connected
 from eventsync.stores.stores import Stores
 
 
@@ -61,7 +61,7 @@ def _note(shape: Shape, read: ReadHistory) -> None:
 
 
 async def _read(settings: Settings, shape: Shape, limit: int) -> ReadHistory:
-    async with connect(settings, "history") as client:
+    async with connected(settings, "history") as client:
         stores = Stores.of(client, settings)
         time_travel = TimeTravel(stores)
         retained, newest, count = await time_travel.retained(shape.collection), deque[bytes](maxlen=limit), 0

@@ -29,11 +29,11 @@ from eventsync.importing import (
     Totals,
     read_records,
 )
-from eventsync.mongodb.client import connect
 from eventsync.nodestorage import NodeStorage, WritePolicy
 from eventsync.process import event_loop
 from eventsync.process.garbage_collection import collect_rarely
 from eventsync.settings import Settings, load_settings
+from eventsync.stores.readiness import connected
 from eventsync.stores.stores import Stores
 
 _INTERVAL: Final = 5.0
@@ -128,7 +128,7 @@ class _Run:
         if settings is None:
             with closing(ServerTarget(url, collection, token)) as target:
                 return await self._with(target)
-        async with connect(settings, "import") as client:
+        async with connected(settings, "import") as client:
             stores = Stores.of(client, settings)
             storage = NodeStorage(stores.data, stores.log["operations"], WritePolicy.of(settings))
             return await self._with(DatabaseTarget(storage, collection, settings.principal))

@@ -14,11 +14,11 @@ from eventsync.cli.options import Claims, Database, Json, MongodbUri
 from eventsync.cli.token import read_claims
 from eventsync.domain.events import timestamp
 from eventsync.errors import Malformed, NotFound
-from eventsync.mongodb.client import connect
 from eventsync.process import event_loop
 from eventsync.settings import Settings, load_settings
 from eventsync.stores.access.keys import ServiceKey
 from eventsync.stores.access.revocations import of_key
+from eventsync.stores.readiness import connected
 from eventsync.stores.stores import Credentials, Stores
 
 keys = typer.Typer(
@@ -64,7 +64,7 @@ async def _create(
     settings: Settings, name: str, roles: frozenset[str], claims: Mapping[str, Any], expires: datetime | None
 ) -> tuple[bool, str]:
     """Store a key. Return its text, and True before it if there are rules. Raises `Malformed` for unknown roles."""
-    async with connect(settings, "keys") as client:
+    async with connected(settings, "keys") as client:
         stores = Stores.of(client, settings)
         stored = (await stores.definitions.read()).rules
         if stored is not None and (unknown := roles - (known := stored.compiled().role_names)):
@@ -115,7 +115,7 @@ async def revoke_key(credentials: Credentials, settings: Settings, id_: str) -> 
 
 
 async def _with(settings: Settings, run: Any) -> Any:
-    async with connect(settings, "keys") as client:
+    async with connected(settings, "keys") as client:
         return await run(Stores.of(client, settings).credentials)
 
 

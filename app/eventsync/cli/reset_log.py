@@ -9,9 +9,9 @@ import typer
 from eventsync.cli.console import NOTES, OUT
 from eventsync.cli.options import Database, MongodbUri
 from eventsync.errors import NotFound
-from eventsync.mongodb.client import connect
 from eventsync.process import event_loop
 from eventsync.settings import Settings, load_settings
+from eventsync.stores.readiness import connected
 from eventsync.stores.stores import SEQUENCING, Stores
 
 
@@ -33,7 +33,7 @@ def reset_log(
 
 
 async def _reset(settings: Settings, reason: str) -> None:
-    async with connect(settings, "reset-log") as client:
+    async with connected(settings, "reset-log") as client:
         stores = Stores.of(client, settings)
         ended = await stores.logs.request_reset(reason)
         if ended is None:

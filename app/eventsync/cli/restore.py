@@ -10,11 +10,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from eventsync.cli.console import NOTES, OUT, print_json, printable
 from eventsync.cli.options import Database, Json, MongodbUri
 from eventsync.domain.points import Point, parse_point
-from eventsync.mongodb.client import connect
 from eventsync.process import event_loop
 from eventsync.settings import Settings, load_settings
 from eventsync.stores.history.restore import Restore, Restored, RestoreSource
 from eventsync.stores.history.time_travel import TimeTravel
+from eventsync.stores.readiness import connected
 from eventsync.stores.stores import Stores
 
 
@@ -52,7 +52,7 @@ def restore(
 
 
 async def _restore(settings: Settings, collection: str, point: Point, into: str) -> Restored:
-    async with connect(settings, "restore") as client:
+    async with connected(settings, "restore") as client:
         stores = Stores.of(client, settings)
         position = await TimeTravel(stores).position(collection, point)
         restoring = Restore(stores)

@@ -11,11 +11,11 @@ from eventsync.access.tokens import LEEWAY, MAX_SUBJECT, Token
 from eventsync.cli.keys import revoke_key
 from eventsync.cli.options import Database, MongodbUri
 from eventsync.errors import Malformed, Unauthenticated
-from eventsync.mongodb.client import connect
 from eventsync.process import event_loop
 from eventsync.settings import Settings, load_settings
 from eventsync.stores.access import keys, tickets
 from eventsync.stores.access.revocations import of_subject
+from eventsync.stores.readiness import connected
 from eventsync.stores.stores import Stores
 
 
@@ -44,7 +44,7 @@ def revoke(
 
 
 async def _revoke(settings: Settings, sub: str | None, token: str | None, key: str | None) -> str:
-    async with connect(settings, "revoke") as client:
+    async with connected(settings, "revoke") as client:
         credentials = Stores.of(client, settings).credentials
         if key:
             await revoke_key(credentials, settings, key)

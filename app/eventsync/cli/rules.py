@@ -21,7 +21,6 @@ from eventsync.domain.predicates.routed_shape import RoutedShape, is_shape_name
 from eventsync.domain.values.extended_json import to_json
 from eventsync.errors import ConfigurationError, Unavailable, UnknownShape
 from eventsync.mongodb.change_stream import watch
-from eventsync.mongodb.client import connect
 from eventsync.mongodb.query_plans import QueryPlans
 from eventsync.process import event_loop
 from eventsync.rules.costs import Cost, cost_of, create_index
@@ -29,6 +28,7 @@ from eventsync.rules.file import RulesFile, applied_text, path_of, read_file, re
 from eventsync.rules.review import labels, unknown_fields, unusable_secrets, warnings
 from eventsync.settings import Settings, load_settings
 from eventsync.stores.log.registry import DeclaredShape, Registry
+from eventsync.stores.readiness import connected
 from eventsync.stores.stores import SEQUENCING, Stores
 
 __all__ = ["rules"]
@@ -107,7 +107,7 @@ async def _compared(settings: Settings, file: RulesFile) -> tuple[dict[str, Cost
     and the reason for which there is nothing.
     """
     try:
-        async with connect(settings, "rules") as client:
+        async with connected(settings, "rules") as client:
             plans = QueryPlans(client[settings.database])
             costs = {item.name: await cost_of(plans, item) for _, item in _definitions(file)}
             unknown = await unknown_fields(Stores.of(client, settings), file.access) if file.access is not None else []
@@ -184,7 +184,7 @@ def apply(
 
 
 async def _apply(settings: Settings, file: RulesFile, timeout: float, *, open_to_all: bool, as_json: bool) -> None:
-    async with connect(settings, "rules") as client:
+    async with connected(settings, "rules") as client:
         stores = Stores.of(client, settings)
         if file.access is None and not open_to_all and (await stores.definitions.read()).rules is not None:
             raise ConfigurationError(
@@ -309,7 +309,7 @@ def _name(shape: DeclaredShape) -> str:
 
 
 async def _show(settings: Settings) -> _Shapes:
-    async with connect(settings, "rules") as client:
+    async with connected(settings, "rules") as client:
         return await _Shapes.read(Stores.of(client, settings))
 
 
@@ -381,7 +381,7 @@ def explain(
 
 
 async def _explain(settings: Settings, name: str, bound: RoutedShape | None) -> dict[str, Any]:
-    async with connect(settings, "rules") as client:
+    async with connected(settings, "rules") as client:
         found = await _Shapes.read(Stores.of(client, settings))
         declared = next((shape for shape in found.registry.shapes if shape.name == name), None)
         if declared is None:

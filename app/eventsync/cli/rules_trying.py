@@ -18,12 +18,12 @@ from eventsync.domain.shapes import Shape
 from eventsync.domain.stamp import unstamp
 from eventsync.domain.values.extended_json import to_json
 from eventsync.errors import ConfigurationError, Malformed, NotFound
-from eventsync.mongodb.client import connect
 from eventsync.process import event_loop
 from eventsync.rules.comparison import MAX_EVENTS, Replay, replayed
 from eventsync.rules.file import RulesFile, path_of, read_file, require_valid
 from eventsync.rules.trial import Verdict, explained, read_cases, tried
 from eventsync.settings import Settings, load_settings
+from eventsync.stores.readiness import connected
 from eventsync.stores.stores import Stores
 
 Claims = Annotated[
@@ -106,7 +106,7 @@ def explain_access(settings: Settings, target: str, principal: Principal, file: 
 
 
 async def _explained(settings: Settings, shape: Shape, principal: Principal, file: Path | None) -> dict[str, Any]:
-    async with connect(settings, "rules") as client:
+    async with connected(settings, "rules") as client:
         stores = Stores.of(client, settings)
         rules = _rules_of(file, read_file(file)) if file else await rules_in_force(stores)
         if rules is None:
@@ -179,7 +179,7 @@ def diff(
 
 
 async def _replayed(settings: Settings, rules: AccessRules | None, principals: list[Principal], count: int) -> Replay:
-    async with connect(settings, "rules") as client:
+    async with connected(settings, "rules") as client:
         stores = Stores.of(client, settings)
         return await replayed(stores, await rules_in_force(stores), rules, principals, count)
 

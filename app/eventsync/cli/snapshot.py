@@ -15,10 +15,10 @@ from eventsync.domain.positions import LogId, Position
 from eventsync.domain.shapes import Shape
 from eventsync.errors import Unavailable
 from eventsync.mongodb.change_stream import watch
-from eventsync.mongodb.client import connect
 from eventsync.mongodb.clocks import cluster_time
 from eventsync.process import event_loop
 from eventsync.settings import Settings, load_settings
+from eventsync.stores.readiness import connected
 from eventsync.stores.snapshots.requests import requestable
 from eventsync.stores.snapshots.store import StoredSnapshot
 from eventsync.stores.stores import SNAPSHOTTING, Stores
@@ -53,7 +53,7 @@ def snapshot(
 
 
 async def _snapshot(settings: Settings, shape: Shape, timeout: float) -> StoredSnapshot:
-    async with connect(settings, "snapshot") as client:
+    async with connected(settings, "snapshot") as client:
         stores = Stores.of(client, settings)
         log = await _log_of(stores, shape)
         # The user's writes before this moment have an earlier cluster time, and are in the snapshot.

@@ -15,13 +15,13 @@ import typer
 from eventsync.cli import status_tiers
 from eventsync.cli.console import OUT, print_json, print_table, printable
 from eventsync.cli.options import Database, Json, MongodbUri
-from eventsync.mongodb.client import connect
 from eventsync.mongodb.leases import Lease
 from eventsync.process import event_loop
 from eventsync.settings import Settings, load_settings
 from eventsync.stores.clients.state_vectors import KnownClients
 from eventsync.stores.log.logs import Checkpoint, Log
 from eventsync.stores.log.tracking import TrackedCollection
+from eventsync.stores.readiness import connected
 from eventsync.stores.stats.lag import Lag, LagReader
 from eventsync.stores.stats.overview import Overview, read_overview
 from eventsync.stores.stores import SEQUENCING, Stores
@@ -87,7 +87,7 @@ def status(mongodb_uri: MongodbUri = None, database: Database = None, as_json: J
 
 
 async def _read(settings: Settings) -> Status:
-    async with connect(settings, "status") as client:
+    async with connected(settings, "status") as client:
         stores = Stores.of(client, settings)
         overview = await read_overview(stores)
         log = overview.log.log if overview.log else None

@@ -20,10 +20,10 @@ from eventsync.domain.positions import LogId, Position, unscoped
 from eventsync.domain.shapes import Shape
 from eventsync.errors import EventsyncError, NotTracked, ResetRequired, Unavailable
 from eventsync.logging import configure_logging
-from eventsync.mongodb.client import connect
 from eventsync.process import event_loop
 from eventsync.settings import Settings, load_settings
 from eventsync.stores.log.logs import NoLogYet
+from eventsync.stores.readiness import connected
 from eventsync.stores.stores import Stores
 from eventsync.sync.service import SyncService
 
@@ -152,7 +152,7 @@ def _note(text: str, *, style: str = "yellow") -> None:
 async def _log_of(settings: Settings, shape: Shape) -> AsyncIterator[EventLog]:
     """Follow the log in MongoDB while the block reads the events of a shape."""
     outcome: EventsyncError | _LimitReached | None = None
-    async with connect(settings, "tail") as client:
+    async with connected(settings, "tail") as client:
         stores = Stores.of(client, settings)
         await stores.logs.require()
         service = SyncService(stores, settings)

@@ -15,9 +15,9 @@ from eventsync.cli.options import Claims, Database, MongodbUri
 from eventsync.domain.access.auth import AuthSettings, Issuer
 from eventsync.domain.values.extended_json import parse_json
 from eventsync.errors import ConfigurationError, Malformed
-from eventsync.mongodb.client import connect
 from eventsync.process import event_loop
 from eventsync.settings import Settings, load_settings
+from eventsync.stores.readiness import connected
 from eventsync.stores.stores import Stores
 
 _OWN: Final = frozenset({"iss", "sub", "iat", "exp"})
@@ -70,7 +70,7 @@ def read_claims(text: str) -> Mapping[str, Any]:
 
 async def _applied(settings: Settings) -> AuthSettings:
     """Return the `[auth]` that has been applied. Raises `ConfigurationError` if there is none."""
-    async with connect(settings, "token") as client:
+    async with connected(settings, "token") as client:
         rules = (await Stores.of(client, settings).definitions.read()).rules
     if rules is None:
         raise ConfigurationError("no [auth] has been applied: nobody needs a token (`eventsync rules apply`)")

@@ -11,9 +11,9 @@ from eventsync.cli.console import OUT
 from eventsync.cli.options import Database, MongodbUri
 from eventsync.errors import Unavailable
 from eventsync.mongodb.change_stream import watch
-from eventsync.mongodb.client import connect
 from eventsync.process import event_loop
 from eventsync.settings import Settings, load_settings
+from eventsync.stores.readiness import connected
 from eventsync.stores.stores import SEQUENCING, Stores
 
 _PIPELINE: Final[list[dict[str, Any]]] = [
@@ -36,7 +36,7 @@ def track(
 
 
 async def _track(settings: Settings, names: list[str], timeout: float) -> None:
-    async with connect(settings, "track") as client:
+    async with connected(settings, "track") as client:
         stores = Stores.of(client, settings)
         # The stream first: it must not miss an activation.
         async with watch(stores.log, _PIPELINE) as stream:

@@ -9,9 +9,9 @@ import typer
 from eventsync.cli.console import OUT
 from eventsync.cli.options import Database, MongodbUri
 from eventsync.errors import NotTracked
-from eventsync.mongodb.client import connect
 from eventsync.process import event_loop
 from eventsync.settings import Settings, load_settings
+from eventsync.stores.readiness import connected
 from eventsync.stores.stores import Stores
 
 
@@ -25,7 +25,7 @@ def untrack(
 
 
 async def _untrack(settings: Settings, names: list[str]) -> None:
-    async with connect(settings, "untrack") as client:
+    async with connected(settings, "untrack") as client:
         tracking = Stores.of(client, settings).tracking
         known = {item.name for item in await tracking.read()}
         if unknown := [name for name in names if name not in known]:

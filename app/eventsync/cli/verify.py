@@ -15,7 +15,6 @@ from eventsync.domain.names import not_tracked
 from eventsync.domain.positions import Position, Seq
 from eventsync.domain.replay import Damaged
 from eventsync.errors import Unavailable
-from eventsync.mongodb.client import connect
 from eventsync.mongodb.clocks import cluster_time, wall_time
 from eventsync.mongodb.errors import translated
 from eventsync.process import event_loop
@@ -25,6 +24,7 @@ from eventsync.stores.history.verification import Progress as Advance
 from eventsync.stores.history.verification import Verification, VerifiedPoint
 from eventsync.stores.log.logs import Log
 from eventsync.stores.log.tracking import TrackedCollection
+from eventsync.stores.readiness import connected
 from eventsync.stores.stores import Stores
 
 _STALE: Final = 60.0
@@ -57,7 +57,7 @@ def verify(
 async def prove(settings: Settings, asked: list[str]) -> Report:
     """Check the log and the named collections, or all. Raises `NotTracked`, `NoBase` and `Unavailable`."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    async with connect(settings, "verify") as client:
+    async with connected(settings, "verify") as client:
         stores = Stores.of(client, settings)
         log = await stores.logs.require()
         collections = await _collections(stores, log, asked)

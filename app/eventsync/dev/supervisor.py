@@ -17,11 +17,11 @@ from eventsync.dev.data_dir import DataDir, OwnKey
 from eventsync.dev.server_client import ServerClient
 from eventsync.dev.terminal import Terminal
 from eventsync.errors import EventsyncError, Unavailable
-from eventsync.mongodb.client import connect
 from eventsync.rules.follower import RulesFollower
 from eventsync.server.supervision.child import Child, ChildSpec, first
 from eventsync.settings import PREFIX, Settings
 from eventsync.stores.log.logs import LogStore
+from eventsync.stores.readiness import connected
 from eventsync.stores.stores import Stores
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -95,7 +95,7 @@ class Supervisor:
     async def _continue_rules(self, uri: str | None) -> None:
         """Sign in if rules are in force from an earlier run, or were applied by a command."""
         settings = self._settings.model_copy(update={"mongodb_uri": uri})
-        async with connect(settings, "dev") as client:
+        async with connected(settings, "dev") as client:
             stores = Stores.of(client, settings)
             if (await stores.definitions.read()).rules is not None:
                 await self._sign_in(stores)
@@ -104,7 +104,7 @@ class Supervisor:
         """Request a new log if the data is a copy, which may be older than what clients have."""
         if self._directory.is_copy():
             settings = self._settings.model_copy(update={"mongodb_uri": uri})
-            async with connect(settings, "dev") as client:
+            async with connected(settings, "dev") as client:
                 ended = await LogStore(client[settings.log_db]).request_reset("the data directory is a copy")
             if ended is not None:
                 self._terminal.say(f"{self._directory.path} is a copy: a new log follows {ended.id}", "yellow")

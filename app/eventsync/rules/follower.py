@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from eventsync.errors import EventsyncError, Unavailable
-from eventsync.mongodb.client import connect
 from eventsync.rules.file import RulesFile, applied_text, path_of, read_file
 from eventsync.settings import Settings
+from eventsync.stores.readiness import connected
 from eventsync.stores.stores import Stores
 
 _POLL: Final = 0.3
@@ -84,7 +84,7 @@ class RulesFollower:
             self._say(f"{self._path}: {problem.message}", "red")
         if rules.problems:
             return
-        async with connect(self._settings, "dev") as client:
+        async with connected(self._settings, "dev") as client:
             stores = Stores.of(client, self._settings)
             applied = await stores.definitions.apply(rules.declarations, rules.spec)
             # The worker tracks the collections of the settings when it starts.

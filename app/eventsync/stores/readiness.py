@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from pymongo.errors import OperationFailure, PyMongoError
@@ -21,6 +22,7 @@ from eventsync.mongodb.privileges import Missing, missing
 from eventsync.settings import Settings
 from eventsync.stores.archive.identity import ArchiveIdentity
 from eventsync.stores.archive.objects import Objects
+from eventsync.stores.formats import FormatStore
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +68,14 @@ async def check(settings: Settings, role: str) -> None:
         await _check_archive(client, settings, role)
 
 
+@asynccontextmanager
+async def connected(settings: Settings, role: str) -> AsyncIterator[Client]:
+    """A client for a command. Raises `IncompatibleFormat` and `Unavailable` before anything is written."""
+    async with connect(settings, role) as client:
+        await FormatStore(client[settings.log_db]).check()
+        yield client
+
+
 async def _check_archive(client: Client, settings: Settings, role: str) -> None:
     """Check that a server can read the recorded archive. A worker uses `ArchiveIdentity.claim` instead."""
     if role != "serve":
@@ -85,6 +95,7 @@ async def _check_server(client: Client, settings: Settings, role: str) -> list[M
         if fatal := [str(item) for item in lacking if not item.without]:
             raise ConfigurationError(f"the MongoDB user lacks {', '.join(fatal)}; {_ROLES_HINT}")
         await client[settings.log_db]["logs"].find_one({}, {"_id": 1})
+        await FormatStore(client[settings.log_db]).check()
         _check_names(await client.list_database_names(), settings)
     except PyMongoError as error:
         code = error.code if isinstance(error, OperationFailure) else None

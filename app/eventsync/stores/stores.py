@@ -16,6 +16,7 @@ from eventsync.stores.access.revocations import RevocationStore
 from eventsync.stores.access.tickets import TicketStore
 from eventsync.stores.archive.archive import Archive
 from eventsync.stores.clients.state_vectors import VectorStore
+from eventsync.stores.formats import FormatStore
 from eventsync.stores.history.change_reader import ChangeReader
 from eventsync.stores.history.comparison import Comparison
 from eventsync.stores.history.instants import Instants
@@ -110,6 +111,7 @@ class Stores:
     data: AsyncDatabase[Any]
     log: AsyncDatabase[Any]
     offload: Offload
+    formats: FormatStore
     leases: LeaseStore
     events: EventStore
     logs: LogStore
@@ -152,6 +154,7 @@ class Stores:
             data=data,
             log=log,
             offload=offload,
+            formats=FormatStore(log),
             leases=LeaseStore(log),
             events=events,
             logs=logs,
@@ -186,7 +189,11 @@ class Stores:
         )
 
     async def ensure_indexes(self) -> None:
-        """Create missing indexes. A worker does this first."""
+        """Record the versions of the stored formats, and create missing indexes. A worker does this first.
+
+        Raises `IncompatibleFormat` before anything is written, and `Unavailable`.
+        """
+        await self.formats.ensure()
         await self.logs.ensure_indexes()
         await self.events.ensure_indexes()
         await self.snapshots.stored.ensure_indexes()

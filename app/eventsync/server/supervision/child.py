@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from eventsync.concurrency.waiting import set_within
-from eventsync.errors import ConfigurationError, EventsyncError, Unavailable
+from eventsync.errors import ConfigurationError, EventsyncError, IncompatibleFormat, Unavailable
 from eventsync.server.supervision.orphans import die_with_parent
 
 STEADY: Final = 10.0
@@ -104,6 +104,8 @@ class Child:
 
     def _hopeless(self, code: int, deaths: int) -> EventsyncError | None:
         name, why = self._spec.name, self._spec.explain() or "its messages are above"
+        if code == IncompatibleFormat.exit_code:
+            return IncompatibleFormat(f"{name} can't use what is stored: {why}")
         if code in _HOPELESS:
             return ConfigurationError(f"{name} can't run like this ({ended(code)}): {why}")
         if deaths >= MAX_DEATHS:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from eventsync.errors import ConfigurationError, Unavailable
+from eventsync.errors import ConfigurationError, IncompatibleFormat, Unavailable
 from eventsync.server.supervision import child
 from eventsync.server.supervision.child import Child, ChildSpec, ended
 from support.waiting import within
@@ -109,6 +109,15 @@ async def test_one_with_bad_options_is_given_up_at_once(rig: Rig) -> None:
     async with failing.running():
         await rig.failed.wait()
     assert isinstance(failing.failure, ConfigurationError)
+    assert "starting it again" not in rig.screen.getvalue()
+
+
+async def test_one_that_does_not_know_what_is_stored_is_given_up_at_once(rig: Rig) -> None:
+    failing = rig.child("raise SystemExit(65)", explain=lambda: "upgrade it")
+    async with failing.running():
+        await rig.failed.wait()
+    assert isinstance(failing.failure, IncompatibleFormat)
+    assert failing.failure.message == "worker can't use what is stored: upgrade it"
     assert "starting it again" not in rig.screen.getvalue()
 
 
