@@ -54,7 +54,7 @@ LIMITS: Final = {
     "lines: docs/benchmarks": 960,
     "lines: locks": 2_200,
     "lines: scripts/bench": 5_450,
-    "lines: tests/support": 12_700,
+    "lines: tests/support": 13_100,
     "subjects of the last 50 commits over 72 characters": 0,
 }
 """Most of each figure that CI lets pass."""

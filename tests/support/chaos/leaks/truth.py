@@ -148,7 +148,7 @@ async def read_sights(
 
 
 def _shortened(document: Row) -> dict[str, Any]:
-    """Return a document without what follows a canary to make an event large. No rule asks for texts as long as that."""
+    """Return a document without what follows a canary to make an event large. No rule asks for such texts."""
     return {
         name: value[:_LONG] if isinstance(value, str) and len(value) > _LONG else value
         for name, value in document.items()
