@@ -29,7 +29,8 @@ _AWAY = 0.1
 
 
 @contextmanager
-def _bearing_a_lost_connection() -> Iterator[None]:
+def bearing_a_lost_connection() -> Iterator[None]:
+    """Let the block end where a connection is lost."""
     try:
         with suppress(*BROKEN):
             yield
@@ -78,7 +79,7 @@ class Follower:
     async def run(self) -> None:
         """Follow until it is to leave."""
         while not self._over:
-            with _bearing_a_lost_connection():
+            with bearing_a_lost_connection():
                 await self._connection(self._random.randint(1, self._cut_after or 1))
             self.replica.disconnected()
             # A server that is being restarted refuses at once: do not spin.

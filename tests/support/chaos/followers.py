@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from support.chaos.history import Recorder
-from support.clients import BROKEN, PEERS, Follower
+from support.clients import PEERS, Follower, bearing_a_lost_connection
 from support.peers.peer import Asked
 from support.replica import Replica, log_of, seq_of
 from support.waiting import scaled
@@ -92,7 +92,7 @@ class Visitor:
     async def run(self) -> None:
         """Come again until the end."""
         while not self._over:
-            with suppress(*BROKEN):
+            with bearing_a_lost_connection():
                 await self._visit()
             await asyncio.sleep(self._random.uniform(0.1, 0.6))
 

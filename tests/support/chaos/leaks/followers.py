@@ -21,7 +21,7 @@ from support.chaos.leaks.evidence import LEEWAY, Act, Credential, Received
 from support.chaos.leaks.principals import Ledger, Server
 from support.chaos.leaks.scene import collection_of
 from support.chaos.log_checks import UNFIT
-from support.clients import BROKEN, TLS
+from support.clients import TLS, bearing_a_lost_connection
 from support.peers.peer import SUBPROTOCOL
 from support.peers.python import connect
 from support.replica import Replica, vector_text
@@ -110,7 +110,7 @@ class PrincipalFollower:
             self._budget = self._random.randint(3, 60) if self.cut else 10**9
             self._server, url = self._pick()
             try:
-                with suppress(*BROKEN, TimeoutError):
+                with bearing_a_lost_connection(), suppress(TimeoutError):
                     await self._connection[self._transport](url)
             except (AssertionError, *UNFIT) as error:
                 self.faults.append(f"{self.name}: {error!r}")

@@ -19,7 +19,7 @@ from support.chaos.history import Key
 from support.chaos.leaks.evidence import Act, Credential, Received, Write, canary
 from support.chaos.leaks.principals import Ledger, Server
 from support.chaos.leaks.scene import COLLECTIONS, HIDDEN, OF_SUBJECT, SHOWN, collection_of, new_document, routing
-from support.clients import BROKEN
+from support.clients import bearing_a_lost_connection
 from support.waiting import patience
 
 MERGE = "application/merge-patch+json"
@@ -103,7 +103,7 @@ class Traffic:
         weights = [weight for weight, _ in self._acts]
         while not stop.is_set():
             ((_, act),) = self._random.choices(self._acts, weights)
-            with suppress(*BROKEN, PyMongoError):
+            with bearing_a_lost_connection(), suppress(PyMongoError):
                 await act()
             self.count += 1
             await asyncio.sleep(self._random.uniform(0, 2 * _PAUSE))

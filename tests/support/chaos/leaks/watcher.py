@@ -20,7 +20,7 @@ from eventsync.mongodb.client import Client
 from support.chaos.leaks.evidence import LEEWAY, Credential, Known
 from support.chaos.leaks.scene import probe_claims
 from support.chaos.leaks.truth import cluster_time
-from support.clients import BROKEN, TLS
+from support.clients import TLS, bearing_a_lost_connection
 from support.identity import token
 from support.waiting import eventually, patience
 
@@ -102,7 +102,7 @@ class Watcher:
     async def _follow_server(self, name: str, url: str, stop: asyncio.Event) -> None:
         async with _client(url) as client:
             while not stop.is_set():
-                with suppress(*BROKEN):
+                with bearing_a_lost_connection():
                     await self._ask_for_rules(client, name)
                     for credential, at in list(self._pending[name].values()):
                         await self._ask_with(client, name, credential, at)
@@ -150,7 +150,7 @@ def _bearing(text: str) -> dict[str, str]:
 
 async def _knows(client: httpx.AsyncClient, headers: dict[str, str]) -> bool:
     """Return True if a server has a key in memory: of several requests at once, it looks up the key for one at most."""
-    with suppress(*BROKEN):
+    with bearing_a_lost_connection():
         answers = await asyncio.gather(*(client.get("/v1/collections", headers=headers) for _ in range(4)))
         return all(answer.status_code == 200 for answer in answers)
     return False
