@@ -34,6 +34,7 @@ _FURTHER: Final = (
     "token",
     "revoke",
     "settings",
+    "doctor",
     "migrate",
 )
 """Commands listed after those of other packages, in the help's order. Each is a function in a module of its name, or a
