@@ -50,7 +50,7 @@ LIMITS: Final = {
     "unplain phrases": 0,
     "small files with one importer": 20,
     "class names used twice": 0,
-    "lines: all": 163_000,
+    "lines: all": 172_000,
     "lines: docs/benchmarks": 960,
     "lines: locks": 2_200,
     "lines: scripts/bench": 5_450,
