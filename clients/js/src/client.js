@@ -9,10 +9,11 @@ import { Connection, clock } from "./connection.js";
 import { Engine } from "./engine.js";
 import { parameterText, randomHex } from "./ids.js";
 import { Persister } from "./persister.js";
-import { Http, Refusal, Tokens, pathOf } from "./requests.js";
+import { Http, Tokens } from "./requests.js";
 import { CollectionHandle, DocumentHandle, Handle, ShapeHandle } from "./handles.js";
 import { canonicalShape, isDeclared, shapeText } from "./shapes.js";
 import { FORMAT, Fenced, memoryStore } from "./store.js";
+import { JSON_BODY, Writes } from "./writes.js";
 
 export { Refusal } from "./requests.js";
 export { memoryStore } from "./store.js";
@@ -21,6 +22,7 @@ export { idText, idValue, newId } from "./ids.js";
 
 /** @typedef {import("./store.js").QueuedWrite} QueuedWrite */
 /** @typedef {import("./outbox.js").Problem} Problem */
+/** @typedef {import("./writes.js").Written} Written */
 /** @typedef {import("./engine.js").ShapeInfo} ShapeInfo */
 /** @typedef {import("./core.js").TokenReason} TokenReason */
 /** @typedef {import("./schema.js").Schema} Schema */
@@ -98,10 +100,7 @@ export class Client {
   #handles = new Map();
   /** @type {Map<string, Set<(detail: any) => void>>} */
   #listeners = new Map();
-  /** @type {Map<string, { resolve: (answer: any) => void, reject: (error: Error) => void }>} By key of a write. */
-  #waiting = new Map();
-  /** @type {Map<string, { shape: string | undefined, resolve: () => void }>} By key: until the shape has the write. */
-  #settling = new Map();
+  #writes = new Writes(this);
   #closed = false;
   #stopped = false; // by `stop`, until `start`
   /** @type {AbortController | null} Ends listening to the browser's network. */
@@ -369,12 +368,7 @@ export class Client {
     const base = this.engine.baseOf(write.collection, write.id);
     const key = randomHex(16);
     const whole = { ...write, key, order: outbox.order + 1, at: Date.now(), ...(base !== undefined && { base }) };
-    /** @type {Promise<import("./outbox.js").WriteAnswer>} */
-    const done = new Promise((resolve, reject) => this.#waiting.set(key, { resolve, reject }));
-    /** @type {Promise<void>} */
-    const over = new Promise((resolve) => this.#settling.set(key, { shape: write.shape, resolve }));
-    const settled = done.then(() => over);
-    settled.catch(() => {}); // `onRejected` has it, and not everybody waits
+    const { done, settled } = this.#writes.promise(key, write.shape);
     this.do(() => outbox.add(whole));
     this.statusChanged();
     try {
@@ -462,21 +456,18 @@ export class Client {
         this.tabs?.tab.unstored.forget(output.shape);
         return this.persister.forget(output.shape);
       case "dequeue":
-        this.#settled(output.key);
+        this.#writes.settled(output.key);
         return this.persister.then((store) => store.dequeue(output.key));
       case "request":
-        return void this.#send(output.write, output.ifMatch);
+        return void this.#writes.send(output.write, output.ifMatch);
       case "barrier":
-        return void this.#askForBarrier();
+        return void this.#writes.askForBarrier();
       case "done":
-        this.#waiting.get(output.write.key)?.resolve(this.#answered(output.answer));
-        this.#waiting.delete(output.write.key);
-        if (!this.engine.view(output.write.shape ?? "")) this.#settled(output.write.key);
+        this.#writes.answered(output.write, output.answer);
         this.tabs?.tab.ended(output.write.key, { answer: output.answer });
         return this.statusChanged();
       case "settled":
-        if (this.#settling.get(output.key)?.shape === output.shape) this.#settled(output.key);
-        return;
+        return this.#writes.settled(output.key, output.shape);
       case "rejected":
         return this.#rejected(output);
       case "reset":
@@ -491,17 +482,6 @@ export class Client {
     }
   }
 
-  /** @param {string} key */
-  #settled(key) {
-    this.#settling.get(key)?.resolve();
-    this.#settling.delete(key);
-  }
-
-  /** @param {import("./outbox.js").WriteAnswer} answer */
-  #answered(answer) {
-    return answer.doc === undefined ? answer : { ...answer, doc: this.decoded(answer.doc) };
-  }
-
   /** False for a shape that only other tabs follow. @param {string | undefined} shape */
   #isOwn(shape) {
     return shape === undefined || !this.engine.hidden.includes(shape);
@@ -509,43 +489,13 @@ export class Client {
 
   /** @param {Rejection} rejection */
   #rejected({ write, problem }) {
-    const isOwn = this.#waiting.has(write.key) || !this.tabs || this.tabs.tab.inherits(write.key);
-    this.#waiting.get(write.key)?.reject(new Refusal(problem));
-    this.#waiting.delete(write.key);
+    const isOwn = this.#writes.rejected(write.key, problem) || !this.tabs || this.tabs.tab.inherits(write.key);
     this.tabs?.tab.ended(write.key, { problem });
     if (isOwn) {
       this.#call(this.options.onRejected, { write, problem });
       this.#tell("rejected", { write, problem });
     }
     this.statusChanged();
-  }
-
-  /** @param {QueuedWrite} write @param {string | undefined} ifMatch */
-  async #send({ key, method, collection, id, body }, ifMatch) {
-    const path = pathOf(collection, method === "POST" ? undefined : id);
-    const condition = ifMatch !== undefined && { "If-Match": ifMatch };
-    const headers = { "Idempotency-Key": key, ...bodyType(method, body), ...condition };
-    const { outbox } = this.engine;
-    try {
-      const answer = await this.http.request(method, path, { body, headers });
-      this.do((_, now) => outbox.answered(key, answer, now));
-    } catch (error) {
-      this.do((_, now) => {
-        if (error instanceof Refusal) outbox.refused(key, error.problem, error.retryAfter, now);
-        else outbox.lost(key, now);
-      });
-    }
-  }
-
-  async #askForBarrier() {
-    const { outbox } = this.engine;
-    try {
-      const barrier = await this.barrier();
-      this.do((_, now) => outbox.barrierReached(barrier, now));
-    } catch (error) {
-      const retryAfter = error instanceof Refusal ? error.retryAfter : undefined;
-      this.do((_, now) => outbox.barrierFailed(retryAfter, now));
-    }
   }
 
   /** @param {keyof ClientEvents} name @param {any} detail */
@@ -566,24 +516,4 @@ export class Client {
       this.report(error);
     }
   }
-}
-
-/**
- * A write that is queued. `done` resolves with the server's answer; `settled` once the shape that it was made through
- * has the result, too, if it is followed. Both reject with a `Refusal` if the write is taken back.
- *
- * @typedef {object} Written
- * @property {string} id - The id text of the document.
- * @property {string} key - The `Idempotency-Key`, and the `op_id` of the event.
- * @property {Promise<import("./outbox.js").WriteAnswer>} done
- * @property {Promise<void>} settled
- */
-
-const JSON_BODY = { "Content-Type": "application/json" };
-
-/** @param {QueuedWrite["method"]} method @param {any} body @returns {Record<string, string>} */
-function bodyType(method, body) {
-  if (method === "DELETE") return {};
-  if (method !== "PATCH") return JSON_BODY;
-  return { "Content-Type": Array.isArray(body) ? "application/json-patch+json" : "application/merge-patch+json" };
 }
