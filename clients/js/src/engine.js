@@ -249,8 +249,9 @@ export class Engine {
     }
     if (!followed.dirty.size && followed.source === "local") return;
     const { dirty, events, source, replayed, view } = followed;
-    const changes = view.update(dirty, (id) => this.#see(shape, followed.info, id));
-    for (const change of changes) {
+    const rows = this.core.documents(shape);
+    const changes = view.update(dirty, (id) => this.#see(shape, followed.info, id, rows.get(id)));
+    for (const change of events.size ? changes : []) {
       const event = events.get(change.id);
       if (event) change.event = event;
     }
@@ -260,9 +261,13 @@ export class Engine {
     this.#outputs.push({ type: "view", shape, source, changes, replayed });
   }
 
-  /** @param {string} shape @param {ShapeInfo} info @param {string} id */
-  #see(shape, info, id) {
-    const row = this.core.documents(shape).get(id);
+  /**
+   * @param {string} shape
+   * @param {ShapeInfo} info
+   * @param {string} id
+   * @param {import("./store.js").Row | undefined} row - Of that id.
+   */
+  #see(shape, info, id, row) {
     const writes = this.outbox.shown(shape, id);
     if (!writes.length) return row;
     const showsAll = !isDeclared(shape) || info.matches !== undefined;

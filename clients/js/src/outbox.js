@@ -33,6 +33,8 @@ const LONGEST = 30_000; // ms
 const BARRIER_AFTER = 2000; // ms that an answered write may miss in a shape
 const KEY_AGE = 23 * 3600_000; // ms; the server keeps keys for 24 h
 const PARALLEL = 6; // requests at a time
+/** @type {readonly QueuedWrite[]} */
+const NONE = []; // for each of 100,000 documents, when there are no writes
 
 export class Outbox {
   /** @type {OutboxOutput[]} */
@@ -76,9 +78,10 @@ export class Outbox {
    *
    * @param {string} shape
    * @param {string} id
-   * @returns {QueuedWrite[]}
+   * @returns {readonly QueuedWrite[]}
    */
   shown(shape, id) {
+    if (!this.#entries.size) return NONE;
     const followed = this.#shapes.get(shape);
     const entries = followed ? (this.#documents.get(nameOf(followed.collection, id)) ?? []) : [];
     return entries.filter((entry) => entry.isMissingIn(shape, followed)).map(({ write }) => write);
