@@ -47,7 +47,7 @@ _KINDS: Final = ("core", "core, alone", "client", "client, alone")
 _SIZES: Final = """\
 What an application loads: *core* is the client without I/O, *all* has transports, writes and IndexedDB, *RxDB* its
 core, the storage and the replication, and *PowerSync* the JavaScript of its page; its SQLite, which is WebAssembly, and
-its workers come on top."""
+its workers come on top. React itself is not counted."""
 
 _RATES: Final = """\
 Patches of one field by second of CPU, each from the text of its message on (*core*: documents and positions; *client*:
@@ -118,7 +118,7 @@ def _sizes(beside: tuple[str, ...]) -> Rows:
     rows = Rows()
     rows.note("core", size(_CORE, PACKAGE))
     whole = _REST + (_REACT if (PACKAGE / "src/adapters/react.js").exists() else "")
-    rows.note("all", size(whole, PACKAGE))
+    rows.note("all", size(whole, PACKAGE, "--external:react"))
     if "rxdb" in beside:
         rows.note("RxDB", size(_RXDB, PEERS, FOR_RXDB))
     if "powersync" in beside:
