@@ -1,26 +1,49 @@
 // A page that stores steps in IndexedDB, one after another, until its browser is killed. It says what it has found and
-// what is stored. Each state follows from its position alone.
+// what is stored. Each state follows from its position alone. Blocks are small, and often folded.
 
 import { idb } from "../../clients/js/src/adapters/idb.js";
 
+const LAYOUT = { block: 1000, dense: 8, most: 16, loose: 24, full: 48 };
+const IDS = 500;
+const SNAPSHOTS = 150; // steps from one to the next
 const say = (what) => fetch("/said", { method: "POST", body: JSON.stringify(what) });
-const size = (seq) => 300 + ((seq * 97) % 500);
-const numbers = (first, end) => Array.from({ length: Math.max(0, end - first) }, (_, index) => first + index);
+const numbers = (count) => Array.from({ length: count }, (_, index) => index);
+const rowAt = (number, seq) => [`id ${number}`, { version: seq, doc: { _id: number, n: seq } }];
+
+/** The step to a position: a snapshot, one of many rows, or one of few. */
+function stepTo(seq) {
+  const position = `k:${seq}`;
+  if (seq % SNAPSHOTS === 1) {
+    return { position, put: numbers(300 + (seq % 200)).map((number) => rowAt(number, seq)), remove: [], clear: true };
+  }
+  const count = seq % 10 === 0 ? 100 : 3;
+  const changed = new Set(numbers(count).map((index) => (seq * 37 + index * 11) % IDS));
+  const removed = numbers(count).map((index) => (seq * 53 + index) % IDS).filter((number) => !changed.has(number));
+  const put = [...changed].map((number) => rowAt(number, seq));
+  return { position, put, remove: removed.map((number) => `id ${number}`), clear: false };
+}
+
+/** The rows at a position. */
+function stateAt(seq) {
+  const rows = new Map();
+  for (let at = Math.floor((seq - 1) / SNAPSHOTS) * SNAPSHOTS + 1; at <= seq; at += 1) {
+    const { put, remove } = stepTo(at);
+    for (const id of remove) rows.delete(id);
+    for (const [id, row] of put) rows.set(id, row);
+  }
+  return rows;
+}
 
 try {
-  const store = await idb("kills").open({ url: location.origin, principal: "ada", format: 1 });
+  const store = await idb("kills", { layout: LAYOUT }).open({ url: location.origin, principal: "ada", format: 1 });
   const saved = await store.load("cards");
   let seq = saved ? Number(saved.position.slice(2)) : 0;
-  const ids = new Set(saved?.rows.map(([id]) => id));
-  const isWhole = !saved || (ids.size === size(seq) && numbers(0, size(seq)).every((number) => ids.has(`id ${number}`)));
-  const versions = [...new Set(saved?.rows.map(([, { version, doc }]) => (version === doc.n ? version : "mixed")))];
-  await say({ found: seq, isWhole, versions });
+  const wanted = stateAt(seq);
+  const same = ([id, row]) => JSON.stringify(row) === JSON.stringify(wanted.get(id));
+  await say({ found: seq, isExact: !saved || (saved.rows.length === wanted.size && saved.rows.every(same)) });
   for (;;) {
     seq += 1;
-    const put = numbers(0, size(seq)).map((number) => [`id ${number}`, { version: seq, doc: { _id: number, n: seq } }]);
-    const clear = seq === 1 || seq % 7 === 0;
-    const remove = clear ? [] : numbers(size(seq), size(seq - 1)).map((number) => `id ${number}`);
-    await store.apply("cards", { position: `k:${seq}`, put, remove, clear });
+    await store.apply("cards", stepTo(seq));
     void say({ stored: seq });
   }
 } catch (error) {

@@ -28,7 +28,7 @@ LEADS = "tab.leads()"
 pytestmark = [
     pytest.mark.skipif(chromium.missing() is not None, reason=chromium.missing() or ""),
     pytest.mark.skipif(
-        not (PACKAGE / "node_modules/idb").is_dir(), reason="needs npm packages: scripts/peers installs them"
+        not (PACKAGE / "node_modules/esbuild").is_dir(), reason="needs npm packages: scripts/peers installs them"
     ),
 ]
 

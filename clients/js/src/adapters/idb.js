@@ -1,49 +1,36 @@
-// Keeps documents, positions and unsent writes in IndexedDB, by the package `idb`.
+// Keeps documents, positions and unsent writes in IndexedDB.
 //
 //   const db = createClient({ principal: "ada", store: idb("kanban") });
 
-import { deleteDB, openDB } from "idb";
 import { Fenced, leadsOn } from "../store.js";
 import { share } from "../tabs.js";
+import { LAYOUT, ShapeRows, inBatches } from "./blocks.js";
+import { doneOf, openDatabase, resultOf } from "./database.js";
 
 /** @typedef {import("../store.js").QueuedWrite} QueuedWrite */
-/** @typedef {import("../store.js").Row} Row */
 /** @typedef {import("../store.js").Step} Step */
 
-/**
- * `positions` has the position of each shape, `rows` its documents by `[shape, id]`, and `epoch`, by 0, the number of
- * the tab that may write.
- *
- * @typedef {import("idb").DBSchema & {
- *   positions: { key: string, value: string },
- *   rows: { key: [shape: string, id: string], value: [id: string, row: Row] },
- *   queue: { key: string, value: QueuedWrite },
- *   epoch: { key: number, value: number },
- * }} Schema
- */
-
-/** @typedef {"positions" | "rows" | "queue" | "epoch"} Table */
-/** @typedef {import("idb").IDBPDatabase<Schema>} Database */
-/** @typedef {import("idb").IDBPTransaction<Schema, Table[], "readwrite">} Transaction */
-
-const VERSION = 1; // another layout is another format, and so another database
-/** @type {Table[]} */
-const TABLES = ["positions", "rows", "queue", "epoch"];
-const WRITE_BATCH = 500; // requests at a time: Safari is slow by the request, and all at once take memory
-const READ_BATCH = 2000; // rows at a time, so that no single answer stops the page for long
+const VERSION = 2; // of the tables: what version 1 has stored, without blocks, is folded like any other row
+const SHAPES = ["positions", "blocks", "rows"]; // positions by shape; where its rows are, says `blocks.js`
+const TABLES = [...SHAPES, "queue", "epoch"]; // writes by key; by 0 the number of the tab that may write
 const WAIT = 10_000; // ms for a database that another tab blocks
+const IDLE = 1000; // ms after which a page that is never idle folds rows
 
 /**
  * A store in IndexedDB. Each url, principal and format has a database of its own, whose name begins with `name`.
  *
  * @param {string} [name] - Of the application, if several share an origin.
- * @param {{ wait?: number }} [options] - `wait`: ms for a database that another tab blocks; 10,000 by default.
+ * @param {object} [options]
+ * @param {number} [options.wait] - Milliseconds for a database that another tab blocks; 10,000 without it.
+ * @param {Partial<import("./blocks.js").Layout>} [options.layout] - For tests.
+ * @param {() => Promise<void>} [options.idle] - For tests: resolves when there is time to fold rows.
  * @returns {import("../store.js").Store}
  */
-export function idb(name = "eventsync", { wait = WAIT } = {}) {
+export function idb(name = "eventsync", { wait = WAIT, layout, idle = whenIdle } = {}) {
+  const folding = { layout: { ...LAYOUT, ...layout }, idle };
   return {
     async open({ url, principal, format }) {
-      const store = new IndexedStore(`${name} ${JSON.stringify([url, principal, format])}`, wait);
+      const store = new IndexedStore(`${name} ${JSON.stringify([url, principal, format])}`, wait, folding);
       await store.connect();
       return store;
     },
@@ -52,18 +39,27 @@ export function idb(name = "eventsync", { wait = WAIT } = {}) {
 
 /** Implements `SharedStore`. */
 class IndexedStore {
-  /** @type {Database | null} */
+  /** @type {IDBDatabase | null} */
   #database = null;
   /** Why the store cannot be used any more. */
   #ended = "";
   /** @type {Map<string, string>} Shape → where this client stands, whether it or another tab has stored that. */
   #known = new Map();
   #epoch = 0; // of this client as the one that writes; 0: it has none, and writes beside others
+  /** @type {Map<string, number>} Shape → entries beside its blocks, or more: one that is replaced counts again. */
+  #loose = new Map();
+  #isFolding = false;
 
-  /** @param {string} name @param {number} wait */
-  constructor(name, wait) {
+  /**
+   * @param {string} name
+   * @param {number} wait
+   * @param {{ layout: import("./blocks.js").Layout, idle: () => Promise<void> }} folding
+   */
+  constructor(name, wait, { layout, idle }) {
     this.name = name;
     this.wait = wait;
+    this.layout = layout;
+    this.idle = idle;
   }
 
   get group() {
@@ -78,18 +74,19 @@ class IndexedStore {
   /**
    * The open database. The browser may have closed it, as it does for lack of memory: then it is opened again.
    *
-   * @returns {Promise<Database>}
+   * @returns {Promise<IDBDatabase>}
    */
   async connect() {
     if (this.#ended) throw new Error(this.#ended);
     if (this.#database) return this.#database;
-    const opening = /** @type {typeof openDB<Schema>} */ (openDB)(this.name, VERSION, {
-      upgrade: (database) => TABLES.forEach((table) => database.createObjectStore(table)),
-      blocking: () => this.#end("the store was removed, or is used by a newer version, in another tab"),
-      terminated: () => (this.#database = null),
-    });
+    const unwanted = () => this.#end("the store was removed, or is used by a newer version, in another tab");
+    const opening = openDatabase(this.name, VERSION, TABLES, unwanted, () => (this.#database = null));
     const late = () => void opening.then((database) => database.close(), () => {});
-    const database = await inTime(opening, this.wait, `another tab blocks the database ${this.name}`, late);
+    const blocked = `another tab blocks the database ${this.name}`;
+    const database = await inTime(opening, this.wait, blocked, late).catch((error) => {
+      if (error.name !== "VersionError") throw error;
+      throw new Error(`a newer version of eventsync has stored the database ${this.name}`, { cause: error });
+    });
     if (this.#database || this.#ended) database.close(); // opened twice, or for nothing
     else this.#database = database;
     return this.connect();
@@ -97,73 +94,74 @@ class IndexedStore {
 
   /** @param {string} shape */
   async load(shape) {
-    const transaction = await this.#begin(["positions", "rows"], "readonly");
-    const position = await transaction.objectStore("positions").get(shape);
-    /** @type {[string, Row][]} */
-    const rows = [];
-    let range = rowsOf(shape);
-    for (let read = position === undefined ? 0 : READ_BATCH; read === READ_BATCH; ) {
-      const batch = await transaction.objectStore("rows").getAll(range, READ_BATCH);
-      for (const row of batch) rows.push(row);
-      read = batch.length;
-      if (read) range = rowsOf(shape, batch[read - 1][0]);
-    }
-    await transaction.done;
-    if (position === undefined) {
+    const { transaction, done } = await this.#begin(SHAPES, "readonly");
+    /** @type {string | undefined} */
+    const position = await resultOf(transaction.objectStore("positions").get(shape));
+    const found = position === undefined ? null : await this.#rows(transaction, shape).read();
+    await done;
+    if (position === undefined || !found) {
       this.#known.delete(shape);
       return null;
     }
     this.#known.set(shape, position);
-    return { position, rows };
+    this.#loose.set(shape, found.loose);
+    return { position, rows: found.rows };
   }
 
   /** @param {string} shape @param {Step} step */
   async apply(shape, { position, put, remove, clear }) {
-    await this.#lead(["positions", "rows"], async (transaction) => {
-      const [positions, rows] = [transaction.objectStore("positions"), transaction.objectStore("rows")];
-      const stored = await positions.get(shape);
+    await this.#lead(SHAPES, async (transaction) => {
+      const positions = transaction.objectStore("positions");
+      const stored = await resultOf(positions.get(shape));
       if (!clear && !leadsOn(this.#known.get(shape), stored, position)) return;
-      if (clear) await rows.delete(rowsOf(shape));
-      await inBatches(remove, (id) => rows.delete([shape, id]));
-      await inBatches(put, (entry) => rows.put(entry, [shape, entry[0]]));
-      await positions.put(position, shape);
+      const rows = this.#rows(transaction, shape);
+      const loose = clear ? 0 : (this.#loose.get(shape) ?? (await rows.count()));
+      const isFull = loose >= this.layout.full;
+      if (clear) await rows.replace(put);
+      const added = clear ? 0 : await rows.change([...put, ...remove.map(gone)], isFull);
+      this.#loose.set(shape, loose + added);
+      await resultOf(positions.put(position, shape));
     });
     this.#known.set(shape, position);
+    void this.#foldLater(shape);
   }
 
   /** @param {string} shape */
   async forget(shape) {
-    await this.#lead(["positions", "rows"], async (transaction) => {
-      await transaction.objectStore("rows").delete(rowsOf(shape));
-      await transaction.objectStore("positions").delete(shape);
+    await this.#lead(SHAPES, async (transaction) => {
+      await this.#rows(transaction, shape).clear();
+      await resultOf(transaction.objectStore("positions").delete(shape));
     });
     this.#known.delete(shape);
+    this.#loose.delete(shape);
   }
 
   async queue() {
-    const transaction = await this.#begin(["queue"], "readonly");
-    const writes = await transaction.objectStore("queue").getAll();
+    const { transaction } = await this.#begin(["queue"], "readonly");
+    /** @type {QueuedWrite[]} */
+    const writes = await resultOf(transaction.objectStore("queue").getAll());
     return writes.sort((left, right) => left.order - right.order);
   }
 
   /** @param {QueuedWrite} write */
   async enqueue(write) {
-    await this.#write(["queue"], (transaction) => transaction.objectStore("queue").put(write, write.key));
+    await this.#write(["queue"], (transaction) => resultOf(transaction.objectStore("queue").put(write, write.key)));
   }
 
   /** @param {string} key */
   async dequeue(key) {
-    await this.#lead(["queue"], (transaction) => transaction.objectStore("queue").delete(key));
+    await this.#lead(["queue"], (transaction) => resultOf(transaction.objectStore("queue").delete(key)));
   }
 
   /** @param {number} epoch @param {Map<string, string>} stands */
   async lead(epoch, stands) {
     await this.#write(["epoch"], async (transaction) => {
-      const stored = (await transaction.objectStore("epoch").get(0)) ?? 0;
+      const stored = (await resultOf(transaction.objectStore("epoch").get(0))) ?? 0;
       if (stored >= epoch) throw new Fenced(stored);
-      await transaction.objectStore("epoch").put(epoch, 0);
+      await resultOf(transaction.objectStore("epoch").put(epoch, 0));
     });
     this.#epoch = epoch;
+    this.#loose.clear(); // another tab has changed them
     for (const [shape, position] of stands) this.#known.set(shape, position);
   }
 
@@ -177,9 +175,35 @@ class IndexedStore {
     this.#end("the store is removed");
     const message = `another tab keeps the database ${this.name} open: it is empty, and removed once the tab is closed`;
     try {
-      await inTime(deleteDB(this.name), this.wait, message);
+      await inTime(resultOf(indexedDB.deleteDatabase(this.name)), this.wait, message);
     } catch (error) {
       throw emptied.status === "rejected" ? emptied.reason : error;
+    }
+  }
+
+  /** @param {IDBTransaction} transaction @param {string} shape */
+  #rows(transaction, shape) {
+    return new ShapeRows(transaction, shape, this.layout);
+  }
+
+  /** Fold what is beside the blocks of a shape, if that is much, a block at a time. @param {string} shape */
+  async #foldLater(shape) {
+    if (this.#isFolding || (this.#loose.get(shape) ?? 0) < this.layout.loose) return;
+    this.#isFolding = true;
+    try {
+      /** @type {string | null} */
+      let last = null;
+      do {
+        await this.idle();
+        await this.#lead(["blocks", "rows"], async (transaction) => {
+          last = await this.#rows(transaction, shape).fold(last);
+        });
+      } while (last !== null);
+    } catch {
+      // What is not folded is stored all the same.
+    } finally {
+      this.#loose.delete(shape); // to be counted
+      this.#isFolding = false;
     }
   }
 
@@ -194,18 +218,14 @@ class IndexedStore {
     this.#database = null;
   }
 
-  /**
-   * @template {"readonly" | "readwrite"} Mode
-   * @param {Table[]} tables
-   * @param {Mode} mode
-   * @returns {Promise<import("idb").IDBPTransaction<Schema, Table[], Mode>>}
-   */
+  /** @param {string[]} tables @param {IDBTransactionMode} mode */
   async #begin(tables, mode) {
     const database = await this.connect();
     try {
       const transaction = database.transaction(tables, mode, { durability: "strict" });
-      transaction.done.catch(() => {}); // its requests and its writers report why it failed
-      return transaction;
+      const done = doneOf(transaction);
+      done.catch(() => {}); // its requests and its writers report why it failed
+      return { transaction, done };
     } catch (error) {
       // A connection can be lost without an event: the next call opens another one.
       database.close();
@@ -217,13 +237,13 @@ class IndexedStore {
   /**
    * Run one transaction, unless another tab has become the one that writes: they see each other's epochs in order.
    *
-   * @param {Table[]} tables
-   * @param {(transaction: Transaction) => Promise<unknown>} action
+   * @param {string[]} tables
+   * @param {(transaction: IDBTransaction) => Promise<unknown>} action
    */
   #lead(tables, action) {
     if (!this.#epoch) return this.#write(tables, action);
     return this.#write([...tables, "epoch"], async (transaction) => {
-      const stored = (await transaction.objectStore("epoch").get(0)) ?? 0;
+      const stored = (await resultOf(transaction.objectStore("epoch").get(0))) ?? 0;
       if (stored !== this.#epoch) throw new Fenced(stored);
       return action(transaction);
     });
@@ -232,14 +252,14 @@ class IndexedStore {
   /**
    * Run one transaction. All of it is on the disk once the promise resolves, and nothing if it rejects.
    *
-   * @param {Table[]} tables
-   * @param {(transaction: Transaction) => Promise<unknown>} action
+   * @param {string[]} tables
+   * @param {(transaction: IDBTransaction) => Promise<unknown>} action
    */
   async #write(tables, action) {
-    const transaction = await this.#begin(tables, "readwrite");
+    const { transaction, done } = await this.#begin(tables, "readwrite");
     try {
       await action(transaction);
-      await transaction.done;
+      await done;
     } catch (error) {
       abort(transaction);
       throw transaction.error ?? error; // the requests say only that they were aborted, and not that the disk is full
@@ -250,37 +270,13 @@ class IndexedStore {
 /**
  * Have a transaction leave nothing. One with a request that could not even be made would commit those before it.
  *
- * @param {Transaction} transaction
+ * @param {IDBTransaction} transaction
  */
 function abort(transaction) {
   try {
     transaction.abort();
   } catch (error) {
     if (!(error instanceof DOMException) || error.name !== "InvalidStateError") throw error; // it has ended already
-  }
-}
-
-/**
- * The keys of a shape's rows, behind that of `after` if it is there. A list is greater than every text.
- *
- * @param {string} shape
- * @param {string} [after]
- */
-function rowsOf(shape, after) {
-  const first = after === undefined ? [shape] : [shape, after];
-  return IDBKeyRange.bound(first, [shape, []], true, true);
-}
-
-/**
- * Make a request for each item. One that cannot be made fails like the others.
- *
- * @template T
- * @param {T[]} items
- * @param {(item: T) => Promise<unknown>} request
- */
-async function inBatches(items, request) {
-  for (let start = 0; start < items.length; start += WRITE_BATCH) {
-    await Promise.all(items.slice(start, start + WRITE_BATCH).map(async (item) => request(item)));
   }
 }
 
@@ -308,4 +304,20 @@ async function inTime(promise, wait, message, late) {
   } finally {
     clearTimeout(timer);
   }
+}
+
+/** @param {string} id @returns {[id: string]} */
+function gone(id) {
+  return [id];
+}
+
+/** Resolves when the page has nothing to do, or after a while. */
+function whenIdle() {
+  const { requestIdleCallback } = globalThis;
+  /** @type {Promise<void>} */
+  const idle = new Promise((resolve) => {
+    if (requestIdleCallback) requestIdleCallback(() => resolve(), { timeout: IDLE });
+    else setTimeout(resolve);
+  });
+  return idle;
 }
