@@ -187,22 +187,3 @@ async def test_the_application_mounts_eventsync(
         while (found := await client.get(f"/sync{THEATERS}/first")).status_code == 503:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
     assert found.json()["doc"]["name"] == "Alhambra", found.text
-
-
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
-def test_the_units_are_valid(tmp_path: Path) -> None:
-    text = (DOCS / "guides" / "systemd.md").read_text()
-    units = re.findall(r"`/etc/systemd/system/(\S+)`:\n\n```ini\n(.*?)```", text, re.DOTALL)
-    assert [name for name, _ in units] == ["eventsync-worker.service", "eventsync-serve.service"]
-    for name, unit in units:
-        command = re.search(r"^ExecStart=/opt/eventsync/bin/eventsync (\w+)", unit, re.MULTILINE)
-        assert command is not None
-        subprocess.run([sys.executable, "-m", "eventsync", command[1], "--help"], check=True, capture_output=True)
-        (tmp_path / name).write_text(
-            unit.replace("/opt/eventsync/bin/eventsync", sys.executable).replace("=kill", "=/bin/kill")
-        )
-        checked = subprocess.run(
-            ["systemd-analyze", "verify", "--man=no", tmp_path / name], capture_output=True, text=True, check=False
-        )
-        assert checked.returncode == 0, checked.stderr
-        assert name not in checked.stderr, checked.stderr
