@@ -142,6 +142,20 @@ test("a change of many rows counts more than all entries that were there before"
   await store.close();
 });
 
+test("ids and documents may have what is between rows", async () => {
+  const { idle, all } = folding();
+  const store = await idb(newName(), { layout: { ...SMALL, loose: 3 }, idle }).open(IDENTITY);
+  const ids = ["", '"', "\\", '\\",\n["', "\n", "a\u2028b", "\ud800", "x".repeat(5000)].sort();
+  const rows = ids.map((id) => [id, { version: 1, doc: { _id: id, [id]: [id, '"],\n["a",{', "\\"] } }]);
+  await store.apply("cards", step("k:1", { put: rows, clear: true }));
+  for (const [at, entry] of rows.entries()) await store.apply("cards", step(`k:${at + 2}`, { put: [entry] }));
+  await store.apply("cards", step("k:20", { remove: [ids[1], ids[3]] }));
+  await all(store);
+  assert.equal((await records(store)).beside, 0);
+  assert.deepEqual((await store.load("cards")).rows, rows.filter((_, at) => at !== 1 && at !== 3));
+  await store.close();
+});
+
 test("a value keeps its sign if it is zero, beside a block and in it", async () => {
   const store = await idb(newName()).open(IDENTITY);
   const rows = [["a", { version: 1, doc: { list: [-0, 0, "-0"], "-0": -0 } }]];

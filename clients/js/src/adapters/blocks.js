@@ -25,7 +25,7 @@ import { resultOf } from "./database.js";
 /** @type {Layout} */
 export const LAYOUT = { block: 60_000, dense: 16, most: 512, loose: 2000, full: 8000 };
 const BETWEEN = ",\n"; // the rows of a block: a line break is in no row, so they are found without parsing
-const LINE = /^\["(?:[^"\\]|\\.)*"/; // the id of a line
+const LINE = /^\["[^"\\]*(?:\\.[^"\\]*)*"/; // up to the end of its id
 const READ_BLOCKS = 16; // at a time, so that no single answer stops the page for long
 const READ_ROWS = 2000;
 const WRITE_BATCH = 500; // requests at a time: Safari is slow by the request, and all at once take memory
