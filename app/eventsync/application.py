@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from eventsync.access.control import AccessControl
 from eventsync.api import (
+    admin,
     batch,
     credentials,
     documents,
@@ -61,6 +62,7 @@ from eventsync.stores.readiness import wait_for_mongodb
 from eventsync.stores.stores import Stores
 from eventsync.sync.catch_up.time_travel import TimeTravelReads
 from eventsync.sync.operations import CachedOverview
+from eventsync.sync.reports import Reports
 from eventsync.sync.service import SyncService
 
 logger = logging.getLogger(__name__)
@@ -80,6 +82,7 @@ ROUTES: list[BaseRoute] = [
     *state_vectors.routes,
     *credentials.routes,
     *operations.routes,
+    *admin.routes,
     *pages.routes,
 ]
 
@@ -162,18 +165,21 @@ async def running(settings: Settings, on_failure: OnFailure, held: HeldBytes) ->
         writes = DelayAdmission(
             settings.write_queue_delay, "a write", (Conflict, NotFound, PatchFailed, VersionMismatch)
         )
+        overview = CachedOverview(stores)
         services = Services(
             settings,
             storage,
             sync,
             time_travel,
             stores.archive,
-            CachedOverview(stores),
+            overview,
             offload,
             held,
             writes,
             access,
             Budgets(_limits(settings)),
+            Reports(sync, stores, overview, lambda: writes.done),
+            stores,
         )
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as group:
@@ -204,6 +210,7 @@ async def _work(services: Services, formats: FormatStore, stop: asyncio.Event, o
             async with asyncio.TaskGroup() as group:
                 group.create_task(_prepared(services, stop), name="indexes")
                 group.create_task(_watch_formats(formats, stop, on_failure), name="versions of the stored formats")
+                group.create_task(services.reports.run(stop), name="report what this server does")
                 await services.sync.run(stop)
     except ConfigurationError as error:
         on_failure(error)

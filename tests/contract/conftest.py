@@ -49,6 +49,7 @@ async def served(mongodb_uri: str, client: Client) -> AsyncIterator[Served]:
         message_bytes=4096,
         heartbeat=1.0,
         max_shapes=5,
+        report_interval=0.25,
         allowed_origins=("https://app.example",),
         **limits,
     )
@@ -97,6 +98,7 @@ async def ruled(mongodb_uri: str, client: Client, tmp_path_factory: pytest.TempP
         checkpoint_interval=1.0,
         document_bytes=256 * 1024,
         offload_above=16 * 1024,
+        report_interval=0.25,
         **limits,
     )
     await client[name]["things"].create_index("owner")

@@ -54,7 +54,7 @@ async def test_route_is_closed_without_a_credential_unless_it_is_public(
             assert answer.headers["cache-control"] == "no-store"
             assert answer.headers["www-authenticate"].startswith("Bearer")
             assert method == "HEAD" or answer.json()["code"] == "unauthenticated"
-    if access is AccessLevel.OPERATOR:
+    if access in {AccessLevel.OPERATOR, AccessLevel.OBSERVER}:
         assert (await ada.request(method, path)).status_code == 403, (method, path)
 
 

@@ -79,6 +79,8 @@ def test_documented_credentials_are_those_that_the_routes_take() -> None:
             assert (operation.get("security") == []) == (level is AccessLevel.PUBLIC), path
         named = "for operators only" in operation.get("description", "")
         assert named == (level is AccessLevel.OPERATOR), path
+        observed = "for operators and observers only" in operation.get("description", "")
+        assert observed == (level is AccessLevel.OBSERVER), path
 
 
 def test_routes_and_documented_paths_are_the_same() -> None:

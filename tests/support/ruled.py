@@ -29,7 +29,7 @@ CANARY = "canary-7f3a"
 """Begins every value that nobody but an operator may see."""
 
 RULES: dict[str, Any] = {
-    "roles": {"operator": {"roles": "ops"}, "user": True},
+    "roles": {"operator": {"roles": "ops"}, "observer": {"roles": "watch"}, "user": True},
     "collections": {
         "things": {
             "user": {

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
-import socket
 import time
-import uuid
 from contextlib import suppress
 
 from pymongo.errors import OperationFailure
@@ -22,6 +19,7 @@ from eventsync.mongodb.leases import RENEWALS_PER_PERIOD, LeaseStore
 from eventsync.settings import Settings
 from eventsync.stores.log.events import Fenced
 from eventsync.stores.readiness import check, wait_for_mongodb
+from eventsync.stores.stats.processes import Process, ProcessStore
 from eventsync.stores.stores import SEQUENCING, Stores
 from eventsync_workers.jobs.archiver import Archiver
 from eventsync_workers.jobs.compactor import Compactor
@@ -44,7 +42,8 @@ class Worker:
         self._sequencer: Sequencer
         """The same one for all terms: it remembers what this process knows to be in the log."""
         self._has_requested = False
-        self._name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
+        self._process = Process.new("worker")
+        self._name = self._process.name
 
     async def run(self) -> None:
         """Wait for MongoDB, then work until `stop`.
@@ -67,6 +66,7 @@ class Worker:
             jobs = [kind(stores, self._settings, self._name, self._stop) for kind in _JOBS]
             running = [asyncio.create_task(job.run(), name=type(job).__name__) for job in jobs]
             running.append(asyncio.create_task(self._watch_formats(stores), name="versions of the stored formats"))
+            running.append(asyncio.create_task(self._announce(stores.stats.processes), name="announce this worker"))
             try:
                 await self._work(stores, leases)
             finally:
@@ -81,6 +81,15 @@ class Worker:
             await stores.formats.watch(self._stop)
         finally:
             self._stop.set()
+
+    async def _announce(self, processes: ProcessStore) -> None:
+        """Renew the record of this process until `stop`, then remove it: servers list the workers that stand by."""
+        while not self._stop.is_set():
+            with suppress(Unavailable):
+                await processes.renew(self._process, {})
+            await set_within(self._stop, processes.period)
+        with suppress(Unavailable):
+            await processes.remove(self._process)
 
     async def _claim_archive(self, stores: Stores) -> None:
         """Record the archive, or compare it with the recorded one. Raises `ConfigurationError` if it is another one.

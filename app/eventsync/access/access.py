@@ -7,7 +7,7 @@ from typing import Final
 from eventsync.access.authenticator import Authenticated
 from eventsync.domain.access.grants import EVERYTHING, ReadGrant
 from eventsync.domain.access.guards import WriteGuard
-from eventsync.domain.access.principal import ANONYMOUS, OPERATOR, Principal, scope_of
+from eventsync.domain.access.principal import ANONYMOUS, OBSERVER, OPERATOR, Principal, scope_of
 from eventsync.domain.access.rules import AccessRules
 
 _KEPT: Final = 64
@@ -42,6 +42,11 @@ class Access:
         if before.authenticated is self.authenticated and before.roles == self.roles:
             self._grants = {name: grant for name, grant in before._grants.items() if rules.shares(others, name)}
             self._guards = {name: guard for name, guard in before._guards.items() if rules.shares(others, name)}
+
+    @property
+    def is_observer(self) -> bool:
+        """True if the principal may look at what operators see, besides the content of documents."""
+        return self.is_operator or OBSERVER in self.roles
 
     @property
     def is_open(self) -> bool:

@@ -1,6 +1,7 @@
-"""The record of refusals: one log line for each kind, and a count by reason.
+"""The record of refusals, one log line for each kind and a count by reason, and that of operators' actions.
 
     refused: subject="ada" credential="jti:7f" reason="rule" request="PATCH /v1/collections/{collection}/documents/{id}"
+    operator: subject="paul" credential="key:k1" action="disconnect" target="1f0c…"
 
 No line has a token, a value of a document, or a claim but the subject.
 """
@@ -10,8 +11,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from eventsync.domain.access.principal import Principal
@@ -19,6 +20,9 @@ from eventsync.errors import EventsyncError, shortened
 from eventsync.logging import Throttle
 
 logger = logging.getLogger(__name__)
+
+_RECENT: Final = 50
+"""Newest refusals that are kept for operators."""
 
 _LONGEST: Final = 200
 """Characters of a text in a line. A subject may be as long as a token."""
@@ -36,6 +40,8 @@ class Refusals:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._throttle = Throttle(clock)
+        self.recent: deque[dict[str, str | float]] = deque(maxlen=_RECENT)
+        """The newest lines: their fields, and the time `at` in Unix seconds."""
         self.counts: Counter[str] = Counter()
         """The number of refusals by reason."""
 
@@ -56,6 +62,18 @@ class Refusals:
             "reason": reason,
             "request": request,
         }
-        # JSON escapes line breaks, so that no subject can forge a line.
-        said = " ".join(f"{name}={json.dumps(shortened(text, _LONGEST))}" for name, text in fields.items() if text)
-        logger.info("refused: %s%s", said, often)
+        self.recent.append(
+            {"at": round(time.time(), 3)} | {name: shortened(text, _LONGEST) for name, text in fields.items()}
+        )
+        logger.info("refused: %s%s", _line(fields), often)
+
+
+def record_action(principal: Principal, action: str, target: str) -> None:
+    """Log that an operator has changed something: who, what, and to which target."""
+    fields = {"subject": principal.sub, "credential": principal.credential, "action": action, "target": target}
+    logger.info("operator: %s", _line(fields))
+
+
+def _line(fields: Mapping[str, str]) -> str:
+    # JSON escapes line breaks, so that no subject can forge a line.
+    return " ".join(f"{name}={json.dumps(shortened(text, _LONGEST))}" for name, text in fields.items() if text)

@@ -93,6 +93,11 @@ class AccessControl:
     # --- requests -------------------------------------------------------------------------------------------------
 
     @property
+    def rules(self) -> AccessRules | None:
+        """The rules in force; None if none have been applied, or while they are not known."""
+        return self._rules
+
+    @property
     def is_pending(self) -> bool:
         """True while the rules are not known yet, on a server that serves everybody if there are none."""
         return not self._is_known and may_be_open(self._settings)

@@ -1,6 +1,7 @@
 """The HTTP API and the sync transports: Starlette routes over `eventsync.sync` and `eventsync.nodestorage`."""
 
 __all__ = [
+    "admin",
     "batch",
     "cors",
     "credentials",

@@ -52,6 +52,9 @@ class AccessLevel(Enum):
     PRINCIPAL = "principal"
     """Everybody who is authenticated. The endpoint shows and changes what the rules allow this principal."""
 
+    OBSERVER = "observer"
+    """Principals with the role `observer` or `operator`. The endpoint changes nothing."""
+
     OPERATOR = "operator"
     """Principals with the role `operator`. The endpoint does not apply the rules of collections."""
 
@@ -112,6 +115,8 @@ class Endpoint(Route):
         access = scope[ACCESS] = await authenticate(request)
         if self.access is AccessLevel.OPERATOR and not access.is_operator:
             raise Forbidden("this is for operators: principals with the role `operator`", reason=NOT_OPERATOR)
+        if self.access is AccessLevel.OBSERVER and not access.is_observer:
+            raise Forbidden("this is for the roles `operator` and `observer`", reason=NOT_OPERATOR)
         if self.is_long:
             with budgets.connection(access.principal.sub):
                 await self._serve(request, send)

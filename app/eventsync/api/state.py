@@ -17,8 +17,10 @@ from eventsync.errors import EventsyncError, Unavailable
 from eventsync.nodestorage import NodeStorage
 from eventsync.settings import Settings
 from eventsync.stores.archive.archive import Archive
+from eventsync.stores.stores import Stores
 from eventsync.sync.catch_up.time_travel import TimeTravelReads
 from eventsync.sync.operations import CachedOverview
+from eventsync.sync.reports import Reports
 from eventsync.sync.service import SyncService
 
 
@@ -38,6 +40,9 @@ class Services:
     """Admits the writes of documents. Each goes through it."""
     access: AccessControl
     budgets: Budgets
+    reports: Reports
+    stores: Stores
+    """For operators' endpoints, which read what no client is served."""
 
     def record_refusal(self, error: EventsyncError, access: Access | None, request: str) -> None:
         """Count and log that a principal was refused something, or that nobody was authenticated."""

@@ -117,7 +117,7 @@ routes = [
         "/v1/state-vectors",
         listing,
         methods=["GET"],
-        access=AccessLevel.OPERATOR,
+        access=AccessLevel.OBSERVER,
         name="state_vectors",
         query=("after", "limit"),
     ),

@@ -21,6 +21,7 @@ _FURTHER: Final = (
     "track",
     "untrack",
     "status",
+    "clients",
     "tail",
     "history",
     "diff",

@@ -11,6 +11,7 @@ import typer
 
 from eventsync.cli.console import NOTES, OUT, print_json, print_table, printable
 from eventsync.cli.options import Database, Json, MongodbUri
+from eventsync.domain.access.explanations import explained
 from eventsync.domain.access.principal import Principal
 from eventsync.domain.access.rules import AccessRules
 from eventsync.domain.ids import parse_id
@@ -21,7 +22,7 @@ from eventsync.errors import ConfigurationError, Malformed, NotFound
 from eventsync.process import event_loop
 from eventsync.rules.comparison import MAX_EVENTS, Replay, replayed
 from eventsync.rules.file import RulesFile, path_of, read_file, require_valid
-from eventsync.rules.trial import Verdict, explained, read_cases, tried
+from eventsync.rules.trial import Verdict, read_cases, tried
 from eventsync.settings import Settings, load_settings
 from eventsync.stores.readiness import connected
 from eventsync.stores.stores import Stores

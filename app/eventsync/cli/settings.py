@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Annotated, Any, Final
 
 import typer
 
 from eventsync.cli.console import print_json, print_table
 from eventsync.cli.options import Json
-from eventsync.errors import ConfigurationError
 from eventsync.settings import PREFIX, Settings, load_settings
-from eventsync.urls import bare, masked
+from eventsync.settings.listing import described, listing
 
 MARKDOWN_HEAD: Final = """\
 # Settings
@@ -32,17 +31,6 @@ that Kubernetes sets for Services. (A Service named `eventsync` sets `EVENTSYNC_
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """A row of the listing. `value` is the current value, without secrets."""
-
-    name: str
-    env: str
-    value: Any
-    default: Any
-    description: str
-
-
 def settings(
     as_json: Json = False,
     markdown: Annotated[
@@ -61,39 +49,11 @@ def settings(
     print_table(["name", "environment variable", "value", "default", "meaning"], rows)
 
 
-def listing(current: Settings) -> list[Setting]:
-    """Return all settings, in the order of `Settings`."""
-    return [
-        Setting(
-            name=name,
-            env=f"{PREFIX}{name.upper()}",
-            value=_shown(name, getattr(current, name)),
-            default=_shown(name, field.get_default()),
-            description=_description(name, field.description),
-        )
-        for name, field in Settings.model_fields.items()
-    ]
-
-
-def _description(name: str, text: str | None) -> str:
-    if not text:
-        raise ConfigurationError(f"the setting {name} has no description")
-    return text
-
-
-def _shown(name: str, value: Any) -> Any:
-    if name == "mongodb_uri" and value is not None:
-        return masked(value)
-    if name == "archive_url":
-        return bare(value)
-    return list(value) if isinstance(value, tuple) else value
-
-
 def as_markdown() -> str:
     """Return the text of docs/reference/settings.md."""
     return MARKDOWN_HEAD + "".join(
         f"| `{name}` | `{PREFIX}{name.upper()}` | {_cell(field.get_default())} | "
-        f"{_description(name, field.description).replace('|', chr(92) + '|')} |\n"
+        f"{described(name, field.description).replace('|', chr(92) + '|')} |\n"
         for name, field in Settings.model_fields.items()
     )
 

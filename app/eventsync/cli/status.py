@@ -12,9 +12,9 @@ from typing import Any
 
 import typer
 
-from eventsync.cli import status_tiers
+from eventsync.cli import status_remote, status_tiers
 from eventsync.cli.console import OUT, print_json, print_table, printable
-from eventsync.cli.options import Database, Json, MongodbUri
+from eventsync.cli.options import Database, Json, MongodbUri, Token, Url, check_url
 from eventsync.mongodb.leases import Lease
 from eventsync.process import event_loop
 from eventsync.settings import Settings, load_settings
@@ -75,8 +75,22 @@ class Status:
         return "refused" if item.refused else "asked"
 
 
-def status(mongodb_uri: MongodbUri = None, database: Database = None, as_json: Json = False) -> None:
-    """Show the log, its leader and lag, and the tracked collections. Exit code 1 when no worker leads."""
+def status(
+    mongodb_uri: MongodbUri = None,
+    database: Database = None,
+    as_json: Json = False,
+    url: Url = None,
+    token: Token = None,
+) -> None:
+    """Show the log, its leader and lag, and the tracked collections. Exit code 1 when no worker leads.
+
+    With --url, show what a server knows of all servers and workers: problems first, rates, and connections.
+    """
+    if url is not None:
+        check_url(url, mongodb_uri, database)
+        if not status_remote.show(url, token, as_json=as_json):
+            raise typer.Exit(1)
+        return
     found = event_loop.run(_read(load_settings(mongodb_uri=mongodb_uri, database=database)))
     if as_json:
         print_json(_tree(found))

@@ -110,6 +110,8 @@ class DelayAdmission:
         """So many may be in progress within `limit` seconds of `_doubted`, whatever the expected delay is."""
         self._turn = 0.0
         self._turn_began: float | None = None
+        self.done = 0
+        """The number of ends that counted as work done."""
         self.refused = 0
 
     @property
@@ -168,6 +170,7 @@ class DelayAdmission:
         """Count the end of work, by an error or not."""
         now, (began, beside) = self._now(), self._began.pop(number)
         if error is None or isinstance(error, self._answers):
+            self.done += 1
             self._ends[self._next] = now
             self._next = (self._next + 1) % _REMEMBERED
             # Either of the two shows that the expected delay may be too long.

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from eventsync.access.secret_file import read_secret
 from eventsync.domain.access.auth import AuthSettings
-from eventsync.domain.access.principal import OPERATOR
+from eventsync.domain.access.principal import OBSERVER, OPERATOR
 from eventsync.domain.access.redaction import Paths
 from eventsync.domain.access.rules import EVERY, AccessRules, RoleRules
 from eventsync.domain.predicates.parsing import LOGICAL
@@ -23,7 +23,7 @@ def warnings(rules: AccessRules) -> Iterator[str]:
     if not any(rules.tables.values()):
         yield "[auth] without any rule in [collections]: nobody may read or write anything"
     ruled = {role for table in rules.tables.values() for role in table}
-    for role in sorted(rules.roles.keys() - ruled - {OPERATOR}):
+    for role in sorted(rules.roles.keys() - ruled - {OPERATOR, OBSERVER}):
         yield f"roles.{role}: no rule is for this role"
     for role in sorted(ruled - rules.roles.keys()):
         yield f"{role} has rules and is none of [roles]: only a service key can have it"

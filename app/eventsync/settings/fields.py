@@ -381,6 +381,12 @@ class Fields(BaseSettings):
     frame_events: int = Field(
         1000, ge=1, description="Maximum number of events in one frame or log page; a single transaction may exceed it."
     )
+    report_interval: float = Field(
+        5.0,
+        gt=0,
+        le=60,
+        description="Interval at which each server and worker records what it does, for the dashboard and `status --url`, in seconds. One that is not heard for four times as long counts as ended.",
+    )
     ack_interval: float = Field(
         1.0,
         gt=0,

@@ -34,6 +34,7 @@ from eventsync.stores.snapshots.squashed import Squashed
 from eventsync.stores.snapshots.store import SnapshotStore
 from eventsync.stores.stats.counters import Counters
 from eventsync.stores.stats.estimates import Estimates
+from eventsync.stores.stats.processes import ProcessStore
 
 SEQUENCING = "sequencing"
 """The job whose lease holder appends to the log."""
@@ -71,10 +72,14 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """The numbers about the log and the collections. `counters` are exact, `estimates` are not."""
+    """The numbers about the log and the collections. `counters` are exact, `estimates` are not.
+
+    `processes` are the servers and workers that run.
+    """
 
     counters: Counters
     estimates: Estimates
+    processes: ProcessStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +151,7 @@ class Stores:
             Pins(log, settings.pin_ttl),
             SnapshotRequests(log),
         )
-        stats = Stats(Counters(log), Estimates(data, log))
+        stats = Stats(Counters(log), Estimates(data, log), ProcessStore(log, settings.report_interval))
         reader = ChangeReader(hot, archive, stats.counters)
         state = LogState(reader, snapshots.stored, tracking, snapshots.squashed, snapshots.pins, offload)
         instants = Instants(log, events, tiers, archive.reader)
@@ -202,3 +207,4 @@ class Stores:
         await self.archive.touched.ensure_indexes()
         await self.archive.segments.ensure_indexes()
         await self.credentials.ensure_indexes()
+        await self.stats.processes.ensure_indexes()

@@ -48,6 +48,7 @@ class SyncService:
         """
         obeyed = access or AccessControl.open(stores.credentials, settings)
         self._stores = stores
+        self._control = obeyed
         self.tracking = Tracking()
         self.definitions = Definitions(self.tracking)
         limit = PageLimit(settings.frame_events, settings.frame_bytes)
@@ -127,6 +128,11 @@ class SyncService:
         except (Forbidden, NotTracked, Unauthenticated, UnknownShape) as error:
             raise Unavailable(f"its client may not have it any more: {error.message}") from error
         return renewed
+
+    @property
+    def is_open(self) -> bool:
+        """True if no rules are in force, so that everything is allowed to everybody."""
+        return self._control.rules is None
 
     def is_stale(self) -> bool:
         """Return True if the sequencer has made no progress for `stale_after` seconds."""

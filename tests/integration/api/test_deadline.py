@@ -45,9 +45,14 @@ READS = {
     "/v1/sync/segments/{position}": "/v1/sync/segments/{log}:1",
     "/v1/state-vectors": "/v1/state-vectors",
     "/v1/state-vectors/{client_id}": "/v1/state-vectors/somebody",
+    "/v1/admin/clients": "/v1/admin/clients",
+    "/v1/admin/clients/{id}": "/v1/admin/clients/nobody",
+    "/v1/admin/log": "/v1/admin/log",
+    "/v1/admin/collections": "/v1/admin/collections",
 }
-WAITS_ITSELF = {"/v1/sync/sse", "/v1/sync/snapshot", "/readyz", "/metrics"}
-NEEDS_NO_MONGODB = {"/v1/collections", "/healthz", "/", "/docs", "/openapi.json", "/assets/{name}", "/v1/sync"}
+WAITS_ITSELF = {"/v1/sync/sse", "/v1/sync/snapshot", "/readyz", "/metrics", "/v1/admin/overview"}
+NEEDS_NO_MONGODB = {"/v1/collections", "/healthz", "/", "/docs", "/openapi.json", "/assets/{name}", "/v1/sync", "/try"}
+NEEDS_NO_MONGODB |= {"/v1/admin/settings", "/v1/admin/access"}
 
 WRITES: list[tuple[str, str, dict[str, Any]]] = [
     ("POST", DOCUMENTS, {"json": {"n": 1}}),

@@ -218,7 +218,24 @@ WORST: Final[dict[tuple[str, str], Ask]] = {
     ("GET", "/healthz"): _get("/healthz"),
     ("GET", "/readyz"): _get("/readyz", 200, 503),
     ("GET", "/metrics"): _get("/metrics"),
+    ("GET", "/v1/admin/overview"): _get("/v1/admin/overview?since=0"),
+    ("GET", "/v1/admin/clients"): _get("/v1/admin/clients?limit=1000"),
+    ("GET", "/v1/admin/clients/ID"): _get("/v1/admin/clients/none", 404),
+    ("DELETE", "/v1/admin/clients/ID"): _send("DELETE", "/v1/admin/clients/none", b"", {}, 404),
+    ("GET", "/v1/admin/log"): _get("/v1/admin/log?limit=1000"),
+    ("GET", "/v1/admin/collections"): _get("/v1/admin/collections"),
+    ("PUT", "/v1/admin/collections/things"): _send("PUT", "/v1/admin/collections/things", b"", {}, 202),
+    ("DELETE", "/v1/admin/collections/things"): _send("DELETE", "/v1/admin/collections/none", b"", {}, 404),
+    ("POST", "/v1/admin/collections/things/snapshots"): _send(
+        "POST", "/v1/admin/collections/none/snapshots", b"", {}, 404
+    ),
+    ("GET", "/v1/admin/settings"): _get("/v1/admin/settings"),
+    ("GET", "/v1/admin/access"): _get("/v1/admin/access"),
+    ("POST", "/v1/admin/access/explain"): _send(
+        "POST", "/v1/admin/access/explain", b'{"shape":"things","claims":%b}' % EMPTY_LISTS[:60_000], JSON, 400
+    ),
     ("GET", "/"): _get("/"),
+    ("GET", "/try"): _get("/try"),
     ("GET", "/docs"): _get("/docs"),
     ("GET", "/assets/NAME"): _get("/assets/client.js"),
     ("GET", "/openapi.json"): _get("/openapi.json"),

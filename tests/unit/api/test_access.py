@@ -9,8 +9,36 @@ from eventsync.api.endpoint import AccessLevel, Endpoint, WebSocketEndpoint
 from eventsync.application import create_app
 from eventsync.settings import Settings
 
-PUBLIC = {"/healthz", "/readyz", "/", "/docs", "/openapi.json", "/assets/{name}", "GET /v1/sync", "DELETE /v1/session"}
-OPERATOR = {"/metrics", "/v1/sync/segments", "/v1/sync/segments/{position}", "GET /v1/state-vectors"}
+PUBLIC = {
+    "/healthz",
+    "/readyz",
+    "/",
+    "/try",
+    "/docs",
+    "/openapi.json",
+    "/assets/{name}",
+    "GET /v1/sync",
+    "DELETE /v1/session",
+}
+OPERATOR = {
+    "/metrics",
+    "/v1/sync/segments",
+    "/v1/sync/segments/{position}",
+    "DELETE /v1/admin/clients/{id}",
+    "/v1/admin/collections/{collection}",
+    "/v1/admin/collections/{collection}/snapshots",
+    "/v1/admin/access/explain",
+}
+OBSERVER = {
+    "GET /v1/state-vectors",
+    "/v1/admin/overview",
+    "/v1/admin/clients",
+    "GET /v1/admin/clients/{id}",
+    "/v1/admin/log",
+    "/v1/admin/collections",
+    "/v1/admin/settings",
+    "/v1/admin/access",
+}
 
 
 def routes() -> list[BaseRoute]:
@@ -43,5 +71,9 @@ def test_only_these_routes_are_public_or_for_operators() -> None:
             assert route.access is AccessLevel.PUBLIC, found
         elif found & OPERATOR:
             assert route.access is AccessLevel.OPERATOR, found
+        elif found & OBSERVER:
+            assert route.access is AccessLevel.OBSERVER, found
+            assert isinstance(route, Endpoint)
+            assert (route.methods or set()) <= {"GET", "HEAD"}, found
         else:
             assert route.access is AccessLevel.PRINCIPAL, found

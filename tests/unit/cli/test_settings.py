@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from eventsync.cli.settings import listing
 from eventsync.settings import Settings
+from eventsync.settings.listing import listing
 
 
 def test_every_setting_is_listed_with_its_description() -> None:

@@ -6,7 +6,7 @@ Source: https://spec.openapis.org/oas/v3.1.1
 from __future__ import annotations
 
 from eventsync import __version__
-from eventsync.api.openapi import credentials, documents, operations, syncing
+from eventsync.api.openapi import admin, credentials, documents, operations, syncing
 from eventsync.api.openapi.parts import HEADERS, PARAMETERS, Json
 from eventsync.api.openapi.schemas import SCHEMAS
 
@@ -35,6 +35,7 @@ _TAGS = [
     {"name": "Sync", "description": "Follow collections and documents, from a snapshot or from a position."},
     {"name": "Credentials", "description": "Tickets and cookies, for browsers that can send no header."},
     {"name": "Operations", "description": "Liveness, readiness and metrics."},
+    {"name": "Administration", "description": "The state of all servers and workers, for operators."},
     {"name": "Pages", "description": "Pages for browsers."},
 ]
 
@@ -63,6 +64,7 @@ _PUBLIC = {
     "/healthz": ["get"],
     "/readyz": ["get"],
     "/": ["get"],
+    "/try": ["get"],
     "/docs": ["get"],
     "/openapi.json": ["get"],
     "/assets/{name}": ["get"],
@@ -74,9 +76,24 @@ _OPERATORS = {
     "/metrics": ["get"],
     "/v1/sync/segments": ["get"],
     "/v1/sync/segments/{position}": ["get"],
-    "/v1/state-vectors": ["get"],
+    "/v1/admin/clients/{id}": ["delete"],
+    "/v1/admin/collections/{collection}": ["put", "delete"],
+    "/v1/admin/collections/{collection}/snapshots": ["post"],
+    "/v1/admin/access/explain": ["post"],
 }
 """Operations for principals with the role `operator`."""
+
+_OBSERVERS = {
+    "/v1/state-vectors": ["get"],
+    "/v1/admin/overview": ["get"],
+    "/v1/admin/clients": ["get"],
+    "/v1/admin/clients/{id}": ["get"],
+    "/v1/admin/log": ["get"],
+    "/v1/admin/collections": ["get"],
+    "/v1/admin/settings": ["get"],
+    "/v1/admin/access": ["get"],
+}
+"""Operations for principals with the role `operator` or `observer`."""
 
 _STREAM = "/v1/sync/sse"
 
@@ -97,9 +114,10 @@ def _one(path: str, method: str, operation: Json) -> Json:
         return operation | {"security": []}
     if path == _STREAM:
         return operation | {"security": [{"bearer": []}, {"cookie": []}, {"ticket": []}]}
-    if method in _OPERATORS.get(path, ()):
-        text = operation.get("description", "")
-        return operation | {"description": f"{text} With rules, for operators only.".strip()}
+    for paths, readers in ((_OPERATORS, "operators only"), (_OBSERVERS, "operators and observers only")):
+        if method in paths.get(path, ()):
+            text = operation.get("description", "")
+            return operation | {"description": f"{text} With rules, for {readers}.".strip()}
     return operation
 
 
@@ -117,9 +135,9 @@ def document(server: str = "/") -> Json:
         "servers": [{"url": server, "description": "This server"}],
         "tags": _TAGS,
         "security": [{"bearer": []}, {"cookie": []}],
-        "paths": _secured(documents.PATHS | syncing.PATHS | credentials.PATHS | operations.PATHS),
+        "paths": _secured(documents.PATHS | syncing.PATHS | credentials.PATHS | operations.PATHS | admin.PATHS),
         "components": {
-            "schemas": SCHEMAS | credentials.SCHEMAS,
+            "schemas": SCHEMAS | credentials.SCHEMAS | admin.SCHEMAS,
             "parameters": PARAMETERS,
             "headers": HEADERS,
             "securitySchemes": _SECURITY,

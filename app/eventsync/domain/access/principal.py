@@ -11,6 +11,9 @@ from typing import Any, Final
 OPERATOR: Final = "operator"
 """The role that may use operators' doors. The name is reserved for it."""
 
+OBSERVER: Final = "observer"
+"""The role that may look through operators' doors and change nothing. The name is reserved for it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Principal:

@@ -1,3 +1,3 @@
-"""Counters, estimates, query plans and the operator's overview."""
+"""Counters, estimates, the operator's overview, and the processes that run."""
 
-__all__ = ["counters", "estimates", "lag", "overview"]
+__all__ = ["counters", "estimates", "lag", "overview", "processes"]

@@ -121,14 +121,16 @@ class Channel:
         subscriber.detach()
         self.waiting.discard(subscriber)
 
-    def publish(self, data: bytes, end: Position) -> None:
+    def publish(self, data: bytes, end: Position) -> int:
         """Write an `events` message to all attached subscribers, and set the event of all others.
+
+        Returns the number of subscribers that it was written to.
 
         The message must begin at the position of the attached subscribers, and ends at `end`. The call never waits for
         a client: a subscriber whose connection does not accept the whole message at once receives none of it, is
         detached at its old position, and is woken.
         """
-        publication = Publication(self.shape, data, end)
+        publication, written = Publication(self.shape, data, end), 0
         for encode, attached in self.attached.items():
             encoded = encode(publication)
             # Detached only after the loop: a detach changes the dictionary that the loop goes through.
@@ -137,10 +139,12 @@ class Channel:
                 if not write(encoded):
                     refused.append(subscriber)
             # Before `end` advances: these have not received this publication.
+            written += len(attached) - len(refused)
             for subscriber in refused:
                 subscriber.detach()
         self.end, self.last_published = end, time.monotonic()
         self._wake_waiting()
+        return written
 
     def reset(self, since: Seq) -> None:
         """Detach and wake all, and forget the position: the window restarts at `since`, maybe with another log."""

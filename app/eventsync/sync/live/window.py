@@ -25,6 +25,7 @@ from eventsync.domain.views import View
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.sync.live.fan_out import Channel, Subscriber
 from eventsync.sync.live.followed import BodyKey, body_key, followed, seen_body, transition_of
+from eventsync.sync.live.measures import Measures
 from eventsync.sync.live.pages import PageLimit, page_of
 
 _OVERHEAD = 500
@@ -67,6 +68,7 @@ class Window:
         """Channels by topic of their shape; each has subscribers."""
         self._by_source: dict[Topic, dict[Channel, None]] = {}
         """Those of shapes whose events are not kept by their topic, by what they are kept by."""
+        self.measures = Measures()
         self.log: LogId | None = None
         self.suspended: str | None = None
         """Reason why no client may begin or catch up here; None normally.
@@ -129,6 +131,8 @@ class Window:
         for channel, after in published.items():
             self._frames.pop(channel.shape.topic, None)
             self._publish(channel, after)
+        if published:
+            self.measures.published(self._all[-1])
         self._fresh = {}
 
     def followers(self, event: StoredEvent) -> Iterator[Route | View]:
@@ -164,7 +168,7 @@ class Window:
             # More than one frame: each session reads the frames at its own pace.
             channel.wake()
         else:
-            channel.publish(frame.data, Position(scoped(self.log, shape.scope), frame.end))
+            self.measures.delivered += channel.publish(frame.data, Position(scoped(self.log, shape.scope), frame.end))
 
     def _drop_oldest(self) -> None:
         # The newest event stays, however large it is: the feed compares it with the log to detect a restored backup.

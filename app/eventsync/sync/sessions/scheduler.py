@@ -68,6 +68,11 @@ class SubscriptionScheduler:
         return len(self._by_shape)
 
     @property
+    def shapes(self) -> list[Shape]:
+        """The shapes that are subscribed to."""
+        return list(self._by_shape)
+
+    @property
     def vector(self) -> StateVector:
         """Position of the client in each shape. A shape without a complete state is left out."""
         items = self._by_shape.values()

@@ -101,6 +101,8 @@ class Session:
     ) -> None:
         """Call `on_ack`, which must not block, with each vector that the client acknowledges."""
         self.id = uuid.uuid4().hex
+        self.opened = time.time()
+        """The beginning of the session, in Unix seconds."""
         self.client = client
         self._live_access = live_access
         self._failure: EventsyncError | None = None
@@ -269,6 +271,11 @@ class Session:
         self._make_room()
         self._subscribers.event.set()
 
+    @property
+    def shapes(self) -> Iterable[Shape]:
+        """The shapes that the client follows."""
+        return self._scheduler.shapes
+
     # --- messages for the client -------------------------------------------------------------------------------------
 
     @property
@@ -289,6 +296,7 @@ class Session:
             async for message in self._round():
                 idle = False
                 yield message
+                self._source.window.measures.delivered += message.kind == "events"
             if not idle:
                 self._last_sent = time.monotonic()
             # Only an idle connection needs a heartbeat, and direct writes count as well.

@@ -51,6 +51,10 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._sessions)
 
+    def all(self) -> list[Session]:
+        """Return the sessions that are open."""
+        return list(self._sessions)
+
     @asynccontextmanager
     async def open(
         self,

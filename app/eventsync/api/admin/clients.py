@@ -1,0 +1,99 @@
+"""`/v1/admin/clients`: the open sessions of all servers. Stored clients are at `/v1/state-vectors`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from eventsync.access.audit import record_action
+from eventsync.api import conditions
+from eventsync.api.endpoint import AccessLevel, Endpoint
+from eventsync.api.paths import segment
+from eventsync.api.responses import JSON, NO_STORE
+from eventsync.api.state import access_of, services_of
+from eventsync.domain.values.extended_json import to_json
+from eventsync.errors import NotFound
+
+_FILTERS = ("sub", "transport", "shape", "server")
+
+
+async def listing(request: Request) -> Response:
+    """List the open sessions by id, a page at a time.
+
+    A server lists at most so many as `LISTED` says, and other servers than this one only while somebody asks: each has
+    its numbers of `connections` and of those that are `listed`.
+    """
+    services, query = services_of(request), request.query_params
+    limit = conditions.number(request, "limit", default=100, low=1, high=services.settings.page_documents)
+    servers, found = await services.reports.all_sessions()
+    matching = [session for session in found if _matches(session, {name: query.get(name) for name in _FILTERS})]
+    matching.sort(key=lambda session: str(session["id"]))
+    after = query.get("after", "")
+    page = [session for session in matching if session["id"] > after][: limit + 1]
+    listed: dict[str, int] = {}
+    for session in found:
+        listed[session["server"]] = listed.get(session["server"], 0) + 1
+    own = services.reports.process.name
+    counts = {each.process.name: sum(each.state["connections"].values()) for each in servers}
+    counts[own] = len(services.sync.sessions)
+    body: dict[str, Any] = {
+        "clients": page[:limit],
+        "servers": [
+            {"server": name, "connections": count, "listed": listed.get(name, 0)} for name, count in counts.items()
+        ],
+        "complete": all(listed.get(name, 0) >= count for name, count in counts.items()),
+    }
+    if len(page) > limit:
+        body["next"] = page[limit - 1]["id"]
+    return Response(to_json(body), headers=NO_STORE, media_type=JSON)
+
+
+def _matches(session: dict[str, Any], wanted: dict[str, str | None]) -> bool:
+    if (shape := wanted["shape"]) is not None and all(item["shape"] != shape for item in session["shapes"]):
+        return False
+    return all(
+        text is None or session[name] == text for name, text in wanted.items() if name != "shape"
+    )  # fmt: skip
+
+
+async def read(request: Request) -> Response:
+    """Read one session, of any server."""
+    session_id = segment(request, "id")
+    _, found = await services_of(request).reports.all_sessions()
+    session = next((each for each in found if each["id"] == session_id), None)
+    if session is None:
+        raise _unknown(session_id)
+    return Response(to_json(session), headers=NO_STORE, media_type=JSON)
+
+
+async def disconnect(request: Request) -> Response:
+    """Close a session. Its client waits for some seconds, connects again and resumes.
+
+    Responds 204 if it was a session of this server, and 202 if another one closes it within seconds.
+    """
+    services, session_id = services_of(request), segment(request, "id")
+    server = await services.reports.close(session_id)
+    if server is None:
+        raise _unknown(session_id)
+    record_action(access_of(request).principal, "disconnect", session_id)
+    return Response(status_code=204 if server == services.reports.process.name else 202, headers=NO_STORE)
+
+
+def _unknown(session_id: str) -> NotFound:
+    return NotFound(f"no server lists an open session {session_id[:64]!r}")
+
+
+routes = [
+    Endpoint(
+        "/v1/admin/clients",
+        listing,
+        methods=["GET"],
+        access=AccessLevel.OBSERVER,
+        name="admin_clients",
+        query=("after", "limit", *_FILTERS),
+    ),
+    Endpoint("/v1/admin/clients/{id}", read, methods=["GET"], access=AccessLevel.OBSERVER, name="admin_client"),
+    Endpoint("/v1/admin/clients/{id}", disconnect, methods=["DELETE"], access=AccessLevel.OPERATOR),
+]

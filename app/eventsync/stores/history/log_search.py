@@ -1,0 +1,131 @@
+"""Searches of the log, the newest events first, with bounded work: a search reads a part, and says where it stopped."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from eventsync.domain.events import NO_COLLECTION
+from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.shapes import Shape
+from eventsync.stores.log.events import EventStore
+from eventsync.stores.log.stored_event import StoredEvent
+
+_SPAN: Final = 1000
+"""Events of the log that are looked at together."""
+
+_MAX_SPANS: Final = 20
+"""Spans of a search: at most 20,000 events."""
+
+_SECONDS: Final = 2.0
+"""Time after which a search looks at no further span."""
+
+_OP: Final = b'"op":"'
+_AT: Final = b'"at":"'
+_CONTENT: Final = (b',"doc":', b',"patch":')
+"""The members that follow the small ones at the beginning. Inside of those, quotes are escaped."""
+
+_PARSED_UP_TO: Final = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The conditions on an event, of which all must hold. `shape` is a collection or a document."""
+
+    shape: Shape | None = None
+    by: str | None = None
+    op: str | None = None
+
+    def matches(self, event: StoredEvent) -> bool:
+        """Return True for an event, of `shape`, that meets the other conditions."""
+        if event.collection == NO_COLLECTION:
+            return False
+        if self.op is not None and operation_of(event.body) != self.op:
+            return False
+        return self.by is None or stamp_of(event.body).get("by") == self.by
+
+
+@dataclass(frozen=True, slots=True)
+class FoundEvents:
+    """The newest matching events, the newest first. All events after `reached` were looked at."""
+
+    events: Sequence[StoredEvent]
+    reached: Seq
+
+
+class LogSearch:
+    """Searches both tiers. Raises as `EventStore.read`."""
+
+    def __init__(self, events: EventStore) -> None:
+        self._events = events
+
+    async def newest(
+        self, log: LogId, wanted: Wanted, *, after: Seq, up_to: Seq, limit: int, max_bytes: int
+    ) -> FoundEvents:
+        """Search the events with `after < seq <= up_to`, backwards, for at most `limit` with `max_bytes` together."""
+        found: list[StoredEvent] = []
+        size, high, began = 0, up_to, time.monotonic()
+        # The index finds those of a document, wherever they are.
+        span = up_to if wanted.shape is not None and wanted.shape.id is not None else _SPAN
+        for _ in range(_MAX_SPANS):
+            low = Seq(max(after, high - span))
+            part, is_cut = await self._within(log, wanted, low, high, limit - len(found), max_bytes - size)
+            found += reversed(part)
+            size += sum(len(event.body) for event in part)
+            high = Seq(part[0].seq - 1) if is_cut else low
+            if is_cut or high <= after or len(found) >= limit or time.monotonic() - began > _SECONDS:
+                break
+        return FoundEvents(found, high)
+
+    async def _within(
+        self, log: LogId, wanted: Wanted, after: Seq, up_to: Seq, limit: int, max_bytes: int
+    ) -> tuple[deque[StoredEvent], bool]:
+        """Return the newest matching events of a span, at least one, and whether older ones were left out."""
+        kept: deque[StoredEvent] = deque()
+        size, is_cut = 0, False
+        async with aclosing(self._events.read(log, after, up_to, shape=wanted.shape)) as events:
+            async for event in events:
+                if not wanted.matches(event):
+                    continue
+                kept.append(event)
+                size += len(event.body)
+                while len(kept) > 1 and (len(kept) > limit or size > max_bytes):
+                    size -= len(kept.popleft().body)
+                    is_cut = True
+        return kept, is_cut
+
+
+def operation_of(body: bytes) -> str:
+    """Return `op` of an event's JSON. It is before everything that has a member of the same name."""
+    begin = body.find(_OP) + len(_OP)
+    return body[begin : body.find(b'"', begin)].decode(errors="replace")
+
+
+def stamp_of(body: bytes) -> dict[str, Any]:
+    """Return the members from `at` on of an event's JSON: who made the change, and when.
+
+    They are after everything large, so that a body of megabytes is not parsed for them.
+    """
+    try:
+        stamp: dict[str, Any] = orjson.loads(b"{" + body[body.rfind(_AT) :])
+    except ValueError:
+        return {}
+    return stamp
+
+
+def without_content(body: bytes) -> dict[str, Any]:
+    """Return an event's members but for what stands in the document, with the paths of a patch that is not large."""
+    begin = min((at for at in map(body.find, _CONTENT) if at >= 0), default=-1)
+    if begin < 0:
+        whole: dict[str, Any] = orjson.loads(body)
+        return whole
+    head: dict[str, Any] = orjson.loads(body[:begin] + b"}")
+    if len(body) <= _PARSED_UP_TO and (patch := orjson.loads(body).get("patch")) is not None:
+        head["paths"] = [step["path"] for step in patch]
+    return head | stamp_of(body)

@@ -1,0 +1,177 @@
+"""The processes of eventsync that run now: the collection `processes`, one record a server or worker.
+
+`{_id: name, kind, version, began, at, state, sessions, watched, closing}`. Each process renews its own record, and
+MongoDB removes one that is not renewed. A record says what its process does, so that any server can answer for all of
+them. It also carries requests to its process: to list its sessions for a while (`watched`), and to close some
+(`closing`). They are taken with the next renewal.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from pymongo import ReturnDocument
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.database import AsyncDatabase
+
+from eventsync import __version__
+from eventsync.mongodb.client import time_limit
+from eventsync.mongodb.clocks import NOW, ago
+from eventsync.mongodb.errors import translated
+from eventsync.mongodb.ttl_index import ensure_expiry
+
+LIVE_FOR: Final = 4
+"""Periods after its last renewal for which a process counts as running."""
+
+_KEPT: Final = 300.0
+"""Seconds after its last renewal at which a record is removed."""
+
+_WATCHED_FOR: Final = 30.0
+"""Seconds for which a process lists its sessions after somebody has asked."""
+
+_TIMEOUT: Final = 5.0
+_MAX_CLOSING: Final = 1000
+_MAX_PROCESSES: Final = 1000
+"""Most records in one answer."""
+
+Kind = Literal["server", "worker"]
+State = Mapping[str, Any]
+"""A tree of texts, numbers and lists, as small as its process can make it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process by its name, which no other process has: `host:pid:random`."""
+
+    name: str
+    kind: Kind
+
+    @classmethod
+    def new(cls, kind: Kind) -> Process:
+        """Name this process."""
+        return cls(f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}", kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """The requests to a process since its last renewal. `closing` are ids of sessions."""
+
+    is_watched: bool = False
+    closing: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RunningProcess:
+    """The record of a process. `age` and `uptime` are in seconds, by MongoDB's clock.
+
+    `sessions` is None while the process does not list them.
+    """
+
+    process: Process
+    version: str
+    age: float
+    uptime: float
+    state: State
+    sessions: Sequence[State] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunningProcesses:
+    """All running processes by name."""
+
+    processes: Sequence[RunningProcess]
+
+    def of(self, kind: Kind) -> list[RunningProcess]:
+        """Return those of a kind."""
+        return [each for each in self.processes if each.process.kind == kind]
+
+
+class ProcessStore:
+    """Reads and writes the records. Raises `Unavailable`."""
+
+    def __init__(self, database: AsyncDatabase[Any], period: float) -> None:
+        """`period`: seconds between two renewals of a record."""
+        self.period = period
+        self._processes: AsyncCollection[Any] = database["processes"]
+
+    async def ensure_indexes(self) -> None:
+        """Create the TTL index that removes the records of processes that have ended."""
+        with translated("the index of processes can't be made"):
+            await ensure_expiry(self._processes, "at", _KEPT)
+
+    async def renew(self, process: Process, state: State, sessions: Sequence[State] | None = None) -> Requests:
+        """Write the record of a process. Return what was requested of it since the last call."""
+        # Names and states are literals: an expression would take a text that begins with `$` for a field.
+        fields = {
+            "kind": process.kind,
+            "version": __version__,
+            "began": {"$ifNull": ["$began", NOW]},
+            "at": NOW,
+            "state": {"$literal": state},
+            "sessions": {"$literal": None if sessions is None else list(sessions)},
+            "requested": {"$ifNull": ["$closing", []]},
+            "closing": [],
+            "is_watched": {"$gt": [{"$ifNull": ["$watched", None]}, ago(_WATCHED_FOR)]},
+        }
+        with translated("the record of this process can't be written"), time_limit(_TIMEOUT):
+            row = await self._processes.find_one_and_update(
+                {"_id": process.name},
+                [{"$set": fields}],
+                {"requested": 1, "is_watched": 1},
+                upsert=True,
+                return_document=ReturnDocument.AFTER,
+            )
+        return Requests() if row is None else Requests(bool(row["is_watched"]), tuple(row["requested"]))
+
+    async def remove(self, process: Process) -> None:
+        """Remove the record of a process that ends."""
+        # Short: a process that ends must not wait for a MongoDB that is gone.
+        with translated("the record of this process can't be removed"), time_limit(1.0):
+            await self._processes.delete_one({"_id": process.name})
+
+    async def running(self, *, with_sessions: bool = False) -> RunningProcesses:
+        """Return the processes that run, by name."""
+        pipeline: list[dict[str, Any]] = [
+            {"$match": {"$expr": {"$gte": ["$at", ago(LIVE_FOR * self.period)]}}},
+            {"$sort": {"_id": 1}},
+            {"$limit": _MAX_PROCESSES},
+            {"$unset": ["requested", "closing", *([] if with_sessions else ["sessions"])]},
+            {"$set": {"now": NOW}},
+        ]
+        with translated("the processes can't be read"):
+            rows = await (await self._processes.aggregate(pipeline)).to_list()
+        return RunningProcesses([_process(row) for row in rows])
+
+    async def watch_sessions(self) -> None:
+        """Ask all processes to list their sessions for a while."""
+        with translated("the processes can't be asked for their sessions"):
+            await self._processes.update_many({"kind": "server"}, [{"$set": {"watched": NOW}}])
+
+    async def request_close(self, session: str, *, besides: Process) -> str | None:
+        """Ask the process that lists a session to close it. Return the name of the process, or None without one.
+
+        `besides` is not asked: it knows its own sessions.
+        """
+        closing = {"$slice": [{"$setUnion": [{"$ifNull": ["$closing", []]}, [session]]}, _MAX_CLOSING]}
+        with translated("the session can't be closed"):
+            row = await self._processes.find_one_and_update(
+                {
+                    "_id": {"$ne": besides.name},
+                    "sessions.id": session,
+                    "$expr": {"$gte": ["$at", ago(LIVE_FOR * self.period)]},
+                },
+                [{"$set": {"closing": closing}}],
+                {"_id": 1},
+            )
+        return None if row is None else str(row["_id"])
+
+
+def _process(row: Mapping[str, Any]) -> RunningProcess:
+    age, uptime = ((row["now"] - row[name]).total_seconds() for name in ("at", "began"))
+    process = Process(row["_id"], row["kind"])
+    return RunningProcess(process, row["version"], max(0.0, age), uptime, row["state"], row.get("sessions"))

@@ -1,0 +1,165 @@
+"""Diagnosis: problems of a deployment, found in what its processes and MongoDB say, each with what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from eventsync.stores.log.registry import DeclaredShape
+from eventsync.stores.stats.overview import Overview
+from eventsync.stores.stats.processes import RunningProcess, RunningProcesses
+from eventsync.stores.stores import SEQUENCING
+from eventsync.sync.operations import Health
+
+_SILENT_AFTER: Final = 2.5
+"""Periods after which a process that is not heard is a problem."""
+
+_RANK: Final = {"error": 0, "warning": 1, "note": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A problem: `error` (something does not work), `warning` (it may soon), or `note`.
+
+    `code` is stable. `what` says what was found, and `remedy` what an operator can do.
+    """
+
+    severity: str
+    code: str
+    what: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known at one time. `health`, `overview` and `running` are None if MongoDB does not answer."""
+
+    health: Health | None
+    overview: Overview | None
+    running: RunningProcesses | None
+    refused: Mapping[str, str]
+    """Collections that can't be tracked, with the reason."""
+    shapes: Sequence[DeclaredShape]
+    is_open: bool
+    """No rules are in force."""
+    period: float
+    """Seconds between two renewals of a process's record."""
+
+    @property
+    def servers(self) -> Sequence[RunningProcess]:
+        """The servers that run."""
+        return () if self.running is None else self.running.of("server")
+
+    @property
+    def workers(self) -> Sequence[RunningProcess]:
+        """The workers that run."""
+        return () if self.running is None else self.running.of("worker")
+
+    @property
+    def leader(self) -> str | None:
+        """The worker that leads, or None."""
+        return None if self.overview is None else self.overview.holder(SEQUENCING)
+
+
+def problems(facts: Facts) -> list[Finding]:
+    """Return the problems, the worst first."""
+    found = [*_of_health(facts), *_of_processes(facts), *_of_declarations(facts)]
+    return sorted(found, key=lambda problem: _RANK[problem.severity])
+
+
+def _of_health(facts: Facts) -> Iterator[Finding]:
+    health = facts.health
+    if health is None or facts.overview is None:
+        yield Finding(
+            "error",
+            "mongodb_silent",
+            "MongoDB does not answer this server in time",
+            "Check that the replica set has a primary, and that this server reaches it.",
+        )
+    if health is None:
+        return
+    if not health.live:
+        yield Finding("error", "feed_not_live", f"this server does not follow the log: {health.detail}", "See its log.")
+    if health.leader is None and facts.overview is not None:
+        yield Finding(
+            "error", "no_leader", "no worker leads: changes are not delivered", "Start a worker: `eventsync worker`."
+        )
+    elif health.leader is not None and not health.sequencer_live:
+        yield Finding(
+            "error",
+            "worker_stalled",
+            f"the leading worker {health.leader} makes no progress: {health.detail}",
+            "See its log; end it if it hangs, and another one takes over.",
+        )
+    if health.archive is not None:
+        yield Finding(
+            "warning",
+            "archive_silent",
+            f"the archive can't be read: {health.archive}",
+            "Check `archive_url` and its credentials. Clients that need archived events wait.",
+        )
+    if health.journal_delay is not None:
+        yield Finding(
+            "note",
+            "journal_delay",
+            f"changes of writers with w: 1 wait {health.journal_delay * 1000:.0f} ms for MongoDB's journal",
+            "Lower MongoDB's `journalCommitInterval`, or have the writers wait for the journal.",
+        )
+
+
+def _of_processes(facts: Facts) -> Iterator[Finding]:
+    for process in (*facts.servers, *facts.workers):
+        if process.age > _SILENT_AFTER * facts.period:
+            yield Finding(
+                "warning",
+                "process_silent",
+                f"the {process.process.kind} {process.process.name} was last heard {process.age:.0f} s ago",
+                "It has been killed, hangs, or does not reach MongoDB: see its log.",
+            )
+    for server in facts.servers:
+        if not server.state["live"]:
+            detail = server.state["detail"]
+            yield Finding(
+                "error", "server_not_live", f"the server {server.process.name} serves nobody: {detail}", "See its log."
+            )
+    versions = sorted({process.version for process in (*facts.servers, *facts.workers)})
+    if len(versions) > 1:
+        yield Finding(
+            "note",
+            "mixed_versions",
+            f"the processes run {' and '.join(versions)}",
+            "Finish the upgrade of all of them.",
+        )
+    if facts.leader is not None and len(facts.workers) == 1:
+        yield Finding(
+            "note",
+            "no_standby",
+            "one worker runs: if it is killed, nothing is delivered until it is back",
+            "Start a second worker. It stands by, and takes over within seconds.",
+        )
+
+
+def _of_declarations(facts: Facts) -> Iterator[Finding]:
+    for name, reason in sorted(facts.refused.items()):
+        yield Finding(
+            "warning",
+            "collection_refused",
+            f"{name} can't be tracked: {reason}",
+            f"Remove the reason, then `eventsync track {name}`; or `eventsync untrack {name}`.",
+        )
+    for shape in facts.shapes:
+        if shape.refused is not None:
+            yield Finding(
+                "warning",
+                "shape_refused",
+                f"the shape {shape.name} can't be served: {shape.refused}",
+                "Correct the rules file, then `eventsync rules apply`.",
+            )
+    if facts.is_open:
+        yield Finding(
+            "note",
+            "no_rules",
+            "no [auth] is applied: everybody who reaches this server may read and change everything",
+            "Fine for development. For anything else: `eventsync rules apply`.",
+        )

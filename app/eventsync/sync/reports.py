@@ -1,0 +1,281 @@
+"""Reports: the state of this server, published for all servers, and what all servers together do.
+
+A server renews its record every few seconds. Its sessions are part of the record only while somebody looks, and no more
+than `LISTED` of them. The totals of the last hour are kept in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from eventsync.concurrency.slices import Slices
+from eventsync.concurrency.ttl_cache import TTLCache
+from eventsync.concurrency.waiting import set_within
+from eventsync.errors import Unavailable
+from eventsync.mongodb.client import time_limit
+from eventsync.stores.stats.processes import Process, Requests, RunningProcess, State
+from eventsync.stores.stores import Stores
+from eventsync.sync.diagnosis import Facts
+from eventsync.sync.live.window import Window
+from eventsync.sync.operations import CachedOverview
+from eventsync.sync.service import SyncService
+from eventsync.sync.sessions.session import Session
+
+logger = logging.getLogger(__name__)
+
+LISTED: Final = 500
+"""Most sessions that a record lists: those that are furthest behind."""
+
+_LISTED_SHAPES: Final = 20
+"""Most shapes that a listed session names."""
+
+_FACTS_AGE: Final = 1.0
+_TIMEOUT: Final = 3.0
+"""Seconds for MongoDB to answer an overview."""
+
+_HISTORY: Final = 720
+"""Samples of the totals that are kept: an hour of them, by default."""
+
+_WEIGHT: Final = 512
+"""Cost of describing a session, in bytes of work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """What all running servers did in the period before `at`, in Unix seconds.
+
+    `events`, `writes` and `deliveries` are rates, per second. `connections` is by transport. `p50` and `p99` are the
+    seconds from a commit to the delivery of its event, over a sample; None without one.
+    """
+
+    at: float
+    events: float
+    writes: float
+    deliveries: float
+    connections: Mapping[str, int]
+    lag_events: int
+    p50: float | None
+    p99: float | None
+
+    def tree(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {
+            "at": round(self.at, 3),
+            "events_per_second": round(self.events, 2),
+            "writes_per_second": round(self.writes, 2),
+            "deliveries_per_second": round(self.deliveries, 2),
+            "connections": dict(self.connections),
+            "lag_events": self.lag_events,
+            "delivery_p50": None if self.p50 is None else round(self.p50, 4),
+            "delivery_p99": None if self.p99 is None else round(self.p99, 4),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Counters of this server at a monotonic time."""
+
+    time: float
+    log: str | None
+    head: int
+    written: int
+    delivered: int
+
+    @classmethod
+    def now(cls, window: Window, written: int) -> Counts:
+        """Read the counters."""
+        return cls(time.monotonic(), window.log, window.head, written, window.measures.delivered)
+
+
+class Reports:
+    """One a server process. `run` publishes; the other methods answer."""
+
+    def __init__(self, sync: SyncService, stores: Stores, overview: CachedOverview, written: Callable[[], int]) -> None:
+        """`written` returns the number of writes of documents since the start."""
+        self._overview = overview
+        self._facts: TTLCache[Facts] = TTLCache(ttl=_FACTS_AGE, max_entries=1)
+        self.process = Process.new("server")
+        self.history: deque[Activity] = deque(maxlen=_HISTORY)
+        self._sync = sync
+        self._processes = stores.stats.processes
+        self._written = written
+        self._counted = Counts.now(sync.window, written())
+        self._is_watched = False
+
+    # --- publishing ---------------------------------------------------------------------------------------------------
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Renew the record until `stop`, then remove it. While MongoDB does not answer, the record expires."""
+        while not stop.is_set():
+            try:
+                await self.publish()
+            except Unavailable as error:
+                logger.debug("%s; trying again", error.diagnosis)
+            await set_within(stop, self._processes.period)
+        try:
+            await self._processes.remove(self.process)
+        except Unavailable as error:
+            logger.debug("%s; it will expire", error.diagnosis)
+
+    async def publish(self) -> None:
+        """Renew the record, obey what was requested, and add the totals of all servers to the history."""
+        sessions = await self.sessions() if self._is_watched else None
+        requests = await self._processes.renew(self.process, self._state(), sessions)
+        self._obey(requests)
+        running = await self._processes.running()
+        self.history.append(totals(time.time(), running.of("server")))
+
+    def _obey(self, requests: Requests) -> None:
+        self._is_watched = requests.is_watched
+        closing = frozenset(requests.closing)
+        if closing:
+            for session in self._sync.sessions.all():
+                if session.id in closing:
+                    close(session)
+
+    def _state(self) -> State:
+        before, now = self._counted, Counts.now(self._sync.window, self._written())
+        self._counted = now
+        seconds = max(1e-3, now.time - before.time)
+        # Another log begins again, and a server that starts reads some events at once.
+        events = now.head - before.head if before.head and now.log == before.log else 0
+        feed = self._sync.feed.state
+        return {
+            "live": feed.live,
+            "detail": feed.detail,
+            "head": now.head,
+            "events": max(0, events) / seconds,
+            "writes": (now.written - before.written) / seconds,
+            "deliveries": (now.delivered - before.delivered) / seconds,
+            "connections": self.connections(),
+            "delays": self._sync.window.measures.take_delays(),
+        }
+
+    # --- answering ----------------------------------------------------------------------------------------------------
+
+    def connections(self) -> dict[str, int]:
+        """Count the connections of this server by transport."""
+        counts: dict[str, int] = {}
+        for session in self._sync.sessions.all():
+            counts[session.client.transport] = counts.get(session.client.transport, 0) + 1
+        return counts
+
+    async def facts(self) -> Facts:
+        """Return what is known of the deployment. Read at most once a second, however many operators look."""
+        return await self._facts.get("facts", self._read)
+
+    async def _read(self) -> Facts:
+        sync = self._sync
+        health = running = None
+        try:
+            with time_limit(_TIMEOUT):
+                health, running = await sync.health(), await self._processes.running()
+        except Unavailable as error:
+            logger.warning("no overview: %s", error.diagnosis)
+        return Facts(
+            health,
+            await self._overview.read(),
+            running,
+            sync.tracking.refused,
+            sync.definitions.declared,
+            sync.is_open,
+            self._processes.period,
+        )
+
+    async def sessions(self) -> list[dict[str, Any]]:
+        """Describe the sessions of this server, those that are furthest behind first, and at most `LISTED`."""
+        slices, found = Slices(), list[tuple[int, Session]]()
+        for session in self._sync.sessions.all():
+            found.append((self._lag(session), session))
+            await slices.did(_WEIGHT)
+        found.sort(key=lambda item: -item[0])
+        return [self._described(session, lag) for lag, session in found[:LISTED]]
+
+    async def all_sessions(self) -> tuple[Sequence[RunningProcess], list[dict[str, Any]]]:
+        """Return the running servers, and the sessions that are known of them, each with its `server`.
+
+        Other servers are asked to list theirs from now on, so that a first answer lacks them. Raises `Unavailable`.
+        """
+        own = await self.sessions()
+        await self._processes.watch_sessions()
+        servers = (await self._processes.running(with_sessions=True)).of("server")
+        found = [session | {"server": self.process.name} for session in own]
+        for server in servers:
+            if server.process != self.process:
+                found += [{**session, "server": server.process.name} for session in server.sessions or ()]
+        return servers, found
+
+    async def close(self, session_id: str) -> str | None:
+        """Close a session of any server. Return its server: a session of another one ends within seconds.
+
+        Returns None if no session has this id. Raises `Unavailable`.
+        """
+        for session in self._sync.sessions.all():
+            if session.id == session_id:
+                close(session)
+                return self.process.name
+        return await self._processes.request_close(session_id, besides=self.process)
+
+    def _lag(self, session: Session) -> int:
+        """Return the events of the log between a session and the head; 0 if its shapes have no newer event."""
+        window, behind = self._sync.window, 0
+        for shape, position in session.vector.items():
+            if position.log == window.log_of(shape) and not window.is_current(shape, position.seq):
+                behind = max(behind, window.head - position.seq)
+        return behind
+
+    def _described(self, session: Session, lag: int) -> dict[str, Any]:
+        vector = session.vector
+        shapes = list(session.shapes)
+        return {
+            "id": session.id,
+            "client_id": session.client.id if session.client.named else None,
+            "sub": session.access.principal.sub,
+            "roles": sorted(session.access.roles),
+            "transport": session.client.transport,
+            "since": round(session.opened, 3),
+            "lag_events": lag,
+            "shapes": [
+                {"shape": str(shape), "position": str(vector[shape]) if shape in vector else None}
+                for shape in shapes[:_LISTED_SHAPES]
+            ],
+            "more_shapes": max(0, len(shapes) - _LISTED_SHAPES),
+        }
+
+
+def close(session: Session) -> None:
+    """End a session as an overloaded server does: its client waits a while, and resumes."""
+    session.fail(Unavailable.busy("an operator has closed this connection", 1.0, 5.0))
+
+
+def totals(at: float, servers: Iterable[RunningProcess]) -> Activity:
+    """Sum up what servers have published."""
+    connections: dict[str, int] = {}
+    delays: list[float] = []
+    heads: list[int] = []
+    events = writes = deliveries = 0.0
+    for server in servers:
+        state = server.state
+        # Every server follows the whole log, and each as fast as it can.
+        events = max(events, state["events"])
+        writes += state["writes"]
+        deliveries += state["deliveries"]
+        heads.append(state["head"])
+        delays += state["delays"]
+        for transport, count in state["connections"].items():
+            connections[transport] = connections.get(transport, 0) + count
+    behind = max(heads) - min(heads) if heads else 0
+    delays.sort()
+    return Activity(
+        at, events, writes, deliveries, connections, behind, _quantile(delays, 0.5), _quantile(delays, 0.99)
+    )
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float | None:
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None
