@@ -36,7 +36,7 @@ async def test_the_page_shows_finds_and_cleans_up(settings: Settings, tmp_path: 
     ):
         for number, title in enumerate(TITLES):
             await client.put(f"/v1/collections/films/documents/f{number}", json={"title": title})
-        page = await browser.visit(f"{url}/?collection=nosuch")
+        page = await browser.visit(f"{url}/try?collection=nosuch")
         await browser.until(page, LIVE)
         await browser.until(page, "document.querySelector('#notices').textContent.includes('nosuch')")
         await browser.until(page, "document.querySelector('#collection').value === 'films'")
@@ -126,10 +126,10 @@ async def test_it_follows_a_declared_shape_and_shows_enter_and_leave(
         await declare(stores, RULES.replace('{ board = "$board" }', '{ board = "$board", _id = "c1" }'), client)
         await browser.until(page, "document.querySelector('#notices').textContent.includes('another definition')")
         await browser.until(page, f"{LIVE} && {ROWS} === 1")
-        listed = await browser.visit(f"{url}/?shape=boards%3Fboards%3Dint%3A7%26boards%3Dint%3A0")
+        listed = await browser.visit(f"{url}/try?shape=boards%3Fboards%3Dint%3A7%26boards%3Dint%3A0")
         await browser.until(listed, f"{LIVE} && {ROWS} === 2")
         await browser.until(listed, "document.querySelector('#parameters input').value === 'int:7, int:0'")
-        wrong = await browser.visit(f"{url}/?shape=undeclared%3Fa%3D1")
+        wrong = await browser.visit(f"{url}/try?shape=undeclared%3Fa%3D1")
         await browser.until(wrong, "document.querySelector('#notices').textContent.includes('no declared shape')")
         await browser.until(wrong, f"document.querySelector('#collection').value === 'cards' && {ROWS} === 4")
 
@@ -142,7 +142,7 @@ async def test_the_page_signs_in_and_out(settings: Settings, stores: Stores, tmp
             {"auth": {}, "roles": {"operator": {"ops": True}}, "collections": {"*": {"operator": {"read": True}}}}
         )
         assert access is not None, problems
-        open_page = await browser.visit(f"{url}/")
+        open_page = await browser.visit(f"{url}/try")
         await browser.until(open_page, f"{LIVE} && {ROWS} === 1 && document.querySelector('#who').hidden")
         await stores.definitions.apply([], access.spec)
         # The rules end the open connection, and the page asks for a key.
@@ -162,9 +162,9 @@ async def test_the_page_signs_in_and_out(settings: Settings, stores: Stores, tmp
         await browser.until(open_page, "document.querySelector('#sign-in')?.open")
 
         # A key in the address is used and removed; a reload continues by the cookie, over both transports.
-        page = await browser.visit(f"{url}/#key={key}")
+        page = await browser.visit(f"{url}/try#key={key}")
         await browser.until(page, f"{LIVE} && {ROWS} === 1 && location.hash === ''")
-        again = await browser.visit(f"{url}/")
+        again = await browser.visit(f"{url}/try")
         await browser.until(again, f"{LIVE} && document.querySelector('#who span').textContent === 'paul'")
         await browser.until(again, "document.querySelector('input[value=sse]').click(), true")
         await browser.until(again, f"{LIVE} && document.querySelector('#facts').textContent.includes('Server-Sent')")

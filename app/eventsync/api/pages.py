@@ -1,4 +1,4 @@
-"""Pages for browsers: the live page, the API reference, the OpenAPI document, and their assets.
+"""Pages for browsers: the dashboard, the live page, the API reference, the OpenAPI document, and their assets.
 
 All files are in the package, and the pages load nothing from elsewhere: they work without the internet.
 """
@@ -74,6 +74,18 @@ def _read(name: str) -> Asset:
     return Asset.of((_FOLDER / name).read_bytes(), _HTML)
 
 
+_DASHBOARD: Final = _read("index.html")
+_SHOWN: Final = ("collection", "shape")
+
+
+async def dashboard(request: Request) -> Response:
+    """Respond with the dashboard. Old links that name a collection or a shape lead to the live page."""
+    if any(name in request.query_params for name in _SHOWN):
+        location = f"{root_of(request.scope)}/try?{request.url.query}"
+        return Response(status_code=307, headers={**_SECURITY, "Cache-Control": "no-cache", "Location": location})
+    return _DASHBOARD.respond(request)
+
+
 @lru_cache(maxsize=16)
 def _openapi(server: str) -> Asset:
     return Asset.of(orjson.dumps(openapi.document(server)), JSON)
@@ -100,13 +112,14 @@ async def asset(request: Request) -> Response:
 
 
 routes: list[BaseRoute] = [
+    Endpoint("/", dashboard, methods=["GET"], access=AccessLevel.PUBLIC, name="page", query=_SHOWN, tagged=True),
     Endpoint(
-        "/",
-        _page(_read("index.html")),
+        "/try",
+        _page(_read("try.html")),
         methods=["GET"],
         access=AccessLevel.PUBLIC,
-        name="page",
-        query=("collection", "shape"),
+        name="try",
+        query=_SHOWN,
         tagged=True,
     ),
     Endpoint("/docs", _page(_read("docs.html")), methods=["GET"], access=AccessLevel.PUBLIC, name="docs", tagged=True),

@@ -10,6 +10,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
+from eventsync.access.audit import record_action
 from eventsync.api import conditions
 from eventsync.api.bodies import read_small
 from eventsync.api.endpoint import AccessLevel, Endpoint
@@ -83,7 +84,10 @@ def _answer(request: Request, client: Client) -> Response:
 
 async def delete(request: Request) -> Response:
     """Remove a client. If it returns with its id alone, it gets snapshots."""
-    await services_of(request).sync.vectors.forget(_client_id(request))
+    client_id, access = _client_id(request), access_of(request)
+    await services_of(request).sync.vectors.forget(client_id)
+    if not access.is_open and not client_id.startswith(access.scope):
+        record_action(access.principal, "forget", client_id)
     return Response(status_code=204, headers=NO_STORE)
 
 

@@ -33,6 +33,7 @@ function find(document, tokens) {
 /** The difference in one line of text. */
 export function sentence({ tokens, before, after }) {
   const field = tokens.join(".") || "the document";
+  if (after === undefined && before === undefined) return `${field} removed`;
   if (after === undefined) return `${field} removed, was ${brief(before, 40)}`;
   if (before === undefined) return `${field}: ${brief(after, 40)}`;
   return `${field}: ${brief(before, 40)} → ${brief(after, 40)}`;

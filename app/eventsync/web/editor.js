@@ -25,8 +25,11 @@ export function guarded(doc, patch) {
   return [{ op: "test", path, value: valueAt(doc, parsePointer(path)) }, ...patch];
 }
 
-/** Turn a cell into an input. Calls `wrote(key)` before a write, and `done()` at the end, whatever the outcome. */
-export function editCell(cell, { collection, id, entry, tokens, done, wrote }) {
+/**
+ * Turn a cell into an input. Calls `wrote(key)` before a write, `done()` once the input is gone, whatever the outcome, and
+ * `saved()` after a write.
+ */
+export function editCell(cell, { collection, id, entry, tokens, done, wrote, saved }) {
   const previous = valueAt(entry.doc, tokens);
   const field = kindOf(previous) === "boolean" ? choice(previous) : h("input", { value: editText(previous), spellcheck: "false" });
   const why = h("span", { class: "why", role: "alert", hidden: true });
@@ -60,7 +63,7 @@ export function editCell(cell, { collection, id, entry, tokens, done, wrote }) {
       return;
     }
     end({ refocus });
-    if (value !== undefined && !equal(value, previous)) change({ collection, id, entry, tokens, value, wrote });
+    if (value !== undefined && !equal(value, previous)) change({ collection, id, entry, tokens, value, wrote, saved });
   };
   field.addEventListener("keydown", (event) => {
     event.stopPropagation();
@@ -82,6 +85,7 @@ async function change(edit) {
     const path = pathOf(collection, id);
     const body = guarded(entry.doc, patchFor(entry.doc, tokens, value));
     await write("PATCH", path, { body, type: PATCH, version: entry.version, key: wrote() });
+    edit.saved?.();
   } catch (error) {
     if (error.code !== "version_mismatch" && error.code !== "patch_failed") return failed(error);
     await lost(edit, error.problem.current);

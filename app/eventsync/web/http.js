@@ -27,10 +27,12 @@ export async function get(path) {
   return answer(await fetch(urlOf(path), { cache: "no-store" }));
 }
 
-/** A request with a credential, without a body. Throws as `get` does. */
-export async function post(path, { method = "POST", credential } = {}) {
+/** A request that is no write of a document, with a credential or without, and a body of JSON if it has one. Throws as `get` does. */
+export async function post(path, { method = "POST", credential, body } = {}) {
   const headers = credential ? { Authorization: `Bearer ${credential}` } : {};
-  return answer(await fetch(urlOf(path), { method, headers, cache: "no-store" }));
+  if (body !== undefined) headers["Content-Type"] = "application/json";
+  const content = body === undefined ? undefined : JSON.stringify(body);
+  return answer(await fetch(urlOf(path), { method, headers, body: content, cache: "no-store" }));
 }
 
 /**

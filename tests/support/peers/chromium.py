@@ -6,6 +6,7 @@ Source: https://chromedevtools.github.io/devtools-protocol/
 from __future__ import annotations
 
 import asyncio
+import base64
 import itertools
 import re
 import shutil
@@ -60,6 +61,8 @@ class Chromium:
         self._loaded: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._crashed: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._pages: dict[str, str] = {}
+        self.complaints: list[str] = []
+        """Errors on the consoles of visited pages: of scripts, of loading, and violations of their policies."""
 
     async def do(self, url: str, command: str, *arguments: Any) -> None:
         if url not in self._pages:
@@ -73,6 +76,7 @@ class Chromium:
         session: str = (await self._ask("Target.attachToTarget", targetId=target, flatten=True))["sessionId"]
         await self._ask("Runtime.enable", session)
         await self._ask("Runtime.addBinding", session, name="tell")
+        await self._ask("Log.enable", session)
         await self._ask("Page.enable", session)
         await self._ask("Page.setLifecycleEventsEnabled", session, enabled=True)
         opened = await self._ask("Page.navigate", session, url=url)
@@ -116,6 +120,25 @@ class Chromium:
     async def start(self, session: str, body: str) -> None:
         """Start the body of an async function in the page, once what runs now has ended."""
         await self._evaluate(session, f"setTimeout(async () => {{ {body} }})", awaitPromise=False)
+
+    async def look_like(self, session: str, *, dark: bool = False, width: int = 1280, height: int = 900) -> None:
+        """Have the page shown in a colour scheme, and in a window of this size."""
+        scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+        await self._ask("Emulation.setEmulatedMedia", session, features=scheme)
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        await self._ask("Emulation.setDeviceMetricsOverride", session, **size)
+
+    async def press(self, session: str, key: str, text: str = "") -> None:
+        """Press and release a key, such as `Tab`, or one that types `text`."""
+        codes = {"Enter": 13, "Tab": 9, "Escape": 27}
+        known = {"key": key, "code": key, "windowsVirtualKeyCode": codes.get(key, 0)}
+        typed = {"text": text or "\r"} if text or key == "Enter" else {}
+        await self._ask("Input.dispatchKeyEvent", session, type="keyDown", **known, **typed)
+        await self._ask("Input.dispatchKeyEvent", session, type="keyUp", **known)
+
+    async def picture(self, session: str) -> bytes:
+        """Return a picture of the page, as PNG."""
+        return base64.b64decode((await self._ask("Page.captureScreenshot", session))["data"])
 
     async def close_page(self, session: str) -> None:
         """Close the page, as its user does."""
@@ -176,6 +199,12 @@ class Chromium:
             self.links.said(said["params"]["payload"])
         elif said["method"] == "Inspector.targetCrashed":
             self._crashed[said["sessionId"]].set()
+        elif said["method"] == "Runtime.exceptionThrown":
+            self.complaints.append(orjson.dumps(said["params"]["exceptionDetails"]).decode())
+        elif said["method"] == "Runtime.consoleAPICalled" and said["params"]["type"] in {"error", "warning"}:
+            self.complaints.append(orjson.dumps(said["params"]["args"]).decode())
+        elif said["method"] == "Log.entryAdded" and said["params"]["entry"]["level"] == "error":
+            self.complaints.append(orjson.dumps(said["params"]["entry"]).decode())
         elif said["method"] == "Page.lifecycleEvent" and said["params"]["name"] == "load":
             self._loaded[said["params"]["loaderId"]].set()
 

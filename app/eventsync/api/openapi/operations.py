@@ -63,11 +63,16 @@ _ASSET["parameters"].insert(
 )
 _ASSET["responses"]["404"] = answer("There is no such file.", {PROBLEM: {"schema": schema("Problem")}})
 
+_DASHBOARD: Json = _page("readDashboard", "The dashboard", "text/html")
+_DASHBOARD["responses"]["307"] = answer("A link that names a collection or a shape: the live page shows it.")
 _PAGE: Json = _page("readPage", "The live page", "text/html")
-_PAGE["parameters"].append(query("collection", "The collection that is shown first.", {"type": "string"}, "theaters"))
-_PAGE["parameters"].append(
-    query("shape", "The shape that is shown first, if it is a declared one.", {"type": "string"}, "my_orders?owner=7")
-)
+for _parameters in (_DASHBOARD["parameters"], _PAGE["parameters"]):
+    _parameters += [
+        query("collection", "The collection that the live page shows first.", {"type": "string"}, "theaters"),
+        query(
+            "shape", "The shape that it shows first, if it is a declared one.", {"type": "string"}, "my_orders?owner=7"
+        ),
+    ]
 
 PATHS: Final[Json] = {
     "/healthz": {
@@ -110,7 +115,8 @@ PATHS: Final[Json] = {
             },
         }
     },
-    "/": {"get": _PAGE},
+    "/": {"get": _DASHBOARD},
+    "/try": {"get": _PAGE},
     "/docs": {"get": _page("readReference", "This reference", "text/html")},
     "/openapi.json": {"get": _page("readOpenApi", "The OpenAPI document", "application/json")},
     "/assets/{name}": {"get": _ASSET},

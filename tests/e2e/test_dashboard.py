@@ -1,0 +1,241 @@
+"""The dashboard in a real browser: each view with real data, by keyboard, without errors, and checked by axe-core."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import pytest
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
+
+from eventsync.settings import Settings
+from support.peers import chromium
+from support.peers.chromium import Chromium, running_chromium
+from support.peers.python import connect
+from support.ruled import CANARY, MERGE, THINGS, Ruled, ruled_system
+from support.waiting import eventually, patience
+
+pytestmark = pytest.mark.skipif(chromium.missing() is not None, reason=chromium.missing() or "")
+
+AXE: Final = Path(sys.prefix) / "peers" / "node_modules" / "axe-core" / "axe.min.js"
+ATTACK: Final = '<img src="x" onerror="globalThis.attacked = true"><script>attacked = true</script>'
+VIEWS: Final = {
+    "overview": "document.querySelectorAll('.stat').length === 6 && document.querySelectorAll('canvas').length === 3",
+    "data/things": "document.querySelectorAll('.documents tbody tr').length === 50",
+    "data/things/d7": "document.querySelectorAll('.timeline tbody tr').length === 2",
+    "clients": "(document.querySelector('main').textContent.match(/watcher/g) ?? []).length === 2",
+    "log": "document.querySelectorAll('.events li').length === 50",
+    "access": "document.querySelector('main').textContent.includes('secret, lines.cost')",
+    "settings": "document.querySelectorAll('tbody tr').length > 50",
+}
+
+
+@dataclass
+class Dashboard:
+    """A page of the dashboard, signed in."""
+
+    browser: Chromium
+    page: str
+    ruled: Ruled
+
+    async def until(self, condition: str) -> None:
+        await self.browser.until(self.page, condition)
+
+    async def show(self, view: str) -> None:
+        """Go to a view and wait until it shows what it has."""
+        await self.browser.value(self.page, f"location.hash = '#/{view}', null")
+        if view in VIEWS:
+            await self.until(VIEWS[view])
+
+    async def click(self, label: str, within: str = "main") -> None:
+        """Click the first button with this text."""
+        buttons = f"[...document.querySelectorAll('{within} button')]"
+        found = f"{buttons}.find((each) => each.textContent === {json.dumps(label)})"
+        await self.until(f"({found}) && !({found}).disabled")
+        await self.browser.value(self.page, f"({found}).click(), null")
+
+
+@asynccontextmanager
+async def watching(ruled: Ruled) -> AsyncIterator[None]:
+    """A connected client, `watcher` of ada, that reads what it gets."""
+    async with connect(f"{ruled.url.replace('http', 'ws')}/v1/sync") as socket:
+        hello = {"type": "hello", "token": ruled.token("ada"), "shapes": ["things"], "client_id": "watcher"}
+        await socket.send(json.dumps(hello))
+        while json.loads(await socket.recv())["type"] != "live":
+            continue
+        reading = asyncio.create_task(read_all(socket), name="read what the client gets")
+        try:
+            yield
+        finally:
+            await socket.close()
+            await reading
+
+
+async def read_all(socket: ClientConnection) -> None:
+    """Read until the connection ends."""
+    with suppress(ConnectionClosed):
+        async for _ in socket:
+            continue
+
+
+@asynccontextmanager
+async def looking(settings: Settings, folder: Path, role: str = "ops") -> AsyncIterator[Dashboard]:
+    """A system under rules with documents and a client, and its dashboard, which somebody with a role looks at."""
+    quick = settings.model_copy(update={"collections": ("things", "open"), "report_interval": 0.3})
+    (folder / "secrets").mkdir()
+    async with (
+        ruled_system(quick, folder / "secrets") as ruled,
+        ruled.client("root", roles=["ops"]) as operator,
+        running_chromium(folder / "profile") as browser,
+    ):
+        content = {"owner": "ada", "secret": CANARY, "name": ATTACK}
+        operations = [{"method": "PUT", "id": f"d{n}", "doc": content | {"n": n}} for n in range(200)]
+        (await operator.post(f"{THINGS}:batch", json={"operations": operations})).raise_for_status()
+        (await operator.patch(f"{THINGS}/d7", json={"n": 70}, headers=MERGE)).raise_for_status()
+        async with watching(ruled):
+            page = await browser.visit(f"{ruled.url}/#key={ruled.token('olga', roles=[role])}")
+            dashboard = Dashboard(browser, page, ruled)
+            await dashboard.until("location.hash === '' && document.querySelector('.stats')")
+            yield dashboard
+            assert browser.complaints == []
+            assert not await browser.value(page, "globalThis.attacked ?? false")
+
+
+async def faults(dashboard: Dashboard) -> list[Any]:
+    """Return what axe-core finds wrong with the page."""
+    if not await dashboard.browser.value(dashboard.page, "'axe' in globalThis"):
+        await dashboard.browser.value(dashboard.page, f"{AXE.read_text()}; null")
+    run = "axe.run(document, {resultTypes: ['violations']})"
+    picked = "({id, nodes}) => [id, ...nodes.slice(0, 3).map(({html, any}) => [html, any[0]?.message])]"
+    found: list[Any] = await dashboard.browser.value(dashboard.page, f"{run}.then((r) => r.violations.map({picked}))")
+    return found
+
+
+async def test_each_view_shows_real_data_accessibly(settings: Settings, tmp_path: Path) -> None:
+    if not AXE.is_file():
+        pytest.skip("needs axe-core: scripts/peers installs it")
+    async with looking(settings, tmp_path) as dashboard:
+        for view in VIEWS:
+            for dark, width in ((False, 1280), (True, 1280), (False, 390)):
+                await dashboard.browser.look_like(dashboard.page, dark=dark, width=width)
+                await dashboard.show(view)
+                assert await faults(dashboard) == [], (view, dark, width)
+                wide = "document.documentElement.scrollWidth > innerWidth"
+                assert not await dashboard.browser.value(dashboard.page, wide), (view, width)
+
+
+async def test_document_is_edited_by_keyboard_and_restored(settings: Settings, tmp_path: Path) -> None:
+    async with looking(settings, tmp_path) as dashboard, dashboard.ruled.client("root", roles=["ops"]) as operator:
+        await dashboard.show("data/things")
+        cell = "[...document.querySelectorAll('tr')].find((row) => row.textContent.startsWith('d0')).cells[4]"
+        await dashboard.browser.value(dashboard.page, f"{cell}.focus(), null")
+        await dashboard.browser.press(dashboard.page, "Enter")
+        await dashboard.until("document.activeElement.tagName === 'INPUT'")
+        await dashboard.browser.value(dashboard.page, "document.activeElement.select(), null")
+        for digit in "81":
+            await dashboard.browser.press(dashboard.page, digit, digit)
+        await dashboard.browser.press(dashboard.page, "Enter")
+        await dashboard.until(f"{cell}.textContent === '81'")
+        assert (await operator.get(f"{THINGS}/d0")).json()["doc"]["n"] == 81
+
+        await dashboard.show("data/things/d7")
+        await dashboard.browser.value(dashboard.page, "document.querySelectorAll('[name=left]')[1].click(), null")
+        await dashboard.until("document.querySelectorAll('.sides del').length === 1")
+        sides = "[...document.querySelectorAll('.sides :is(del, ins)')].map((line) => line.textContent.trim())"
+        assert await dashboard.browser.value(dashboard.page, sides) == ['"n": 7', '"n": 70']
+        await dashboard.click("Restore the left one")
+        await dashboard.click("Yes")
+        await dashboard.until("document.querySelectorAll('.timeline tbody tr').length === 3")
+        assert (await operator.get(f"{THINGS}/d7")).json()["doc"]["n"] == 7
+
+
+async def test_documents_and_events_are_found_and_paged(settings: Settings, tmp_path: Path) -> None:
+    async with looking(settings, tmp_path) as dashboard:
+        await dashboard.show("data/things")
+        await dashboard.click("Next page")
+        first = "document.querySelector('.documents tbody th').textContent"
+        await dashboard.until(f"document.querySelectorAll('.documents tbody tr').length === 50 && {first} !== 'd0'")
+        query = "data/things?filter=" + "%7B%22_id%22%3A%22d3%22%7D"
+        await dashboard.browser.value(dashboard.page, f"location.hash = '#/{query}', null")
+        await dashboard.until("document.querySelectorAll('.documents tbody tr').length === 1")
+        await dashboard.browser.value(dashboard.page, "location.hash = '#/data/things?filter=%7B', null")
+        await dashboard.until("document.querySelector('[role=alert]')?.textContent.includes('filter')")
+        await dashboard.browser.value(dashboard.page, "location.hash = '#/log?op=update', null")
+        await dashboard.until("document.querySelectorAll('.events li').length === 1")
+        assert "d7" in await dashboard.browser.value(dashboard.page, "document.querySelector('.events').textContent")
+        await dashboard.show("log")
+        await dashboard.click("Search further back")
+        await dashboard.until("Number(document.querySelector('.events .seq')?.textContent) === 151")
+        # The refused filter is an answer that the console reports.
+        assert all("400" in complaint for complaint in dashboard.browser.complaints)
+        dashboard.browser.complaints.clear()
+
+
+async def test_client_is_disconnected_and_forgotten(
+    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="eventsync.access.audit")
+    async with looking(settings, tmp_path) as dashboard, dashboard.ruled.client("root", roles=["ops"]) as operator:
+        await dashboard.show("clients")
+        await dashboard.click("Disconnect")
+        await dashboard.click("Yes")
+
+        async def ended() -> bool:
+            found = (await operator.get("/v1/admin/clients", params={"sub": "ada"})).json()
+            return not found["clients"]
+
+        await eventually(ended, 20)
+        await dashboard.click("Forget")
+        await dashboard.click("Yes")
+        await dashboard.until("document.querySelector('main').textContent.includes('nothing has to be remembered')")
+        assert (await operator.get("/v1/state-vectors")).json()["clients"] == []
+        said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("operator: ")]
+        assert ['subject="olga"' in line for line in said] == [True, True]
+        assert ["disconnect" in said[0], "forget" in said[1]] == [True, True]
+
+
+async def test_access_is_explained(settings: Settings, tmp_path: Path) -> None:
+    async with looking(settings, tmp_path) as dashboard:
+        await dashboard.show("access")
+        fill = "(name, value) => { document.querySelector(`[name=${name}]`).value = value; }"
+        claims = json.dumps(json.dumps({"sub": "ada"}))
+        await dashboard.browser.value(
+            dashboard.page, f"({fill})('shape', 'things/d1'), ({fill})('claims', {claims}), null"
+        )
+        await dashboard.click("Explain")
+        await dashboard.until("document.querySelector('main').textContent.includes('may read it')")
+        seen = await dashboard.browser.value(dashboard.page, "document.querySelector('pre').textContent")
+        assert json.loads(seen)["owner"] == "ada"
+        assert CANARY not in seen
+
+
+async def test_observer_gets_no_buttons_that_change_something(settings: Settings, tmp_path: Path) -> None:
+    async with looking(settings, tmp_path, "watch") as dashboard:
+        await dashboard.show("clients")
+        labels = "[...document.querySelectorAll('main button')].map((button) => button.textContent)"
+        assert not {"Disconnect", "Forget"} & set(await dashboard.browser.value(dashboard.page, labels))
+        await dashboard.show("log")
+        assert CANARY not in await dashboard.browser.value(dashboard.page, "document.querySelector('main').innerHTML")
+        await dashboard.show("access")
+        assert "Explain" not in await dashboard.browser.value(dashboard.page, labels)
+
+
+async def test_old_links_lead_to_the_live_page(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "secrets").mkdir()
+    only = settings.model_copy(update={"collections": ("open",)})
+    async with (
+        ruled_system(only, tmp_path / "secrets") as ruled,
+        httpx.AsyncClient(base_url=ruled.url, timeout=patience(20)) as client,
+    ):
+        answer = await client.get("/?collection=open")
+        assert (answer.status_code, answer.headers["location"]) == (307, "/try?collection=open")
+        assert (await client.get(answer.headers["location"])).status_code == 200
