@@ -19,7 +19,7 @@ _RANK: Final = {"error": 0, "warning": 1, "note": 2}
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class FoundProblem:
     """A problem: `error` (something does not work), `warning` (it may soon), or `note`.
 
     `code` is stable. `what` says what was found, and `remedy` what an operator can do.
@@ -62,16 +62,16 @@ class Facts:
         return None if self.overview is None else self.overview.holder(SEQUENCING)
 
 
-def problems(facts: Facts) -> list[Finding]:
+def problems(facts: Facts) -> list[FoundProblem]:
     """Return the problems, the worst first."""
     found = [*_of_health(facts), *_of_processes(facts), *_of_declarations(facts)]
     return sorted(found, key=lambda problem: _RANK[problem.severity])
 
 
-def _of_health(facts: Facts) -> Iterator[Finding]:
+def _of_health(facts: Facts) -> Iterator[FoundProblem]:
     health = facts.health
     if health is None or facts.overview is None:
-        yield Finding(
+        yield FoundProblem(
             "error",
             "mongodb_silent",
             "MongoDB does not answer this server in time",
@@ -80,27 +80,29 @@ def _of_health(facts: Facts) -> Iterator[Finding]:
     if health is None:
         return
     if not health.live:
-        yield Finding("error", "feed_not_live", f"this server does not follow the log: {health.detail}", "See its log.")
+        yield FoundProblem(
+            "error", "feed_not_live", f"this server does not follow the log: {health.detail}", "See its log."
+        )
     if health.leader is None and facts.overview is not None:
-        yield Finding(
+        yield FoundProblem(
             "error", "no_leader", "no worker leads: changes are not delivered", "Start a worker: `eventsync worker`."
         )
     elif health.leader is not None and not health.sequencer_live:
-        yield Finding(
+        yield FoundProblem(
             "error",
             "worker_stalled",
             f"the leading worker {health.leader} makes no progress: {health.detail}",
             "See its log; end it if it hangs, and another one takes over.",
         )
     if health.archive is not None:
-        yield Finding(
+        yield FoundProblem(
             "warning",
             "archive_silent",
             f"the archive can't be read: {health.archive}",
             "Check `archive_url` and its credentials. Clients that need archived events wait.",
         )
     if health.journal_delay is not None:
-        yield Finding(
+        yield FoundProblem(
             "note",
             "journal_delay",
             f"changes of writers with w: 1 wait {health.journal_delay * 1000:.0f} ms for MongoDB's journal",
@@ -108,10 +110,10 @@ def _of_health(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _of_processes(facts: Facts) -> Iterator[Finding]:
+def _of_processes(facts: Facts) -> Iterator[FoundProblem]:
     for process in (*facts.servers, *facts.workers):
         if process.age > _SILENT_AFTER * facts.period:
-            yield Finding(
+            yield FoundProblem(
                 "warning",
                 "process_silent",
                 f"the {process.process.kind} {process.process.name} was last heard {process.age:.0f} s ago",
@@ -120,19 +122,19 @@ def _of_processes(facts: Facts) -> Iterator[Finding]:
     for server in facts.servers:
         if not server.state["live"]:
             detail = server.state["detail"]
-            yield Finding(
+            yield FoundProblem(
                 "error", "server_not_live", f"the server {server.process.name} serves nobody: {detail}", "See its log."
             )
     versions = sorted({process.version for process in (*facts.servers, *facts.workers)})
     if len(versions) > 1:
-        yield Finding(
+        yield FoundProblem(
             "note",
             "mixed_versions",
             f"the processes run {' and '.join(versions)}",
             "Finish the upgrade of all of them.",
         )
     if facts.leader is not None and len(facts.workers) == 1:
-        yield Finding(
+        yield FoundProblem(
             "note",
             "no_standby",
             "one worker runs: if it is killed, nothing is delivered until it is back",
@@ -140,9 +142,9 @@ def _of_processes(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _of_declarations(facts: Facts) -> Iterator[Finding]:
+def _of_declarations(facts: Facts) -> Iterator[FoundProblem]:
     for name, reason in sorted(facts.refused.items()):
-        yield Finding(
+        yield FoundProblem(
             "warning",
             "collection_refused",
             f"{name} can't be tracked: {reason}",
@@ -150,14 +152,14 @@ def _of_declarations(facts: Facts) -> Iterator[Finding]:
         )
     for shape in facts.shapes:
         if shape.refused is not None:
-            yield Finding(
+            yield FoundProblem(
                 "warning",
                 "shape_refused",
                 f"the shape {shape.name} can't be served: {shape.refused}",
                 "Correct the rules file, then `eventsync rules apply`.",
             )
     if facts.is_open:
-        yield Finding(
+        yield FoundProblem(
             "note",
             "no_rules",
             "no [auth] is applied: everybody who reaches this server may read and change everything",
