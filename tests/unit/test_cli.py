@@ -188,6 +188,7 @@ def test_settings_tells_what_is_in_force_and_no_password(monkeypatch: pytest.Mon
         "value": ["a", "b"],
         "default": [],
         "description": "",
+        "source": "environment",
     }
     table = run("settings")
     assert "hunter2" not in result.stdout + table.stdout

@@ -25,9 +25,9 @@ def clients(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the open sessions of all servers, with their principals, shapes and lag.
+    """List the open sessions of all servers, or close one.
 
-    With --json, print one session a line.
+    Each has its principal, shapes and lag. With --json, print one session a line.
     """
     if disconnect is not None:
         ask(url, token, f"/v1/admin/clients/{quote(disconnect, safe='')}", "DELETE")
