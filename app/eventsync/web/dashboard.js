@@ -21,11 +21,14 @@ const VIEWS = [
   { name: "settings", title: "Settings", view: SettingsView },
 ];
 
+const PAGES = [["try", "Try"], ["docs", "API"]]; // beside the dashboard, wherever it is mounted
+
 /** The views as links; those to other pages follow. */
 function Tabs({ current }) {
   const link = ({ name, title }) => html`
     <a key=${name} href=${`#/${name}`} aria-current=${name === current ? "page" : null}>${title}</a>`;
-  return html`${VIEWS.map(link)}<a href="try">Try</a><a href="docs">API</a>`;
+  const other = ([path, title]) => html`<a key=${path} href=${path}>${title}</a>`;
+  return html`${VIEWS.map(link)}${PAGES.map(other)}`;
 }
 
 function App() {
