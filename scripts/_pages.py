@@ -1,4 +1,4 @@
-"""Writes the pages of docs/reference that are made from the code: settings, commands, the HTTP API and a client."""
+"""Writes the pages of docs/reference that are made from the code."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ import typer
 from eventsync.api import openapi
 from eventsync.cli import commands
 from eventsync.cli.settings import as_markdown
+from eventsync.metrics import catalogue
+from eventsync.metrics.catalogue import ALL
+from eventsync.metrics.figures import Metric
+from eventsync_workers.monitoring import catalogue as _of_worker  # noqa: F401 - declares those of a worker
 from scripts._client_pages import python_client
 
 REFERENCE: Final = Path(__file__).resolve().parent.parent / "docs" / "reference"
@@ -134,11 +138,56 @@ def _cell(text: str) -> str:
     return re.sub(r"\s+", " ", text).replace("|", "\\|").strip()
 
 
+_SECTIONS: Final = (
+    ("Log and MongoDB", "The same on every server. Two servers' values are not to be added."),
+    (
+        "Server",
+        "Of the server processes on one port together. Counters include those that have been replaced.",
+    ),
+    ("Worker", "On `worker_port`."),
+    ("Every process", "On both."),
+)
+
+
+def metrics() -> str:
+    """Return the page of the metrics: each with its labels and meaning."""
+    lines = [
+        "# Metrics",
+        "",
+        "A server answers `GET /metrics`, and a worker on its [`worker_port`](settings.md), as text for Prometheus.",
+        "With `serve --workers N`, each answer tells of all server processes. `scripts/docs pages` makes this page;",
+        "tests hold it to the code and to running processes. The guide to [monitoring](../guides/monitoring.md) has",
+        "alerts and a dashboard.",
+        "",
+    ]
+    for title, text in _SECTIONS:
+        lines += [f"## {title}", "", text, "", "| metric | type | meaning |", "|---|---|---|"]
+        lines += [_metric(metric) for metric in ALL.values() if _section(metric) == title]
+        lines += [""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _section(metric: Metric) -> str:
+    names = list(ALL)
+    if metric in {catalogue.BUILD_INFO, catalogue.LOOP_LAG, *catalogue.PROCESS}:
+        return "Every process"
+    if metric.name.startswith("eventsync_worker_"):
+        return "Worker"
+    is_of_server = names.index(metric.name) < names.index(catalogue.MONGODB_UP.name)
+    return "Server" if is_of_server else "Log and MongoDB"
+
+
+def _metric(metric: Metric) -> str:
+    labels = "{" + ",".join(metric.labels) + "}" if metric.labels else ""
+    return f"| `{metric.name}{labels}` | {metric.kind} | {_cell(metric.help)} |"
+
+
 PAGES: Final[dict[str, Callable[[], str]]] = {
     "settings.md": as_markdown,
     "cli.md": cli,
     "http.md": http,
     "python.md": python_client,
+    "metrics.md": metrics,
 }
 """File → the function that returns its text."""
 

@@ -6,6 +6,8 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 from starlette.applications import Starlette
@@ -34,7 +36,8 @@ from eventsync.api.cors import Cors
 from eventsync.api.endpoint import on_eventsync_error
 from eventsync.api.origins import HostAndOrigin
 from eventsync.api.paths import ExactPaths, route_path
-from eventsync.api.state import Services
+from eventsync.api.scrape import own_figures
+from eventsync.api.state import Monitoring, Services
 from eventsync.concurrency.admission import DelayAdmission
 from eventsync.concurrency.budgets import BudgetLimits, Budgets
 from eventsync.concurrency.held_bytes import HeldBytes
@@ -50,9 +53,11 @@ from eventsync.errors import (
     Unavailable,
     VersionMismatch,
 )
+from eventsync.metrics.shared import SharedFigures
 from eventsync.mongodb.client import connect
 from eventsync.nodestorage import NodeStorage, WritePolicy
 from eventsync.server.deadline import Deadlines
+from eventsync.server.observing import Observed
 from eventsync.server.problems import not_found, on_error
 from eventsync.server.sized_response import Answers
 from eventsync.settings import Settings
@@ -69,6 +74,9 @@ logger = logging.getLogger(__name__)
 
 HEAD_START: Final = 1.0
 """Seconds to wait for the log before the first request. Other servers answer better until then."""
+
+_SLOW_AGE: Final = 10.0
+"""Maximum age of the figures that take long to collect, where they are written every second."""
 
 ROUTES: list[BaseRoute] = [
     *documents.routes,
@@ -105,17 +113,25 @@ OnFailure = Callable[[EventsyncError], None]
 """Called with the reason why the application must stop: without its feed it would serve outdated data."""
 
 
-def create_app(settings: Settings, *, on_failure: OnFailure = lambda _: None, head_start: float = 0.0) -> Starlette:
+def create_app(
+    settings: Settings,
+    *,
+    on_failure: OnFailure = lambda _: None,
+    head_start: float = 0.0,
+    figures: Path | None = None,
+) -> Starlette:
     """Make the application. Its lifespan begins once it follows the log, or after `head_start` seconds.
 
-    While it runs, `app.state.sync` is its `SyncService`. Drain that before the server shuts down.
+    While it runs, `app.state.sync` is its `SyncService`. Drain that before the server shuts down. `figures` is the
+    directory in which the server processes on one port share their metrics.
     """
 
+    monitoring = Monitoring()
     held = HeldBytes(settings.held_bytes)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Services]]:
-        async with running(settings, on_failure, held) as services:
+        async with running(settings, on_failure, held, monitoring) as services, _monitored(services, figures):
             app.state.sync = services.sync
             await set_within(services.sync.feed.followed, head_start)
             yield {"services": services}
@@ -126,7 +142,8 @@ def create_app(settings: Settings, *, on_failure: OnFailure = lambda _: None, he
         lifespan=lifespan,
         exception_handlers={EventsyncError: on_eventsync_error, HTTPException: on_error, Exception: on_error},
         middleware=[
-            # The outermost first: nothing of a foreign request is counted, timed or answered across origins.
+            # The outermost first: of a foreign request nothing but its refusal is counted.
+            Middleware(Observed, figures=monitoring.requests),
             Middleware(HostAndOrigin, settings=settings),
             *_cors(settings),
             Middleware(Answers, held=held, timeout=settings.send_timeout),
@@ -134,6 +151,7 @@ def create_app(settings: Settings, *, on_failure: OnFailure = lambda _: None, he
             Middleware(ExactPaths),
         ],
     )
+    application.state.monitoring = monitoring
     # Each path has one spelling.
     application.router.redirect_slashes = False
     application.router.default = not_found
@@ -141,7 +159,9 @@ def create_app(settings: Settings, *, on_failure: OnFailure = lambda _: None, he
 
 
 @asynccontextmanager
-async def running(settings: Settings, on_failure: OnFailure, held: HeldBytes) -> AsyncIterator[Services]:
+async def running(
+    settings: Settings, on_failure: OnFailure, held: HeldBytes, monitoring: Monitoring
+) -> AsyncIterator[Services]:
     """Run the services while the block runs. They connect and follow the log as soon as MongoDB can be used."""
     async with (
         connect(settings, "serve") as requests,
@@ -180,6 +200,7 @@ async def running(settings: Settings, on_failure: OnFailure, held: HeldBytes) ->
             Budgets(_limits(settings)),
             Reports(sync, stores, overview, lambda: writes.done),
             stores,
+            monitoring,
         )
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as group:
@@ -189,6 +210,22 @@ async def running(settings: Settings, on_failure: OnFailure, held: HeldBytes) ->
             finally:
                 stop.set()
                 access.authenticator.close()
+
+
+@asynccontextmanager
+async def _monitored(services: Services, directory: Path | None) -> AsyncIterator[None]:
+    """Measure this process while the block runs, and share its figures in `directory`, if there is one."""
+    monitoring = services.monitoring
+    tasks = [asyncio.create_task(monitoring.lag.measure(), name="measure the event loop")]
+    if directory is not None:
+        monitoring.shared = SharedFigures(directory, partial(own_figures, services, max_age=_SLOW_AGE))
+        tasks.append(asyncio.create_task(monitoring.shared.keep(), name="share the metrics"))
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _limits(settings: Settings) -> BudgetLimits:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from pathlib import Path
 
 from eventsync.application import HEAD_START, create_app
 from eventsync.errors import EventsyncError, Unavailable
@@ -18,8 +19,8 @@ from eventsync.server.uvicorn_server import Server, server_config
 from eventsync.settings import Settings
 
 
-def make_server(settings: Settings, *, head_start: float = 0.0) -> Server:
-    """Make a server. It drains its sessions before it shuts down."""
+def make_server(settings: Settings, *, head_start: float = 0.0, figures: Path | None = None) -> Server:
+    """Make a server. It drains its sessions before it shuts down. `figures`: see `create_app`."""
 
     async def drain() -> None:
         await app.state.sync.drain()
@@ -31,8 +32,10 @@ def make_server(settings: Settings, *, head_start: float = 0.0) -> Server:
         server.failure = reason
         server.should_exit = True
 
-    app = create_app(settings, on_failure=fail, head_start=head_start)
-    server = Server(server_config(app, settings), drain, live, ack_timeout=settings.send_timeout)
+    app = create_app(settings, on_failure=fail, head_start=head_start, figures=figures)
+    config = server_config(app, settings)
+    app.state.monitoring.limits = config.limits
+    server = Server(config, drain, live, ack_timeout=settings.send_timeout)
     return server
 
 
@@ -42,19 +45,25 @@ def serve(
     *,
     reread: Reread,
     on_serving: Callable[[], None] = lambda: None,
+    figures: Path | None = None,
 ) -> None:
     """Run a server on `sockets` until SIGTERM or SIGINT. SIGHUP replaces it by another server in the same process.
 
     Clients that connect in between wait until the new server accepts. `on_serving` is called once clients can be
-    served. Raises the error that keeps a server from starting or running.
+    served. `figures` is the directory in which server processes share their metrics. Raises the error that keeps a
+    server from starting or running.
     """
     collect_rarely(waited_for=True)
     return_free_memory()
-    event_loop.run(_serve_on(settings, sockets, reread, on_serving))
+    event_loop.run(_serve_on(settings, sockets, reread, on_serving, figures))
 
 
 async def _serve_on(
-    settings: Settings, sockets: list[socket.socket], reread: Reread, on_serving: Callable[[], None]
+    settings: Settings,
+    sockets: list[socket.socket],
+    reread: Reread,
+    on_serving: Callable[[], None],
+    figures: Path | None,
 ) -> None:
     following: list[Settings] = [settings]
 
@@ -67,7 +76,7 @@ async def _serve_on(
             current = following.pop()
             configure_logging(current.log_level)
             allow_sockets(current.max_sockets)
-            server = make_server(current, head_start=HEAD_START)
+            server = make_server(current, head_start=HEAD_START, figures=figures)
             # The server gets copies: the sockets themselves keep listening between one server and the next.
             await _serve(server, [listener.dup() for listener in sockets], on_serving)
             _check_ended(server)

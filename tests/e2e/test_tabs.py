@@ -82,7 +82,9 @@ class Browser:
 
     async def connections(self) -> int:
         """Return the number of connections that the server counts."""
-        found = re.search(r"^eventsync_connections (\d+)", (await self.http.get("/metrics")).text, re.MULTILINE)
+        found = re.search(
+            r'^eventsync_connections{transport="websocket"} (\d+)', (await self.http.get("/metrics")).text, re.MULTILINE
+        )
         assert found is not None
         return int(found[1])
 

@@ -15,6 +15,9 @@ from eventsync.process.garbage_collection import collect_rarely
 from eventsync.process.memory import return_free_memory
 from eventsync.reload import Reread, hangups_heard
 from eventsync.settings import Settings
+from eventsync.stores.stores import Stores
+from eventsync_workers.monitoring.figures import WorkerFigures
+from eventsync_workers.monitoring.port import WorkerPort
 from eventsync_workers.worker import Worker
 
 _TOUCH_PERIOD: Final = 1.0
@@ -35,6 +38,7 @@ class _Process:
         self._reread = reread
         self._next: Settings | None = None
         self._ending = False
+        self._figures = WorkerFigures()
         self._stop = asyncio.Event()
 
     async def run(self, settings: Settings) -> None:
@@ -48,7 +52,7 @@ class _Process:
                 current, self._next = self._next, None
                 self._stop = asyncio.Event()
                 configure_logging(current.log_level)
-                await _work(current, self._stop)
+                await _work(current, self._stop, self._figures)
 
     def _end(self) -> None:
         self._ending = True
@@ -60,10 +64,16 @@ class _Process:
         self._stop.set()
 
 
-async def _work(settings: Settings, stop: asyncio.Event) -> None:
+async def _work(settings: Settings, stop: asyncio.Event, figures: WorkerFigures) -> None:
+    port = WorkerPort(settings, figures)
+
+    def use(stores: Stores | None) -> None:
+        port.door.stores = stores
+
     touching = asyncio.create_task(_touch_until(stop, settings.health_file), name="touch the health file")
     try:
-        await Worker(settings, stop).run()
+        async with port.running():
+            await Worker(settings, stop, figures, use).run()
     finally:
         stop.set()
         await touching

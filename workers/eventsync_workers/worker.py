@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from pymongo.errors import OperationFailure
@@ -24,6 +25,7 @@ from eventsync.stores.stores import SEQUENCING, Stores
 from eventsync_workers.jobs.archiver import Archiver
 from eventsync_workers.jobs.compactor import Compactor
 from eventsync_workers.jobs.snapshotter import Snapshotter
+from eventsync_workers.monitoring.figures import WorkerFigures
 from eventsync_workers.sequencing.sequencer import Sequencer
 
 logger = logging.getLogger(__name__)
@@ -36,7 +38,16 @@ _JOBS: tuple[type[Snapshotter | Archiver | Compactor], ...] = (Snapshotter, Arch
 class Worker:
     """A worker process, from start to stop."""
 
-    def __init__(self, settings: Settings, stop: asyncio.Event) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        stop: asyncio.Event,
+        figures: WorkerFigures | None = None,
+        on_stores: Callable[[Stores | None], None] = lambda _: None,
+    ) -> None:
+        """Count into `figures`. `on_stores` gets the stores while they can be used, and None at the end."""
+        self._figures = figures or WorkerFigures()
+        self._on_stores = on_stores
         self._settings = settings
         self._stop = stop
         self._sequencer: Sequencer
@@ -50,6 +61,7 @@ class Worker:
 
         Raises `ConfigurationError` for settings that can't work, and `IncompatibleFormat`.
         """
+        self._figures.state = "waiting"
         if not await wait_for_mongodb(self._settings, "worker", self._stop):
             return
         async with (
@@ -61,19 +73,23 @@ class Worker:
             stores = Stores.of(requests, self._settings, offload)
             # A client of its own for the lease: a connection pool that is busy with the log must not delay a renewal.
             leases = LeaseStore(renewals[self._settings.log_db])
-            self._sequencer = Sequencer(stores, self._settings, appending)
+            self._sequencer = Sequencer(stores, self._settings, appending, self._figures.sequencing)
             await self._claim_archive(stores)
             jobs = [kind(stores, self._settings, self._name, self._stop) for kind in _JOBS]
+            for job in jobs:
+                job.figures = self._figures.of_job(job.name)
+            self._on_stores(stores)
             running = [asyncio.create_task(job.run(), name=type(job).__name__) for job in jobs]
             running.append(asyncio.create_task(self._watch_formats(stores), name="versions of the stored formats"))
             running.append(asyncio.create_task(self._announce(stores.stats.processes), name="announce this worker"))
             try:
                 await self._work(stores, leases)
             finally:
+                self._on_stores(None)
                 self._stop.set()
-                for job in running:
+                for task in running:
                     # Stopped, not cancelled: a cancelled command makes the driver close its connection.
-                    await job
+                    await task
 
     async def _watch_formats(self, stores: Stores) -> None:
         """Stop the worker, and raise `IncompatibleFormat`, once what is stored has a format that it does not know."""
@@ -118,6 +134,7 @@ class Worker:
                 await self._compete(stores, leases)
                 failures = 0
             except (Unavailable, Fenced) as error:
+                self._figures.state = "waiting"
                 await self._check_rights(error)
                 # A term that has lasted was no failure in a row: the next attempt comes soon.
                 failures = 1 if time.monotonic() - began > 2 * _BACKOFF_CAP else failures + 1
@@ -145,9 +162,15 @@ class Worker:
         """Wait for the lease, then lead one term. Return when stopped or when the lease is lost."""
         period = self._settings.lease_period
         while not self._stop.is_set():
-            if await leases.acquire(SEQUENCING, self._name, period):
+            is_free = await leases.acquire(SEQUENCING, self._name, period)
+            self._figures.state = "leading" if is_free else "standby"
+            if is_free:
                 logger.info("%s leads", self._name)
-                await self._lead_or_release(stores, leases)
+                self._figures.terms += 1
+                try:
+                    await self._lead_or_release(stores, leases)
+                finally:
+                    self._figures.state = "standby"
                 return
             # At random, so that workers that wait do not all ask at the same moment.
             await set_within(self._stop, period / 4 * random.uniform(0.8, 1.2))

@@ -44,6 +44,8 @@ class AccessControl:
         self.authenticator = Authenticator(credentials, settings, clock=clock, fetch=fetch)
         self.open_access: Access | None = None
         self.refusals = Refusals()
+        self.authenticated = 0
+        """Number of requests and connections with a good credential."""
         self.on_change: list[Callable[[], None]] = []
         """Called at each change of rules, revocations or keys. They must not await."""
         self.until_resumed: Callable[[], Awaitable[None]] = _at_once
@@ -111,13 +113,16 @@ class AccessControl:
             return access
         if credential is None:
             raise Unauthenticated("token_missing")
-        return self._access(await self.authenticator.authenticate(credential, source))
+        found = await self.authenticator.authenticate(credential, source)
+        self.authenticated += 1
+        return self._access(found)
 
     async def authenticate_ticket(self, ticket: str, shapes: Iterable[str]) -> Access:
         """Return the access of a ticket. Raises `Unauthenticated`, `Unavailable`, and `Forbidden` for other shapes."""
         if (access := self._without_rules()) is not None:
             return access
         found = await self.authenticator.authenticate_ticket(ticket)
+        self.authenticated += 1
         if found.shapes is None or not found.shapes.issuperset(shapes):
             raise Forbidden("the ticket is for other shapes")
         return self._access(found)

@@ -12,6 +12,7 @@ __all__ = [
     "pages",
     "paths",
     "poll",
+    "scrape",
     "segments",
     "sse",
     "state",

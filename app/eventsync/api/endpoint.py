@@ -26,6 +26,7 @@ from eventsync.api.authentication import authenticate
 from eventsync.api.permissions import NotGranted
 from eventsync.api.state import ACCESS, services_of
 from eventsync.errors import EventsyncError, Forbidden, Malformed, Unauthenticated, UnsupportedMediaType
+from eventsync.server.observing import TEMPLATE
 from eventsync.server.problems import on_error
 
 ROUTE: Final = "eventsync.route"
@@ -96,6 +97,7 @@ class Endpoint(Route):
         self.is_long = is_long
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[TEMPLATE] = self.path
         request = Request(scope, receive)
         if self.access is AccessLevel.PUBLIC or scope["method"] not in (self.methods or ()):
             await self._serve(request, send)

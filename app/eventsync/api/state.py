@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from starlette.requests import HTTPConnection
@@ -14,7 +14,12 @@ from eventsync.concurrency.budgets import Budgets
 from eventsync.concurrency.held_bytes import HeldBytes
 from eventsync.concurrency.offload import Offload
 from eventsync.errors import EventsyncError, Unavailable
+from eventsync.metrics.figures import Figures
+from eventsync.metrics.process import LoopLag
+from eventsync.metrics.shared import SharedFigures
 from eventsync.nodestorage import NodeStorage
+from eventsync.server.limits import ConnectionLimits
+from eventsync.server.observing import RequestFigures
 from eventsync.settings import Settings
 from eventsync.stores.archive.archive import Archive
 from eventsync.stores.stores import Stores
@@ -22,6 +27,20 @@ from eventsync.sync.catch_up.time_travel import TimeTravelReads
 from eventsync.sync.operations import CachedOverview
 from eventsync.sync.reports import Reports
 from eventsync.sync.service import SyncService
+
+
+@dataclass(slots=True)
+class Monitoring:
+    """What a server process counts of itself, beside the figures of its services."""
+
+    requests: RequestFigures = field(default_factory=RequestFigures)
+    lag: LoopLag = field(default_factory=LoopLag)
+    limits: ConnectionLimits | None = None
+    """Those of our own server; None below another application."""
+    slow: tuple[float, Figures] | None = None
+    """Figures that take long to collect, and the monotonic time of them."""
+    shared: SharedFigures | None = None
+    """The figures of all server processes on the port, if there are several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +62,7 @@ class Services:
     reports: Reports
     stores: Stores
     """For operators' endpoints, which read what no client is served."""
+    monitoring: Monitoring
 
     def record_refusal(self, error: EventsyncError, access: Access | None, request: str) -> None:
         """Count and log that a principal was refused something, or that nobody was authenticated."""

@@ -9,6 +9,7 @@ import socket
 import sys
 from contextlib import ExitStack, suppress
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +20,7 @@ from eventsync.cli.processes import read
 from eventsync.errors import Unavailable
 from eventsync.logging import configure_logging
 from eventsync.main import serve as run_server
+from eventsync.metrics.shared import figures_directory
 from eventsync.mongodb.client import connect
 from eventsync.process import event_loop
 from eventsync.reload import ignore_hangups
@@ -41,6 +43,7 @@ def serve(
     ] = 1,
     listen_fds: Annotated[str | None, typer.Option(hidden=True)] = None,
     ready_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
+    figures: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Serve HTTP, WebSocket and SSE until SIGTERM or Ctrl-C. Wait for MongoDB if it is not available yet.
 
@@ -65,9 +68,11 @@ def serve(
         except Unavailable as error:
             logger.warning("%s; serving, and waiting for MongoDB", error.diagnosis)
         if workers > 1:
-            asyncio.run(ServerProcesses(_spec(settings, options, sockets), workers).run())
+            with figures_directory() as directory:
+                asyncio.run(ServerProcesses(_spec(settings, options, sockets, directory), workers).run())
         else:
-            run_server(settings, sockets, reread=reread, on_serving=partial(_report_ready, ready_fd))
+            on_serving = partial(_report_ready, ready_fd)
+            run_server(settings, sockets, reread=reread, on_serving=on_serving, figures=figures)
 
 
 async def _check(settings: Settings) -> None:
@@ -78,9 +83,13 @@ async def _check(settings: Settings) -> None:
             require_rules(settings, (await Stores.of(client, settings).definitions.read()).rules)
 
 
-def _spec(settings: Settings, options: dict[str, Any], sockets: list[socket.socket]) -> ServerSpec:
+def _spec(
+    settings: Settings, options: dict[str, Any], sockets: list[socket.socket], figures: Path | None
+) -> ServerSpec:
     # -P: a package `app` in the current directory is the user's, not ours.
-    command = (sys.executable, "-P", "-m", "eventsync", "serve")
+    command: tuple[str, ...] = (sys.executable, "-P", "-m", "eventsync", "serve")
+    if figures is not None:
+        command = (*command, "--figures", str(figures))
     # In the environment, because a password in a command line is visible to all users. Each process reads the other
     # settings again.
     given = options | {"host": settings.host, "port": sockets[0].getsockname()[1]}

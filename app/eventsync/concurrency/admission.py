@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager
 from types import TracebackType
 from typing import Final
 
 from eventsync.errors import EventsyncError, Overloaded, Unavailable
+from eventsync.metrics.instruments import Histogram
 
 
 class Admission:
@@ -113,6 +115,10 @@ class DelayAdmission:
         self.done = 0
         """The number of ends that counted as work done."""
         self.refused = 0
+        self.results: Counter[str] = Counter()
+        """The number of pieces of work that have ended: `ok`, or the code of their error."""
+        self.seconds = Histogram()
+        """The time that each has taken."""
 
     @property
     def waiting(self) -> int:
@@ -169,6 +175,8 @@ class DelayAdmission:
     def end(self, number: int, error: BaseException | None) -> None:
         """Count the end of work, by an error or not."""
         now, (began, beside) = self._now(), self._began.pop(number)
+        self.results[_result(error)] += 1
+        self.seconds.observe(now - began)
         if error is None or isinstance(error, self._answers):
             self.done += 1
             self._ends[self._next] = now
@@ -206,6 +214,12 @@ class DelayAdmission:
         """Return the time that the newest `count` ends took until the one at `last`."""
         known = min(count, _REMEMBERED - 1)
         return (last - self._ends[(self._next - 1 - known) % _REMEMBERED]) * count / known
+
+
+def _result(error: BaseException | None) -> str:
+    if error is None:
+        return "ok"
+    return error.code if isinstance(error, EventsyncError) else "error"
 
 
 class _Work:

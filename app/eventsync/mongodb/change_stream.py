@@ -64,6 +64,8 @@ class StreamInterrupted(Unavailable):
 class HistoryLost(Unavailable):
     """The token can never be resumed. The changes after it must be found by other means."""
 
+    code = "history"
+
 
 class ChangeTooLarge(Unavailable):
     """The next change does not fit into a reply with its images. Without images it does."""

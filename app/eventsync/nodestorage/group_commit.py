@@ -229,7 +229,9 @@ class WriteGroups:
             if isinstance(outcome, Lost):
                 plan.again.append(queued)
                 # A wrong guess is no race: the retry reads, and has no other writer to wait for.
-                raced = raced or queued.key not in plan.guessed
+                if queued.key not in plan.guessed:
+                    self._policy.retries.add()
+                    raced = True
             elif isinstance(outcome, DuplicateKeyError) and intent.reads and duplicate_fields(outcome) == ["_id"]:
                 queued.settle(None)  # alone, it finds which document has taken the id
             else:

@@ -12,6 +12,16 @@ def _setting(name: str) -> Any:
     return field(default=Settings.model_fields[name].default, metadata={"setting": name})
 
 
+@dataclass(slots=True)
+class Retries:
+    """The number of attempts that were made again after a lost race."""
+
+    count: int = 0
+
+    def add(self) -> None:
+        self.count += 1
+
+
 @dataclass(frozen=True, slots=True)
 class WritePolicy:
     """Bounds for writes. Each field has the unit and the default of its setting.
@@ -35,8 +45,11 @@ class WritePolicy:
     group_operations: int = _setting("write_group_operations")
     group_bytes: int = _setting("write_group_bytes")
     cache_bytes: int = _setting("write_cache_bytes")
+    retries: Retries = field(default_factory=Retries, init=False, compare=False)
+    """Counts those of the storage that has this policy."""
 
     @classmethod
     def of(cls, settings: Settings) -> WritePolicy:
         """Return the policy that `settings` describe."""
-        return cls(**{item.name: getattr(settings, item.metadata["setting"]) for item in fields(cls)})
+        bounds = [item for item in fields(cls) if "setting" in item.metadata]
+        return cls(**{item.name: getattr(settings, item.metadata["setting"]) for item in bounds})

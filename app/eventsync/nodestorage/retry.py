@@ -61,6 +61,7 @@ async def retried(attempt: Callable[[], Awaitable[T]], policy: WritePolicy) -> T
         stop=stop_after_attempt(policy.attempts) | stop_before_delay(policy.deadline),
         wait=waits(),
         retry=retry_if_exception(_may_try_again),
+        before_sleep=lambda _: policy.retries.add(),
     )
 
     async def once() -> T:  # tenacity awaits only functions that are declared with `async def`

@@ -99,6 +99,11 @@ class NodeStorage:
             self._collections, self._records, transactions, policy, self._decider, self._recent
         )
 
+    @property
+    def retries(self) -> int:
+        """The number of attempts of writes that were made again after they lost a race."""
+        return self._policy.retries.count
+
     async def ensure_indexes(self) -> None:
         """Create the index that expires idempotency keys."""
         await self._records.ensure_indexes()

@@ -3,6 +3,8 @@
 __all__ = [
     "deadline",
     "extensions",
+    "limits",
+    "observing",
     "problems",
     "response_stream",
     "retry",

@@ -66,8 +66,10 @@ class HttpProtocol(BoundedInput):
         self._counted = True
         if not self._limits.refuses(self._address):
             self._expect_head()
+            return
+        self._limits.refused += 1
         # So far over the limit, a connection is refused without being heard: its head would take memory.
-        elif self._limits.open - self._limits.max_sockets > refusals.MAX_WAITING:
+        if self._limits.open - self._limits.max_sockets > refusals.MAX_WAITING:
             self._refuse_connection(b"")
         else:
             self._refused_head = bytearray()
@@ -242,7 +244,8 @@ class HttpProtocol(BoundedInput):
         self.transport.writelines(chunk)
         return True
 
-    def _evict(self, _code: int) -> None:
+    def _evict(self, code: int) -> None:
+        self._limits.slow += code == Close.SLOW
         if self.cycle is not None:
             # Whatever the application still sends is discarded without an error.
             self.cycle.disconnected = True

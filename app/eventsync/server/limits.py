@@ -31,7 +31,7 @@ class ConnectionLimits:
 
     `head_timeout` and `body_timeout` are in seconds. `sent_bytes` limits a body as it is sent, with chunk sizes, chunk
     extensions and trailers. Pages of `origins` may read the answer to a refused connection. Of the `open` connections,
-    `lingering` have had their last answer.
+    `lingering` have had their last answer. `refused` ones were over a limit, `slow` ones were evicted for not reading.
     """
 
     max_sockets: int
@@ -44,6 +44,8 @@ class ConnectionLimits:
     body_timeout: float = 30.0
     open: int = 0
     lingering: int = 0
+    refused: int = 0
+    slow: int = 0
     _by_address: Counter[str] = field(default_factory=Counter)
 
     @classmethod

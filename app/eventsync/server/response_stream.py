@@ -87,10 +87,10 @@ class ResponseStream:
                 logger.log(level, "%s is cut off: %s", what, error.diagnosis)
                 self.cut()
 
-    def cut(self) -> None:
+    def cut(self, code: Close = Close.TRY_LATER) -> None:
         """End the connection without completing the response, so that the client sees that it is incomplete."""
         self.gone = True
-        evict(self._scope, Close.TRY_LATER)
+        evict(self._scope, code)
 
     @asynccontextmanager
     async def watched(self, on_gone: Callable[[], None]) -> AsyncIterator[None]:
@@ -121,5 +121,5 @@ class ResponseStream:
 
     def _evicted(self) -> ClientDisconnected:
         logger.info("a slow client is evicted: it read nothing within %g s", self._timeout)
-        self.cut()
+        self.cut(Close.SLOW)
         return ClientDisconnected()

@@ -268,6 +268,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._evict(Close.SLOW)
 
     def _evict(self, code: int) -> None:
+        self._limits.slow += code == Close.SLOW
         if self.conn.state is State.OPEN and not self.close_sent and not self.transport.is_closing():
             self.conn.send_close(code)
             self.transport.write(b"".join(self.conn.data_to_send()))

@@ -424,6 +424,16 @@ class Fields(BaseSettings):
         None,
         description="File that a worker touches every second while its event loop runs, and removes when it ends; a health check tests its age (docs/guides/docker.md). Default: none.",
     )
+    worker_host: str = Field(
+        "127.0.0.1",
+        description="Address of `worker_port`. On any other than loopback, `/metrics` needs `[auth]` in the rules, or `allow_unauthenticated`.",
+    )
+    worker_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="TCP port on which a worker answers `/healthz`, `/readyz` and `/metrics`; 0 takes a free one, which its log names. Default: none.",
+    )
     lease_period: float = Field(
         5.0, gt=0, description="Maximum time until a worker that has died is replaced, in seconds."
     )

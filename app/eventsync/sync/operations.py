@@ -120,6 +120,10 @@ class HealthCheck:
         """Return True if the sequencer has made no progress for `stale_after` seconds."""
         return self._lag() > self._settings.stale_after
 
+    async def archive(self) -> ArchiveState | None:
+        """Return the state of the archive, checked periodically; None without an archive."""
+        return None if self._stores.archive.objects is None else await self._archive.state()
+
     async def check(self, connections: int) -> Health:
         """Read the lease and the head of the log, and check the archive periodically. Raises `Unavailable`."""
         feed = self._feed.state

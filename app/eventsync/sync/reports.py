@@ -90,7 +90,7 @@ class Counts:
     @classmethod
     def now(cls, window: Window, written: int) -> Counts:
         """Read the counters."""
-        return cls(time.monotonic(), window.log, window.head, written, window.measures.delivered)
+        return cls(time.monotonic(), window.log, window.head, written, window.figures.deliveries)
 
 
 class Reports:
@@ -154,7 +154,7 @@ class Reports:
             "writes": (now.written - before.written) / seconds,
             "deliveries": (now.delivered - before.delivered) / seconds,
             "connections": self.connections(),
-            "delays": self._sync.window.measures.take_delays(),
+            "delays": self._sync.window.figures.take_delays(),
         }
 
     # --- answering ----------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from eventsync.sync.live.continuity import Continuity
 from eventsync.sync.live.feed import Feed
 from eventsync.sync.live.pages import PageLimit
 from eventsync.sync.live.window import Window
-from eventsync.sync.operations import Health, HealthCheck
+from eventsync.sync.operations import ArchiveState, Health, HealthCheck
 from eventsync.sync.sessions.sessions import Sessions
 
 
@@ -137,6 +137,10 @@ class SyncService:
     def is_stale(self) -> bool:
         """Return True if the sequencer has made no progress for `stale_after` seconds."""
         return self._health.is_stale()
+
+    async def archive_state(self) -> ArchiveState | None:
+        """Return the state of the archive, checked periodically; None without an archive."""
+        return await self._health.archive()
 
     async def health(self) -> Health:
         """Check this server. Raises `Unavailable`."""

@@ -209,3 +209,14 @@ async def test_long_turn_of_the_event_loop_counts_as_delay(monkeypatch: pytest.M
     service.run(1, rate=50)
     service.call()
     assert service.admission.delay <= 0.05
+
+
+def test_results_and_times_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = Service(monkeypatch)
+    for error in (None, None, NotFound("x"), Unavailable("y"), ZeroDivisionError()):
+        number = service.admission.begin()
+        service.now += 0.02
+        service.admission.end(number, error)
+    assert service.admission.results == {"ok": 2, "not_found": 1, "unavailable": 1, "error": 1}
+    assert service.admission.seconds.sum == pytest.approx(0.1)
+    assert sum(service.admission.seconds.counts) == 5

@@ -61,3 +61,13 @@ async def test_the_deadline_is_kept() -> None:
     with pytest.raises(Conflict):
         await retried(attempts, WritePolicy(attempts=100_000, deadline=0.05))
     assert attempts.calls < 1000
+
+
+async def test_attempts_that_are_made_again_are_counted() -> None:
+    policy = WritePolicy(attempts=4, deadline=5.0)
+    await retried(Attempts(Lost(), Lost()), policy)
+    assert policy.retries.count == 2
+    with pytest.raises(NotFound):
+        await retried(Attempts(NotFound("x")), policy)
+    assert policy.retries.count == 2
+    assert WritePolicy().retries.count == 0, "each storage counts its own"

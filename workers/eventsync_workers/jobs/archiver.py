@@ -95,6 +95,8 @@ class Archiver(Job):
         if await segments.is_quarantined(segment):
             await segments.forget(segment)
             raise Unavailable(f"segment {segment.path} took so long that it was removed as an orphan")
+        events = segment.span.last - segment.span.first + 1
+        self.figures.done.update(sealed_events=events, sealed_bytes=segment.size)
         logger.info(
             "log %s: events %d to %d are sealed: %d bytes of %d",
             segment.log, segment.span.first, segment.span.last, segment.size, segment.raw,

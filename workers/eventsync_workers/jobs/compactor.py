@@ -114,6 +114,7 @@ class Compactor(Job):
         if self._stores.archive.objects is not None:
             await self._stores.archive.objects.remove(segment.path)
         await self._stores.archive.segments.forget(segment)
+        self.figures.done.update(removed_segments=1)
 
     async def _before_pins(self, log_id: LogId, seq: Seq) -> Seq:
         """Return `seq`, or a lower number if a live pin needs the events after it."""

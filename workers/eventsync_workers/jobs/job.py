@@ -14,6 +14,7 @@ from eventsync.errors import EventsyncError, Unavailable
 from eventsync.logging import Alarms
 from eventsync.mongodb.leases import LeaseStore, RenewalTimer
 from eventsync.settings import Settings
+from eventsync_workers.monitoring.figures import JobFigures
 
 logger = logging.getLogger(__name__)
 
@@ -35,12 +36,14 @@ _AWAY = 0.01
 class Stopped(EventsyncError):
     """The worker stops: the job is interrupted at once."""
 
+    is_interruption = True
     code = "stopped"
 
 
 class LeaseLost(EventsyncError):
     """Another worker has taken the job's lease."""
 
+    is_interruption = True
     code = "lease_lost"
 
 
@@ -62,6 +65,12 @@ class Job(ABC):
         self._held = False
         self._alarms = Alarms(logger)
         self._time_slice = TimeSlice()
+        self.figures = JobFigures()
+
+    @property
+    def name(self) -> str:
+        """The name of the job, which is that of its lease."""
+        return self._job
 
     @abstractmethod
     async def run_once(self) -> None:
@@ -74,7 +83,8 @@ class Job(ABC):
             try:
                 if await self._renew():
                     self._held = True
-                    await self.run_once()
+                    with self.figures.run():
+                        await self.run_once()
                 failures = 0
             except Stopped:
                 break

@@ -155,6 +155,7 @@ class Snapshotter(Job):
             made = await self._stores.snapshots.stored.write(
                 log_id, str(shape), checkpoint.seq, checkpoint.time, documents
             )
+        self.figures.done.update(snapshots=1, snapshot_documents=made.documents, snapshot_bytes=made.bytes)
         logger.info(
             "log %s: a snapshot of %s is stored (%s): %d documents, %d bytes, at %d, in %.1f s",
             log_id, shape, reason, made.documents, made.bytes, made.seq, time.monotonic() - began,

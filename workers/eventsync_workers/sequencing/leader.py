@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from typing import Final
 
 from eventsync.mongodb.change_stream import ChangeTooLarge, HistoryLost, Token
 from eventsync.mongodb.client import PinnedClient
@@ -16,6 +17,7 @@ from eventsync.settings import Settings
 from eventsync.stores.log.logs import Log
 from eventsync.stores.snapshots.live_snapshots import ReadRefused
 from eventsync.stores.stores import Stores
+from eventsync_workers.monitoring.figures import SequencingFigures
 from eventsync_workers.sequencing.activation import ActiveCollections
 from eventsync_workers.sequencing.audit import Appended, Audit, Known
 from eventsync_workers.sequencing.checkpoint import CheckpointRecorder, find_resume_point
@@ -30,6 +32,9 @@ from eventsync_workers.sequencing.stream_reader import StreamReader
 
 logger = logging.getLogger(__name__)
 
+_INTERRUPTED: Final = "interrupted"
+"""The kind of a repair that an earlier term has begun."""
+
 _REPAIR_PAUSE = 5.0
 """Seconds after a repair within which another would not help: the term ends, and the next one begins after a pause."""
 
@@ -37,7 +42,7 @@ _REPAIR_PAUSE = 5.0
 class Leader:
     """The work of one term on one log: resume, read, and repair where history is lost."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - most is of the process, which keeps it over all terms
         self,
         stores: Stores,
         settings: Settings,
@@ -48,8 +53,10 @@ class Leader:
         evidence: Evidence,
         faults: Faults,
         appended: Appended | None = None,
+        figures: SequencingFigures | None = None,
     ) -> None:
         """Write the log by `client`. `appended` is an event that an earlier term knew to be in this log."""
+        self._figures = figures or SequencingFigures()
         self._client = client
         # The audit only reads, and not over the pinned connections: those are few, and appending needs them.
         self._audit = Audit(stores, log, self._known)
@@ -108,7 +115,7 @@ class Leader:
                 try:
                     token = await self._read_from(token)
                 except HistoryLost as error:
-                    token = await self._repair(error.diagnosis)
+                    token = await self._repair(error.diagnosis, error.code)
                 except CollectionBarred as error:
                     await self._collections.exclude(error.collection, error)
                     token = await self._resume()
@@ -135,21 +142,28 @@ class Leader:
         self._writer = LogWriter(
             self._log.id, self._stores.events, self._images, point.head, point.time, self._stores.offload
         )
+        self._writer.figures = self._figures
         # After the head: whoever has read an event has read a registry no older than that of the event's writer.
         await self._shapes.load(self._writer)
         self._checkpoints.resume(self._writer, NewCheckpoint(checkpoint.seq, checkpoint.token, checkpoint.time))
         # Not the head's time, at which more changes may follow. Of the checkpoint's time, all are in the log.
         self._reader.resume(self._writer, checkpoint.time)
         if checkpoint.repair is not None:
-            return await self._repair(checkpoint.repair)
+            return await self._repair(checkpoint.repair, _INTERRUPTED)
         return point.token
 
-    async def _repair(self, reason: str) -> Token:
+    async def _repair(self, reason: str, kind: str) -> Token:
         """Append what the lost changes have made of the collections, and resume. Raises `RepairInterrupted`."""
         if self._writer is None or time.monotonic() < self._next_repair:
             raise HistoryLost(reason)
         # What was converted is given up, and with it the event that was to name the registry's revision.
         self._writer.route_by(self._writer.router)
-        await repair_log(self._stores, self._writer, self._collections, reason, self._is_over)
+        self._figures.repairs[kind] += 1
+        head = self._writer.seq
+        try:
+            await repair_log(self._stores, self._writer, self._collections, reason, self._is_over)
+        finally:
+            self._figures.events += self._writer.seq - head
+            self._figures.repair_events += self._writer.seq - head
         self._next_repair = time.monotonic() + _REPAIR_PAUSE
         return await self._resume()

@@ -25,6 +25,7 @@ from eventsync.mongodb.change_stream import Batch, Token
 from eventsync.mongodb.connections import PinnedConnection
 from eventsync.stores.log.events import EventStore, LogHead, NewEvent, encoded_row
 from eventsync.stores.log.stored_event import StoredEvent
+from eventsync_workers.monitoring.figures import SequencingFigures
 from eventsync_workers.sequencing.collapse import ChangeAndRaw, collapse_transaction, lacks_images
 from eventsync_workers.sequencing.converter import (
     IMAGES,
@@ -89,6 +90,7 @@ class LogWriter:
     ) -> None:
         """`offload` converts large changes; without it, all are converted in this process."""
         self._offload = offload or inline()
+        self.figures = SequencingFigures()
         self._slices = Slices()
         self.log = log
         self.seq = head.seq if head else Seq(0)

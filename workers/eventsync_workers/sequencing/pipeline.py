@@ -10,6 +10,7 @@ is a prefix of what was read.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -46,6 +47,7 @@ class Pipeline:
 
     def __init__(self, writer: LogWriter, limit: int) -> None:
         self._writer = writer
+        self._figures = writer.figures
         self._limit = limit
         self._waiting: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
         """What the stages and the reader wait for."""
@@ -79,6 +81,8 @@ class Pipeline:
             except Exception as error:  # noqa: BLE001 - raised below: here the group would cancel an insert in flight
                 failure = error
             pipeline._close()
+        # What was not appended is read again.
+        pipeline._figures.in_flight.clear()
         if failure := pipeline._failure or failure:
             raise failure
 
@@ -95,6 +99,8 @@ class Pipeline:
             size = sum(len(change.raw) + _OVERHEAD for transaction in some for change in transaction)
             self._read.append(_ConvertTask(some, read if start == cuts[-1] else None, size))
             self._bytes += size
+            oldest = some[0][0].get("wallTime") if some else None
+            self._figures.in_flight.append((oldest, sum(map(len, some))))
         self._in_flight += len(cuts)
         self._unconverted += len(cuts)
         await self._until(lambda: self._bytes <= self._limit)
@@ -150,7 +156,10 @@ class Pipeline:
     async def _convert(self) -> None:
         try:
             while (task := await self._next_task()) is not None:
+                began = time.monotonic()
                 numbered = await self._writer.convert(task.transactions, task.read)
+                if task.transactions:
+                    self._figures.conversion.observe(time.monotonic() - began)
                 self._converted.append((numbered, task.size))
                 self._unconverted -= 1
                 self._notify()
@@ -168,7 +177,13 @@ class Pipeline:
     async def _append(self) -> None:
         try:
             while taken := await self._take():
+                began = time.monotonic()
                 await self._writer.append([numbered for numbered, _ in taken])
+                if count := sum(len(numbered.events) for numbered, _ in taken):
+                    self._figures.append.observe(time.monotonic() - began)
+                    self._figures.events += count
+                for _ in taken:
+                    self._figures.in_flight.popleft()
                 self._is_inserting = False
                 self._in_flight -= len(taken)
                 self._bytes -= sum(size for _, size in taken)

@@ -12,6 +12,7 @@ from eventsync.mongodb.client import PinnedClient
 from eventsync.settings import Settings
 from eventsync.stores.log.logs import Log, LogLost, ResetAsked, cluster_identity
 from eventsync.stores.stores import Stores
+from eventsync_workers.monitoring.figures import SequencingFigures
 from eventsync_workers.sequencing.activation import change_pipeline
 from eventsync_workers.sequencing.audit import Appended
 from eventsync_workers.sequencing.evidence import Evidence
@@ -21,14 +22,22 @@ from eventsync_workers.sequencing.leader import Leader
 logger = logging.getLogger(__name__)
 
 
+def _kind_of(error: LogLost | Damaged | TooLarge) -> str:
+    """Return why a log ends, as the metrics count it."""
+    return "lost" if isinstance(error, LogLost) else "damaged"
+
+
 class Sequencer:
     """Runs terms. It asks `stopping` between reads: the worker stops, or has lost its lease."""
 
-    def __init__(self, stores: Stores, settings: Settings, client: PinnedClient) -> None:
+    def __init__(
+        self, stores: Stores, settings: Settings, client: PinnedClient, figures: SequencingFigures | None = None
+    ) -> None:
         """Terms write the log by `client`, which nothing else may use."""
         self._stores = stores
         self._client = client
         self._settings = settings
+        self._figures = figures or SequencingFigures()
         self._evidence = Evidence(stores)
         self._faults = Faults()
         self._appended: tuple[Log, Appended] | None = None
@@ -46,12 +55,13 @@ class Sequencer:
             log = await self._open_log()
             leader = Leader(
                 self._stores, self._settings, log, stopping, client=self._client,
-                evidence=self._evidence, faults=self._faults, appended=self._appended_to(log),
+                evidence=self._evidence, faults=self._faults, appended=self._appended_to(log), figures=self._figures,
             )  # fmt: skip
             try:
                 await self._run(leader, log)
             except (LogLost, Damaged, TooLarge) as error:
-                await self._begin_log(log, error.diagnosis, alarm=not isinstance(error, ResetAsked))
+                kind = "requested" if isinstance(error, ResetAsked) else _kind_of(error)
+                await self._begin_log(log, error.diagnosis, kind)
 
     async def _run(self, leader: Leader, log: Log) -> None:
         """Run one term, and keep what it knows of the log when it ends."""
@@ -71,21 +81,21 @@ class Sequencer:
         # A log that this process has written cannot become an older one, unless somebody deleted it or restored a
         # backup.
         if known is not None and (current is None or current.number < known.number):
-            return await self._begin_log(known, "the record of the log was deleted", alarm=True)
+            return await self._begin_log(known, "the record of the log was deleted", "lost")
         if current is None:
-            return await self._begin_log(None, "the first log")
+            return await self._begin_log(None, "the first log", "first")
         if current.reset is not None:
-            return await self._begin_log(current, current.reset)
+            return await self._begin_log(current, current.reset, "requested")
         if (cluster := await cluster_identity(self._stores.data)) != current.cluster:
             reason = f"MongoDB is {cluster}, the log belongs to {current.cluster}"
-            return await self._begin_log(current, reason, alarm=True)
+            return await self._begin_log(current, reason, "foreign")
         return current
 
-    async def _begin_log(self, previous: Log | None, reason: str, *, alarm: bool = False) -> Log:
-        """Begin a log; raise an `alarm` if no operator asked for it. Request the collections of a dropped database."""
+    async def _begin_log(self, previous: Log | None, reason: str, kind: str) -> Log:
+        """Begin a log, with an alarm if nobody asked for it. Request the collections of a dropped database."""
         # No collection is active from now on, until it is activated in the new log.
         if previous is not None:
-            text = "ALARM: a new log begins after" if alarm else "beginning a new log after"
+            text = "ALARM: a new log begins after" if kind != "requested" else "beginning a new log after"
             logger.warning("%s %s: %s", text, previous.id, reason)
         # First of all the unique index on a log's number, which keeps two workers from both beginning the next log.
         await self._stores.ensure_indexes()
@@ -98,5 +108,6 @@ class Sequencer:
         begun = await self._stores.logs.begin(
             previous, cluster=cluster, reason=reason, token=token, time=token_time(token)
         )
+        self._figures.logs_begun[kind] += 1
         logger.info("log %s begins: %s", begun.id, begun.reason)
         return begun

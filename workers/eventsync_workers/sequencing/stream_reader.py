@@ -37,6 +37,18 @@ _NUDGE_WAIT = 0.02
 """Seconds that a read waits when only the cluster time is awaited, which a write of our own has just moved on."""
 
 
+class CollectionReplaced(HistoryLost):
+    """A tracked collection has another content, without a change of any document."""
+
+    code = "collection_replaced"
+
+
+class TransactionTooLarge(HistoryLost):
+    """A transaction is over `group_bytes`."""
+
+    code = "transaction_too_large"
+
+
 class ReadMode:
     """The way in which changes are read: in batches with their images, one by one, or without images.
 
@@ -155,6 +167,7 @@ class StreamReader:
             wait = _NUDGE_WAIT if self._is_awaiting_time else self._settings.stream_wait
             asked = time.time()
             batch = await stream.read(wait=wait, limit=self._mode.limit)
+            self._writer.figures.last_read = time.time()
             # A full batch is a backlog, whose age says nothing about the journal.
             if 0 < len(batch.changes) < self._mode.limit:
                 self._journal.saw(batch.changes[0]["wallTime"], asked, self._writer.took)
@@ -278,7 +291,7 @@ class StreamReader:
     def _assembled(self, changes: Sequence[RawBSONDocument], up_to: Timestamp) -> Sequence[Transaction]:
         whole = self._assembler.feed(changes, up_to)
         if self._assembler.bytes > self._settings.group_bytes:
-            raise HistoryLost(f"a transaction of more than {self._settings.group_bytes} bytes")
+            raise TransactionTooLarge(f"a transaction of more than {self._settings.group_bytes} bytes")
         return whole
 
     async def _collection_changed(self, change: RawBSONDocument) -> None:
@@ -297,7 +310,7 @@ class StreamReader:
             return
         # A rename onto a tracked collection, for instance, replaces its documents without a change of any.
         if kind not in {"drop", "rename"} or onto in active:
-            raise HistoryLost(f"{kind} of {name}")
+            raise CollectionReplaced(f"{kind} of {name}")
         # Without this record, a crash in the middle would leave some of the documents in the log for ever.
         await self._stores.logs.begin_repair(self._log.id, f"{kind} of {name}")
         try:

@@ -106,11 +106,10 @@ PATHS: Final[Json] = {
             "operationId": "readMetrics",
             "tags": ["Operations"],
             "summary": "Metrics for Prometheus",
-            "description": "Without MongoDB's metrics if it does not answer within 3 s: `eventsync_mongodb_up 0`.",
+            "description": "Of all server processes on the port. Without MongoDB's metrics if it does not answer "
+            "within 3 s: `eventsync_mongodb_up 0`.",
             "responses": {
-                "200": answer(
-                    "The metrics.", content({"type": "string"}, "eventsync_connections 12.0\n", "text/plain")
-                ),
+                "200": answer("The metrics.", content({"type": "string"}, "eventsync_feed_live 1.0\n", "text/plain")),
                 **failures(),
             },
         }

@@ -109,6 +109,7 @@ class LogPages:
                     continue
                 if page.events or page.full or self._draining.is_set():
                     reader.require_data()
+                    self._source.window.figures.polled += page.events
                     return page
                 if not await subscribers.event.wait(deadline - time.monotonic()) and not reader.is_outdated:
                     return page
@@ -130,6 +131,7 @@ class LogPages:
     async def _check(self, shape: Shape, position: Position) -> None:
         planner = self._source.planner
         if reason := await planner.refusal(shape, position):
+            self._source.window.figures.resets[reason.value] += 1
             raise ResetRequired(
                 reason.value,
                 f"{shape} can't be continued from {position}: take a snapshot",
@@ -145,6 +147,7 @@ class LogPages:
             raise
         except Damaged as error:
             _alarms.log(f"what is stored is damaged: {error.diagnosis}")
+            self._source.window.figures.resets[ResetReason.DAMAGED.value] += 1
             raise ResetRequired(ResetReason.DAMAGED.value, f"the events after {position} can't be read") from error
 
     async def _read_page(self, shape: Shape, position: Position, limit: int) -> LogPage:

@@ -116,7 +116,7 @@ class StoreFrames:
             start = frames[-1].end if frames else cursor
             end = page.up_to(head)
             data = protocol.events(shape, log, start, end, page.bodies) if page.seqs else b""
-            frames.append(Frame(start, end, data))
+            frames.append(Frame(start, end, data, len(page.seqs)))
             self._cache.keep((log, shape, topic, start), frames[-1])
         if pages[-1].full:
             self._continues_at[key] = frames[-1].end

@@ -82,6 +82,8 @@ class FeedState:
     sequenced: float = 0.0
     """Monotonic time at which the sequencer was last known to have read all changes."""
     detail: str = "MongoDB was not reached yet"
+    interruptions: int = 0
+    """Times that the feed has failed, and was begun again."""
 
 
 class Feed:
@@ -147,6 +149,7 @@ class Feed:
                     await self._follow(stream, process, stop)
             except (Unavailable, Damaged, BehindHorizon) as error:
                 failures += 1
+                self.state.interruptions += 1
                 self._continuity.interrupted()
                 if self._access is not None:
                     self._access.authenticator.interrupted()

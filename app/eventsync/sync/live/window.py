@@ -24,8 +24,8 @@ from eventsync.domain.shapes import Shape, Topic
 from eventsync.domain.views import View
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.sync.live.fan_out import Channel, Subscriber
+from eventsync.sync.live.figures import DeliveryFigures
 from eventsync.sync.live.followed import BodyKey, body_key, followed, seen_body, transition_of
-from eventsync.sync.live.measures import Measures
 from eventsync.sync.live.pages import PageLimit, page_of
 
 _OVERHEAD = 500
@@ -37,11 +37,12 @@ _KEY: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """An `events` message with all events of a shape in `start < seq <= end`."""
+    """An `events` message with all events of a shape in `start < seq <= end`; `events` is their number."""
 
     start: Seq
     end: Seq
     data: bytes
+    events: int = 0
 
 
 _FEW: Final = 16
@@ -66,9 +67,9 @@ class Window:
         self._frame_limit = frame_limit
         self._channels: dict[Topic, Channel] = {}
         """Channels by topic of their shape; each has subscribers."""
+        self.figures = DeliveryFigures()
         self._by_source: dict[Topic, dict[Channel, None]] = {}
         """Those of shapes whose events are not kept by their topic, by what they are kept by."""
-        self.measures = Measures()
         self.log: LogId | None = None
         self.suspended: str | None = None
         """Reason why no client may begin or catch up here; None normally.
@@ -110,7 +111,9 @@ class Window:
         for key, body in self._fresh.items():
             self._redacted.keep(key, body)
         before: dict[Topic, Seq] = {}
+        oldest: StoredEvent | None = None
         for event in events:
+            oldest = oldest or event
             if event.seq != self.head + 1:
                 raise ValueError(f"event {event.seq} does not follow {self.head}")
             self.head = event.seq
@@ -131,9 +134,9 @@ class Window:
         for channel, after in published.items():
             self._frames.pop(channel.shape.topic, None)
             self._publish(channel, after)
-        if published:
-            self.measures.published(self._all[-1])
         self._fresh = {}
+        if oldest is not None:
+            self.figures.published(oldest.body, self.head - oldest.seq + 1, is_followed=bool(published))
 
     def followers(self, event: StoredEvent) -> Iterator[Route | View]:
         """Yield the routes and views of the subscribed shapes among whose events this one may be."""
@@ -168,7 +171,8 @@ class Window:
             # More than one frame: each session reads the frames at its own pace.
             channel.wake()
         else:
-            self.measures.delivered += channel.publish(frame.data, Position(scoped(self.log, shape.scope), frame.end))
+            written = channel.publish(frame.data, Position(scoped(self.log, shape.scope), frame.end))
+            self.figures.direct += written * frame.events
 
     def _drop_oldest(self) -> None:
         # The newest event stays, however large it is: the feed compares it with the log to detect a restored backup.
@@ -261,7 +265,8 @@ class Window:
             return None
         start = next((event.seq for event in earlier if _is_seen(event, shape)), self._since(shape))
         end = page.seqs[-1]
-        frame = Frame(start, end, protocol.events(shape, scoped(self.log, shape.scope), start, end, page.bodies))
+        data = protocol.events(shape, scoped(self.log, shape.scope), start, end, page.bodies)
+        frame = Frame(start, end, data, len(page.seqs))
         # Only the newest frame is kept: nearly all cursors of a shape are near its end. One that is not dropped with
         # the events of its topic is dropped by its channel.
         is_newest = not page.full and (cached is None or start >= cached.start)

@@ -296,7 +296,6 @@ class Session:
             async for message in self._round():
                 idle = False
                 yield message
-                self._source.window.measures.delivered += message.kind == "events"
             if not idle:
                 self._last_sent = time.monotonic()
             # Only an idle connection needs a heartbeat, and direct writes count as well.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Final
@@ -43,6 +44,10 @@ class Sessions:
         self._accesses = accesses
         self._pacer = Pacer()
         self._sessions: set[Session] = set()
+        self.opened: Counter[str] = Counter()
+        """The number of sessions that have begun, by transport."""
+        self.connected: Counter[str] = Counter()
+        """The number of those that are open."""
         self._empty = asyncio.Event()
         self._draining = False
         self.leaving = 0
@@ -98,6 +103,8 @@ class Sessions:
                 connection=connection,
             )
             self._sessions.add(session)
+            self.opened[transport] += 1
+            self.connected[transport] += 1
             self._empty.clear()
             try:
                 # Closed rather than refused, so that the client gets a goodbye, which says when to come back.
@@ -108,6 +115,7 @@ class Sessions:
             finally:
                 await session.aclose()
                 self._sessions.discard(session)
+                self.connected[transport] -= 1
                 if not self._sessions:
                     self._empty.set()
 

@@ -171,6 +171,7 @@ class Subscription:
                 # Only now does the client have it: a message that is dropped is the last one.
                 self._has_begun = self._is_other = False
             reset = None
+            self._source.window.figures.answers[plan.answer.value] += 1
             try:
                 async with aclosing(self._answer(plan.answer)) as answer:
                     async for message in answer:
@@ -218,6 +219,7 @@ class Subscription:
 
     def _reset(self, reason: ResetReason) -> OutboundMessage:
         self._position = None
+        self._source.window.figures.resets[reason.value] += 1
         return OutboundMessage("reset", protocol.reset(self.shape, reason.value))
 
     def _wait_for_checkpoint(self, plan: Plan) -> None:
@@ -284,6 +286,7 @@ class Subscription:
                 self._position = position = Position(position.log, frame.end)
             if frame.data:
                 self._announced = frame.end
+                self._source.window.figures.sent += frame.events
                 yield OutboundMessage("events", frame.data)
             elif self._source.window.covers(position.seq, self.shape) and not self.live:
                 self._become_live()

@@ -1,8 +1,7 @@
-"""Measures of live delivery, and the members that are read from an event's JSON without parsing all of it."""
+"""The members that a search of the log reads from an event's JSON without parsing all of it."""
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,7 +12,7 @@ from eventsync.domain.ids import IdText
 from eventsync.domain.positions import Seq
 from eventsync.stores.history.log_search import Wanted, operation_of, stamp_of, without_content
 from eventsync.stores.log.stored_event import StoredEvent
-from eventsync.sync.live.measures import Measures, committed_at
+from eventsync.sync.live.figures import committed_at
 
 AT = datetime(2026, 11, 23, 5, 22, 46, 405000, UTC)
 TRICKY = {"_id": 1, "at": "2001-01-01T00:00:00.000Z", "op": "delete", "by": "nobody", "x": '"at":"1","op":"create"'}
@@ -59,13 +58,3 @@ def test_conditions_must_all_hold() -> None:
     assert not Wanted(by="ada", op="delete").matches(ours)
     assert not Wanted(by="nobody").matches(ours)
     assert not Wanted(by="ada").matches(event())
-
-
-def test_delays_are_those_since_the_last_call() -> None:
-    measures = Measures()
-    measures.published(event(at=datetime.fromtimestamp(time.time() - 60, UTC)))
-    (delay,) = measures.take_delays()
-    assert 59 < delay < 120
-    measures.published(event(at=datetime.fromtimestamp(time.time() + 60, UTC)))
-    assert measures.take_delays() == [0.0]  # a clock that is ahead
-    assert measures.take_delays() == []

@@ -1,0 +1,3 @@
+"""Metrics: plain counts that cost nothing to keep, and their text in Prometheus' format at a scrape."""
+
+__all__ = ["catalogue", "figures", "instruments", "process", "shared"]
