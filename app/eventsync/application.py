@@ -143,7 +143,7 @@ def create_app(
         exception_handlers={EventsyncError: on_eventsync_error, HTTPException: on_error, Exception: on_error},
         middleware=[
             # The outermost first: of a foreign request nothing but its refusal is counted.
-            Middleware(Observed, figures=monitoring.requests),
+            Middleware(Observed, figures=monitoring.requests, log=settings.access_log),
             Middleware(HostAndOrigin, settings=settings),
             *_cors(settings),
             Middleware(Answers, held=held, timeout=settings.send_timeout),

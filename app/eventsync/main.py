@@ -74,7 +74,7 @@ async def _serve_on(
     async with hangups_heard("serve", reread, restart):
         while following:
             current = following.pop()
-            configure_logging(current.log_level)
+            configure_logging(current.log_level, current.log_format)
             allow_sockets(current.max_sockets)
             server = make_server(current, head_start=HEAD_START, figures=figures)
             # The server gets copies: the sockets themselves keep listening between one server and the next.

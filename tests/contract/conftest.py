@@ -99,6 +99,7 @@ async def ruled(mongodb_uri: str, client: Client, tmp_path_factory: pytest.TempP
         document_bytes=256 * 1024,
         offload_above=16 * 1024,
         report_interval=0.25,
+        access_log=True,
         **limits,
     )
     await client[name]["things"].create_index("owner")

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 from pymongo.asynchronous.collection import AsyncCollection
 
-from eventsync.logging import FORMAT, LineFormatter
+from eventsync.logging import JsonFormatter, LineFormatter
 from support.identity import SECRET
 from support.ruled import CANARY, MERGE, THINGS, Ruled
 from support.waiting import patience
@@ -21,12 +21,13 @@ Json = dict[str, Any]
 
 @contextmanager
 def logged() -> Iterator[io.StringIO]:
-    """Collect every line of every logger, debug lines and tracebacks too."""
+    """Collect every line of every logger in both formats, debug lines, tracebacks and the access log too."""
     text = io.StringIO()
-    handler = logging.StreamHandler(text)
-    handler.setFormatter(LineFormatter(FORMAT))
+    handlers = [logging.StreamHandler(text), logging.StreamHandler(text)]
+    for handler, formatter in zip(handlers, (LineFormatter(), JsonFormatter()), strict=True):
+        handler.setFormatter(formatter)
     root, level = logging.getLogger(), logging.getLogger().level
-    root.addHandler(handler)
+    root.handlers += handlers
     root.setLevel(logging.DEBUG)
     # The driver logs commands with documents at this level, which `configure_logging` switches off. The others are the
     # client's.
@@ -35,7 +36,7 @@ def logged() -> Iterator[io.StringIO]:
     try:
         yield text
     finally:
-        root.removeHandler(handler)
+        root.handlers = [handler for handler in root.handlers if handler not in handlers]
         root.setLevel(level)
 
 
@@ -70,6 +71,11 @@ async def test_logs_and_answers_of_a_run_have_no_secret(
         text = log.getvalue()
     assert "refused: " in text
     assert 'subject="ada"' in text
+    # The access log in both formats, with the principal and without the path.
+    assert "GET /v1/collections/{collection}/documents/{id} 200 in " in text
+    assert '"route": "/v1/collections/{collection}/documents/{id}", "status": "200"' in text
+    assert '"subject": "ada"' in text
+    assert mine not in "".join(line for line in text.splitlines() if "eventsync.requests" in line)
     told = b"\n".join(answers)
     assert b'"doc"' in told
     for secret in (good, bad, late, SECRET.decode(), good.split(".")[2], "esk_abc_def", "canary"):

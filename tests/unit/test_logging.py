@@ -1,19 +1,38 @@
 from __future__ import annotations
 
+import json
 import logging
+import os
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 import pytest
 
-from eventsync.logging import _MAX_KEYS, PERIOD, Alarms, Repeats, Throttle
+from eventsync.logging import (
+    _MAX_KEYS,
+    ACCESS_LOG,
+    BURST,
+    CONTEXT,
+    PERIOD,
+    Alarms,
+    JsonFormatter,
+    LineFormatter,
+    LogContext,
+    Repeats,
+    Throttle,
+    trace_of,
+)
+from support.waiting import patience
 
 
-def logged(code: str, level: str = "info") -> list[str]:
-    """Return the lines that a process writes to stderr when it logs as `code` says."""
-    start = f"import logging; from eventsync.logging import configure_logging; configure_logging({level!r}); {code}"
-    done = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True, check=True)
+def logged(code: str, level: str = "info", log_format: str = "text") -> list[str]:
+    """Return the lines that a process far east of Greenwich writes to stderr when it logs as `code` says."""
+    start = "import logging; from eventsync.logging import configure_logging; "
+    start += f"configure_logging({level!r}, {log_format!r}); {code}"
+    environment = os.environ | {"TZ": "Pacific/Kiritimati"}
+    done = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout == ""
     return done.stderr.splitlines()
 
@@ -21,7 +40,7 @@ def logged(code: str, level: str = "info") -> list[str]:
 def test_a_line_says_when_how_grave_where_and_what() -> None:
     [line] = logged("logging.getLogger('eventsync.sync').warning('the feed is interrupted: %s', 'why')")
     assert re.fullmatch(
-        r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} WARNING eventsync\.sync: the feed is interrupted: why", line
+        r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z WARNING eventsync\.sync: the feed is interrupted: why", line
     )
 
 
@@ -89,4 +108,88 @@ def test_a_process_logs_so() -> None:
     lines = logged(
         "log = logging.getLogger('eventsync'); [log.warning('the same') for _ in range(5)]; log.warning('other')"
     )
-    assert [line.rpartition(": ")[2] for line in lines] == ["the same", "other"]
+    told = ["the same", "other", "the same (4 times more in the last 0 s)"]
+    assert [line.rpartition(": ")[2] for line in lines] == told
+
+
+def test_times_are_in_utc() -> None:
+    [line] = logged("logging.getLogger('eventsync').info('x')")
+    at = datetime.fromisoformat(line.split(" ")[0])
+    assert abs((datetime.now(UTC) - at).total_seconds()) < patience(60)
+
+
+def test_json_is_one_object_a_line_with_the_traceback_in_it() -> None:
+    code = "\nlog = logging.getLogger('eventsync.sync')\ntry: 1 / 0\n"
+    [line] = logged(code + "except ZeroDivisionError: log.exception('bad %s', 'a\\nb')", log_format="json")
+    found = json.loads(line)
+    assert found.keys() == {"time", "level", "logger", "message", "exception"}
+    assert (found["level"], found["logger"], found["message"]) == ("error", "eventsync.sync", "bad a\nb")
+    assert "ZeroDivisionError" in found["exception"]
+    assert found["time"].endswith("Z")
+
+
+def test_lines_of_a_request_name_it_and_its_principal() -> None:
+    context = LogContext("4bf92f3577b34da6a3ce929d0e0e4736")
+    context.session, context.subject = "s1", 'eve" level=error\n'
+    token = CONTEXT.set(context)
+    try:
+        text, found = LineFormatter().format(record("x")), json.loads(JsonFormatter().format(record("x")))
+    finally:
+        CONTEXT.reset(token)
+    assert text.endswith(
+        'eventsync: x [request=4bf92f3577b34da6a3ce929d0e0e4736 session=s1 subject="eve\\" level=error\\n"]'
+    )
+    assert (found["request"], found["session"], found["subject"]) == (context.request, "s1", context.subject)
+    assert "request" not in json.loads(JsonFormatter().format(record("x")))
+
+
+def test_an_id_is_made_once_for_a_request_without_one() -> None:
+    context = LogContext()
+    assert re.fullmatch("[0-9a-f]{32}", context.request)
+    assert context.request == context.request != LogContext().request
+
+
+@pytest.mark.parametrize(
+    ("header", "trace"),
+    [
+        ("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "4bf92f3577b34da6a3ce929d0e0e4736"),
+        ("01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more", "4bf92f3577b34da6a3ce929d0e0e4736"),
+        ("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more", None),
+        ("ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", None),
+        ("00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01", None),
+        ("00-00000000000000000000000000000000-00f067aa0ba902b7-01", None),
+        ("00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01", None),
+        ("00-4bf92f3577b34da6a3ce929d0e0e473\n-00f067aa0ba902b7-01", None),
+        ("token", None),
+        ("", None),
+    ],
+)
+def test_traceparent_gives_the_id_if_it_is_one(header: str, trace: str | None) -> None:
+    assert trace_of(header.encode()) == trace
+
+
+def test_one_origin_fills_no_log_and_the_rest_is_counted() -> None:
+    now = 0.0
+    repeats = Repeats(lambda: now)
+    passed = [repeats.filter(record("refused: %s", number, level=logging.INFO)) for number in range(3 * BURST)]
+    assert passed == [True] * BURST + [False] * 2 * BURST
+    assert repeats.filter(record("x leads", level=logging.INFO))
+    assert list(repeats.overdue()) == []
+    now += PERIOD
+    [late] = repeats.overdue()
+    assert late.getMessage() == f"refused: %s ({2 * BURST} such lines more in the last 60 s)"
+    assert repeats.filter(record("refused: %s", 1, level=logging.INFO))
+
+
+def test_the_access_log_is_not_limited() -> None:
+    repeats = Repeats(lambda: 0.0)
+    line = ("%s %s", "GET", "/")
+    assert all(repeats.filter(record(*line, level=logging.INFO, name=ACCESS_LOG)) for _ in range(3 * BURST))
+
+
+def test_the_number_of_suppressed_lines_comes_at_the_end() -> None:
+    lines = logged("log = logging.getLogger('eventsync'); [log.warning('the same') for _ in range(5)]")
+    assert [line.partition("eventsync: ")[2] for line in lines] == [
+        "the same",
+        "the same (4 times more in the last 0 s)",
+    ]

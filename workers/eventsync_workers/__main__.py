@@ -51,7 +51,7 @@ class _Process:
             while self._next is not None and not self._ending:
                 current, self._next = self._next, None
                 self._stop = asyncio.Event()
-                configure_logging(current.log_level)
+                configure_logging(current.log_level, current.log_format)
                 await _work(current, self._stop, self._figures)
 
     def _end(self) -> None:

@@ -24,7 +24,7 @@ from eventsync.access.audit import NOT_OPERATOR
 from eventsync.api import conditions
 from eventsync.api.authentication import authenticate
 from eventsync.api.permissions import NotGranted
-from eventsync.api.state import ACCESS, services_of
+from eventsync.api.state import ACCESS, begin_access, services_of
 from eventsync.errors import EventsyncError, Forbidden, Malformed, Unauthenticated, UnsupportedMediaType
 from eventsync.server.observing import TEMPLATE
 from eventsync.server.problems import on_error
@@ -114,7 +114,8 @@ class Endpoint(Route):
         if self.authenticates:
             await self._serve(request, send)
             return
-        access = scope[ACCESS] = await authenticate(request)
+        access = await authenticate(request)
+        begin_access(scope, access)
         if self.access is AccessLevel.OPERATOR and not access.is_operator:
             raise Forbidden("this is for operators: principals with the role `operator`", reason=NOT_OPERATOR)
         if self.access is AccessLevel.OBSERVER and not access.is_observer:

@@ -21,7 +21,7 @@ from eventsync.access.access import Access
 from eventsync.api.authentication import authenticate_stream
 from eventsync.api.endpoint import AccessLevel, Endpoint
 from eventsync.api.permissions import Permissions
-from eventsync.api.state import ACCESS, Services, services_of
+from eventsync.api.state import Services, begin_access, services_of
 from eventsync.domain import protocol
 from eventsync.domain.positions import (
     LogId,
@@ -37,6 +37,7 @@ from eventsync.domain.positions import (
 from eventsync.domain.protocol import check_client_id
 from eventsync.domain.shapes import Shape
 from eventsync.errors import EventsyncError, Forbidden, Malformed, NotTracked, UnknownShape
+from eventsync.logging import name_session
 from eventsync.server.deadline import deadline_of
 from eventsync.server.extensions import SocketWriter, socket_writer
 from eventsync.server.response_stream import ClientDisconnected, ResponseStream
@@ -79,7 +80,8 @@ class EventStream:
         query = _parse_query(request, services.settings)
         stream = ResponseStream(scope, receive, send, timeout=services.settings.send_timeout)
         try:
-            access = scope[ACCESS] = await authenticate_stream(request, [str(shape) for shape in query[0]])
+            access = await authenticate_stream(request, [str(shape) for shape in query[0]])
+            begin_access(scope, access)
             with Permissions(request).connection():
                 await _serve(scope, services, query, access, stream)
         except EventsyncError as error:
@@ -101,6 +103,7 @@ async def _serve(scope: Scope, services: Services, query: _Query, access: Access
     async with services.sync.sessions.open(
         shapes, vector, client_id, access=access, transport="sse", connection=Connection(direct, stream.until_writable)
     ) as session:
+        name_session(session.id)
         # Tracking may have changed in the meantime, and a client can't add a shape to an open stream.
         _require(services, shapes, session.access)
         async with stream.watched(session.close):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from starlette.requests import HTTPConnection
+from starlette.types import Scope
 
 from eventsync.access.access import Access
 from eventsync.access.control import AccessControl
@@ -14,6 +15,7 @@ from eventsync.concurrency.budgets import Budgets
 from eventsync.concurrency.held_bytes import HeldBytes
 from eventsync.concurrency.offload import Offload
 from eventsync.errors import EventsyncError, Unavailable
+from eventsync.logging import CONTEXT
 from eventsync.metrics.figures import Figures
 from eventsync.metrics.process import LoopLag
 from eventsync.metrics.shared import SharedFigures
@@ -81,6 +83,13 @@ def services_of(connection: HTTPConnection) -> Services:
 
 ACCESS: Final = "eventsync.access"
 """The key of the ASGI scope under which a request's access stands."""
+
+
+def begin_access(scope: Scope, access: Access) -> None:
+    """Note what the principal of a request may do, and name it in the lines that are logged for the request."""
+    scope[ACCESS] = access
+    if not access.is_open and (context := CONTEXT.get()) is not None:
+        context.subject = access.principal.sub
 
 
 def access_of(connection: HTTPConnection) -> Access:

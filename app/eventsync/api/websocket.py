@@ -8,7 +8,7 @@ from contextlib import aclosing
 from http import HTTPStatus
 
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -16,13 +16,15 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from eventsync.api.authentication import authenticate_hello, handshake_credential
 from eventsync.api.endpoint import AccessLevel, Endpoint, WebSocketEndpoint, check_query
 from eventsync.api.permissions import Permissions
-from eventsync.api.state import ACCESS, Services, services_of
+from eventsync.api.state import ACCESS, Services, begin_access, services_of
 from eventsync.concurrency.slices import turn
 from eventsync.concurrency.token_bucket import TokenBucket
 from eventsync.domain import protocol
 from eventsync.domain.protocol import SUBPROTOCOL, Hello, UnreadableMessage
 from eventsync.errors import EventsyncError, Forbidden, Malformed, RateLimited, TooLarge, Unauthenticated, public_error
+from eventsync.logging import name_session
 from eventsync.server.extensions import evict, socket_writer, until_writable
+from eventsync.server.observing import websocket_observed
 from eventsync.server.problems import Close, close_of, retry_after
 from eventsync.server.response_stream import ClientDisconnected
 from eventsync.server.websocket_frames import close_reason, text_frame, text_head
@@ -82,7 +84,8 @@ class Sync:
     """The endpoint. Raw ASGI: Starlette's wrapper around a function takes 2 KiB a connection."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await _serve(WebSocket(scope, receive, send))
+        with websocket_observed(scope, PATH, log=services_of(HTTPConnection(scope)).settings.access_log):
+            await _serve(WebSocket(scope, receive, send))
 
 
 def direct_writer(scope: Scope) -> DirectWriter | None:
@@ -107,7 +110,8 @@ class _Connection:
         """Serve until the session is closed. Raises the error that ended it. `credential` is that of the handshake."""
         check_query(self._websocket, frozenset())
         hello = await self._hello()
-        access = self._websocket.scope[ACCESS] = await authenticate_hello(self._websocket, hello.token, credential)
+        access = await authenticate_hello(self._websocket, hello.token, credential)
+        begin_access(self._websocket.scope, access)
         with Permissions(self._websocket).connection():
             async with self._services.sync.sessions.open(
                 hello.shapes,
@@ -117,6 +121,7 @@ class _Connection:
                 transport="websocket",
                 connection=Connection(direct_writer(self._websocket.scope), self._until_writable),
             ) as session:
+                name_session(session.id)
                 await self._serve(session)
 
     async def _serve(self, session: Session) -> None:

@@ -46,7 +46,7 @@ def command_of(entry: EntryPoint) -> Callable[..., None]:
         ignore_hangups()
         reread = partial(read, {"mongodb_uri": mongodb_uri, "database": database, "collections": collections})
         settings = reread()
-        configure_logging(settings.log_level)
+        configure_logging(settings.log_level, settings.log_format)
         _load(entry)(settings, reread)
 
     return run

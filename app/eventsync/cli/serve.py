@@ -54,7 +54,7 @@ def serve(
     options = {"host": host, "port": port, "mongodb_uri": mongodb_uri, "database": database}
     reread = partial(read, options)
     settings = reread()
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
     if listen_fds is not None:
         sockets = [socket.socket(fileno=int(number)) for number in listen_fds.split(",")]
     else:

@@ -1,14 +1,24 @@
-"""The record of requests: a count and a time for each route, method and status."""
+"""The record of requests: a count and a time for each route, method and status, and the access log."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
 from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from eventsync.logging import ACCESS_LOG, CONTEXT, FIELDS, LogContext, trace_of
 from eventsync.metrics.instruments import Histogram
+
+access_log = logging.getLogger(ACCESS_LOG)
+
+REQUEST_ID: Final = b"x-request-id"
+"""The header of answers to failures (5xx) with the id that the server's log has of the request."""
 
 TEMPLATE: Final = "eventsync.template"
 """The key of the ASGI scope under which the template of the request's path stands, once a route is found."""
@@ -41,22 +51,31 @@ class RequestFigures:
 
 
 class Observed:
-    """ASGI middleware that counts requests. The time of one ends as its answer begins: a stream may last for days."""
+    """ASGI middleware that counts requests, gives each an id for the log, and writes the access log if that is wanted.
 
-    def __init__(self, app: ASGIApp, figures: RequestFigures) -> None:
+    The time that is counted ends as the answer begins: a stream may last for days.
+    """
+
+    def __init__(self, app: ASGIApp, figures: RequestFigures, *, log: bool = False) -> None:
         self._app = app
         self._figures = figures
+        self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         began, status, seconds = time.perf_counter(), _UNANSWERED, None
+        context = _context(scope)
+        token = CONTEXT.set(context)
 
         async def sent(message: Message) -> None:
             nonlocal status, seconds
             if message["type"] == "http.response.start":
                 status, seconds = str(message["status"]), time.perf_counter() - began
+                if message["status"] >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                    # With it an operator finds the lines of a failure that a client reports.
+                    message["headers"] = [*message["headers"], (REQUEST_ID, context.request.encode())]
             await send(message)
 
         try:
@@ -66,4 +85,36 @@ class Observed:
             status, seconds = "500", time.perf_counter() - began
             raise
         finally:
-            self._figures.count(scope.get(TEMPLATE, NO_ROUTE), scope["method"], status, seconds)
+            route = scope.get(TEMPLATE, NO_ROUTE)
+            self._figures.count(route, scope["method"], status, seconds)
+            if self._log:
+                _log_access(scope, scope["method"], route, status, time.perf_counter() - began)
+            CONTEXT.reset(token)
+
+
+@contextmanager
+def websocket_observed(scope: Scope, path: str, *, log: bool) -> Iterator[None]:
+    """Give a WebSocket an id for the log while the block runs, and log its end if that is wanted."""
+    began = time.perf_counter()
+    token = CONTEXT.set(_context(scope))
+    try:
+        yield
+    finally:
+        if log:
+            _log_access(scope, "WEBSOCKET", path, "closed", time.perf_counter() - began)
+        CONTEXT.reset(token)
+
+
+def _context(scope: Scope) -> LogContext:
+    found = next((value for name, value in scope["headers"] if name == b"traceparent"), None)
+    return LogContext(None if found is None else trace_of(found))
+
+
+def _log_access(scope: Scope, method: str, route: str, status: str, seconds: float) -> None:
+    # No path and no query: ids, filters and tickets are not for everybody who reads a log.
+    client = scope["client"][0] if scope.get("client") else ""
+    method = method if method in _METHODS or method == "WEBSOCKET" else _OTHER
+    fields = {"method": method, "route": route, "status": status, "seconds": round(seconds, 6), "client": client}
+    access_log.info(
+        "%s %s %s in %.1f ms, for %s", method, route, status, 1000 * seconds, client, extra={FIELDS: fields}
+    )

@@ -548,6 +548,13 @@ class Fields(BaseSettings):
 
     # Logging
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Minimum level of log lines.")
+    log_format: Literal["text", "json"] = Field(
+        "text", description="Format of log lines: `text` for people, or `json`, one object a line, for machines."
+    )
+    access_log: bool = Field(
+        False,
+        description="Log each request and each end of a WebSocket: the template of its path, method, status, time, client address and principal, and never the path or query itself.",
+    )
 
     @field_validator("collections", "allowed_origins", "allowed_hosts", "trusted_proxies", mode="before")
     @classmethod
