@@ -48,13 +48,13 @@ LIMITS: Final = {
     "docstring openings in scripts and tests %": 2.0,
     "test name openings": 0,
     "unplain phrases": 0,
-    "small files with one importer": 24,
+    "small files with one importer": 27,
     "class names used twice": 0,
     "lines: all": 176_000,
     "lines: docs/benchmarks": 960,
     "lines: locks": 2_330,
     "lines: scripts/bench": 5_450,
-    "lines: tests/support": 13_100,
+    "lines: tests/support": 13_500,
     "subjects of the last 50 commits over 72 characters": 0,
 }
 """Most of each figure that CI lets pass."""
