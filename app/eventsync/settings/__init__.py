@@ -10,4 +10,4 @@ from eventsync.settings.fields import PREFIX
 from eventsync.settings.loading import load_settings
 from eventsync.settings.sources import TOKEN, DevSettings, Settings
 
-__all__ = ["PREFIX", "TOKEN", "DevSettings", "Settings", "load_settings"]
+__all__ = ["PREFIX", "TOKEN", "DevSettings", "Settings", "listing", "load_settings"]

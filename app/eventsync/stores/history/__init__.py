@@ -4,6 +4,7 @@ __all__ = [
     "change_reader",
     "comparison",
     "instants",
+    "log_search",
     "log_state",
     "restore",
     "route_verification",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,8 +13,9 @@ from eventsync.domain.ids import IdText
 from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.domain.shapes import Shape
 from eventsync.stores.log.stored_event import StoredEvent
+from eventsync.sync.live import figures
 from eventsync.sync.live.fan_out import DirectWriter
-from eventsync.sync.live.figures import DeliveryFigures, committed_at
+from eventsync.sync.live.figures import committed_at
 from eventsync.sync.live.pages import PageLimit
 from eventsync.sync.live.window import Window
 
@@ -22,13 +23,13 @@ LOG = LogId("aaaa")
 AT = datetime(2026, 11, 23, 5, 22, 46, 405000, tzinfo=UTC)
 
 
-def body(seq: int, age: float = 0.0) -> bytes:
-    at = timestamp(datetime.now(UTC) - timedelta(seconds=age))
-    return b'{"seq":%d,"doc":{},"at":"%b","external":true}' % (seq, at.encode())
+def body(at: float = 0.0, seq: int = 1) -> bytes:
+    text = timestamp(datetime.fromtimestamp(at, UTC))
+    return b'{"seq":%d,"doc":{},"at":"%b","external":true}' % (seq, text.encode())
 
 
-def event(seq: int, collection: str = "orders", age: float = 0.0) -> StoredEvent:
-    return StoredEvent(Seq(seq), collection, IdText("1"), body(seq, age))
+def event(seq: int, collection: str = "orders", at: float = 0.0) -> StoredEvent:
+    return StoredEvent(Seq(seq), collection, IdText("1"), body(at, seq))
 
 
 @pytest.mark.parametrize(
@@ -65,24 +66,29 @@ def test_deliveries_are_events_times_attached_clients() -> None:
     assert (window.figures.events, window.figures.direct) == (3, 4)
 
 
-def test_the_delay_is_that_of_the_oldest_event_and_only_where_somebody_follows() -> None:
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> float:
+    """The time that is read, in Unix seconds."""
+    at = 1795500000.0
+    monkeypatch.setattr(figures, "time", SimpleNamespace(time=lambda: at))
+    return at
+
+
+def test_the_delay_is_that_of_the_oldest_event_and_only_where_somebody_follows(now: float) -> None:
     window = Window(1_000_000, PageLimit(1000, 1_000_000))
     window.start(LOG, Seq(0))
-    window.extend([event(1, age=5)])
+    window.extend([event(1, at=now - 5)])
     assert sum(window.figures.delay.counts) == 0
     window.subscribe(Shape("orders"), LightEvent())
-    began = time.monotonic()
-    window.extend([event(2, age=5), event(3)])
+    window.extend([event(2, at=now - 5), event(3, at=now)])
     assert sum(window.figures.delay.counts) == 2
-    # Times are in whole milliseconds.
-    assert 2 * 4.99 <= window.figures.delay.sum <= 2 * (5.01 + time.monotonic() - began)
+    assert window.figures.delay.sum == pytest.approx(2 * 5)
 
 
-def test_delays_are_those_since_the_last_call() -> None:
-    figures = DeliveryFigures()
-    figures.published(body(1, age=60), 1, is_followed=True)
-    (delay,) = figures.take_delays()
-    assert 59 < delay < 120
-    figures.published(body(2, age=-60), 1, is_followed=True)
-    assert figures.take_delays() == [0.0]  # a clock that is ahead
-    assert figures.take_delays() == []
+def test_delays_are_those_since_the_last_call(now: float) -> None:
+    counted = figures.DeliveryFigures()
+    counted.published(body(now - 60), 1, is_followed=True)
+    assert counted.take_delays() == [60.0]
+    counted.published(body(now + 60), 1, is_followed=True)
+    assert counted.take_delays() == [0.0]  # a clock that is ahead
+    assert counted.take_delays() == []
