@@ -26,7 +26,8 @@ OPEN = "/v1/collections/open/documents"
 @pytest.fixture(scope="module")
 async def budgeted(mongodb_uri: str, client: Client, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ruled]:
     name = f"budgets_{secrets.token_hex(6)}"
-    limits: Any = time_limits()
+    # What a busy machine delays is no overload here.
+    limits: Any = time_limits(write_queue_delay=30.0)
     settings = Settings(
         mongodb_uri=mongodb_uri,
         database=name,
