@@ -200,12 +200,18 @@ def test_networks_are_closed_but_for_the_port_of_servers() -> None:
 # --- compose and the image --------------------------------------------------------------------------------------------
 
 
-def test_prometheus_reads_the_servers_of_the_compose_file() -> None:
+def test_prometheus_reads_the_processes_of_the_compose_file() -> None:
     base = yaml.safe_load((ROOT / "mongo-replset.yml").read_text())["services"]
-    (scrape,) = yaml.safe_load((DEPLOY / "compose" / "prometheus.yml").read_text())["scrape_configs"]
-    (found,) = scrape["dns_sd_configs"]
-    assert set(found["names"]) <= base.keys()
-    assert base["server"]["ports"] == [f"127.0.0.1:${{EVENTSYNC_PORT:-8000}}:{found['port']}"]
+    read = yaml.safe_load((DEPLOY / "compose" / "prometheus.yml").read_text())
+    found = {scrape["job_name"]: scrape["dns_sd_configs"][0] for scrape in read["scrape_configs"]}
+    # Those that the alerts name.
+    own = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    assert found.keys() == {scrape["job_name"] for scrape in own["scrape_configs"]}
+    assert {name for one in found.values() for name in one["names"]} == base.keys() & {"server", "worker"}
+    assert base["server"]["ports"] == [f"127.0.0.1:${{EVENTSYNC_PORT:-8000}}:{found['eventsync-server']['port']}"]
+    assert base["worker"]["environment"]["EVENTSYNC_WORKER_PORT"] == str(found["eventsync-worker"]["port"])
+    # The directory of the rules has other files, too.
+    assert [Path(file).name for file in read["rule_files"]] == own["rule_files"]
 
 
 def test_monitoring_is_limited_too_and_its_files_are_in_the_repository() -> None:
