@@ -164,6 +164,6 @@ def test_a_command_without_the_client_names_the_extra(installed: Path, tmp_path:
     asked = ended(*words, cwd=installed.parent, path=(tmp_path, installed))
     said = "--url needs the client package: pip install 'eventsync[client]' (No module named eventsync_client)"
     assert (asked.returncode, asked.stdout, asked.stderr) == (2, "", f"eventsync: {said}\n")
-    assert "Ask this server" in run(
+    assert "Use this server" in run(
         installed / "bin" / "eventsync", "tail", "--help", cwd=installed.parent, path=(tmp_path, installed)
     )
