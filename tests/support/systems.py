@@ -93,7 +93,7 @@ async def followed(url: str, *, seconds: float = 10.0) -> None:
 async def head(url: str) -> str:
     """The position that this server has come to."""
     async with httpx.AsyncClient(base_url=url, timeout=patience(20)) as client:
-        return str((await client.get("/readyz")).json().get("position"))
+        return str((await client.get("/readyz")).json()["position"])
 
 
 async def barrier(url: str) -> str:
@@ -190,7 +190,7 @@ async def events_of(url: str, shape: str, count: int, *, seconds: float = 10.0) 
     """The first events of a shape since the log's beginning, as soon as there are `count`."""
     events: list[dict[str, Any]] = []
     async with within(seconds), httpx.AsyncClient(base_url=url, timeout=patience(seconds)) as client:
-        position = log_of((await client.get("/readyz")).json().get("position")) + ":0"
+        position = log_of((await client.get("/readyz")).json()["position"]) + ":0"
         while len(events) < count:
             query: dict[str, str | int] = {"shape": shape, "position": position, "wait": 5}
             page = (await client.get("/v1/sync/log", params=query)).raise_for_status().json()

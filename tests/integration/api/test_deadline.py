@@ -89,7 +89,7 @@ async def silent(client: Client, settings: Settings) -> AsyncIterator[None]:
 
 
 async def _log(api: httpx.AsyncClient) -> str:
-    return str((await api.get("/readyz")).json().get("position")).partition(":")[0]
+    return str((await api.get("/readyz")).json()["position"]).partition(":")[0]
 
 
 def test_each_read_route_is_in_a_table() -> None:
@@ -152,7 +152,7 @@ async def test_deadline_includes_the_requested_wait(settings: Settings) -> None:
     given = settings.model_copy(update={"collections": ("docs",), "request_timeout": (limit := scaled(1.0))})
     async with running_system(given) as url, httpx.AsyncClient(base_url=url, timeout=patience(60)) as api:
         await tracked(url, ["docs"])
-        position = (await api.get("/readyz")).json().get("position")
+        position = (await api.get("/readyz")).json()["position"]
         query = {"shape": "docs", "position": position, "wait": str(2 * limit)}
         answer = await api.get("/v1/sync/log", params=query)
         assert answer.status_code == 200
