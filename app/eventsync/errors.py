@@ -118,7 +118,7 @@ class ConfigurationError(EventsyncError):
 
 
 class IncompatibleFormat(ConfigurationError):
-    """What is stored has a format that this version of eventsync does not know. Nothing was written."""
+    """The stored data have a format that this version of eventsync does not know. Nothing was written."""
 
     code = "incompatible_format"
     # EX_DATAERR of sysexits.h. A mongod never ends with it, which a supervisor may run beside servers.

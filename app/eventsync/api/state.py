@@ -33,7 +33,7 @@ from eventsync.sync.service import SyncService
 
 @dataclass(slots=True)
 class Monitoring:
-    """What a server process counts of itself, beside the figures of its services."""
+    """Counts of a server process itself, beside the figures of its services."""
 
     requests: RequestFigures = field(default_factory=RequestFigures)
     lag: LoopLag = field(default_factory=LoopLag)

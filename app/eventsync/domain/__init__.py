@@ -6,6 +6,7 @@ __all__ = [
     "condition",
     "encoded_state",
     "entity_tag",
+    "event_body",
     "event_key",
     "events",
     "ids",

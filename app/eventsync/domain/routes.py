@@ -17,6 +17,7 @@ import orjson
 from bson.int64 import Int64
 from bson.objectid import ObjectId
 
+from eventsync.domain.event_body import AT, DOCUMENT, OP, PATCH, content_start, places
 from eventsync.domain.predicates.declarations import read_spec, spec_of
 from eventsync.domain.predicates.definitions import Definition
 from eventsync.domain.predicates.keys import KEY_BYTES, NO_KEYS, Unrouted
@@ -213,9 +214,6 @@ _PARTED: Final = 256
 
 # --- the event of a reader ----------------------------------------------------------------------------------------
 
-_OP, _BASE, _VERSION, _AT = b',"op":"', b',"base":', b',"version":', b',"at":"'
-_DOCUMENT, _PATCH = b',"doc":', b',"patch":'
-
 
 def body_for(body: bytes, transition: Transition, document: bytes | None = None) -> bytes:
     """Return the body of an event as a reader of a route gets it.
@@ -227,16 +225,18 @@ def body_for(body: bytes, transition: Transition, document: bytes | None = None)
     """
     if transition == "stay":
         return body
-    op, base, at = _places(body)
+    op, base, at = places(body)
     if transition == "leave":
-        return b"".join((body[:op], b',"op":"delete","leave":true', body[base : _content(body, base, at)], body[at:]))
-    content = _content(body, base, at)
-    if body.startswith(_DOCUMENT, content):
+        return b"".join(
+            (body[:op], b',"op":"delete","leave":true', body[base : content_start(body, base, at)], body[at:])
+        )
+    content = content_start(body, base, at)
+    if body.startswith(DOCUMENT, content):
         return b"".join((body[:op], b',"op":"create","enter":true', body[base:]))
     if document is None:
         raise ValueError("an update that enters a route has no document")
     head = (body[:op], b',"op":"create","enter":true', body[base:content])
-    return b"".join((*head, _DOCUMENT, document, body[at:]))
+    return b"".join((*head, DOCUMENT, document, body[at:]))
 
 
 def redacted_body(body: bytes, redaction: Redactor) -> bytes:
@@ -245,12 +245,12 @@ def redacted_body(body: bytes, redaction: Redactor) -> bytes:
     A patch may be empty then: the event is one all the same, and its version counts. Raises `ValueError` for a body
     that is no event.
     """
-    at = body.rindex(_AT)
-    content = _content(body, body.index(_OP), at)
+    at = body.rindex(AT)
+    content = content_start(body, body.index(OP), at)
     if content == at:
         return body
-    is_document = body.startswith(_DOCUMENT, content)
-    start = content + len(_DOCUMENT if is_document else _PATCH)
+    is_document = body.startswith(DOCUMENT, content)
+    start = content + len(DOCUMENT if is_document else PATCH)
     tree = orjson.loads(body[start:at])
     shown = redaction.strip(tree) if is_document else redaction.redact(tree)
     # Most changes touch nothing that is hidden. What is shown of them are the same objects, so comparing is fast.
@@ -260,23 +260,9 @@ def redacted_body(body: bytes, redaction: Redactor) -> bytes:
 def redacted_row(row: bytes, redaction: Redactor) -> bytes:
     """Return a row of a snapshot, `{"id", "version", "doc"}` in JSON, without what is hidden in its document."""
     # The id is a string, in which quotes have backslashes.
-    start = row.index(_DOCUMENT) + len(_DOCUMENT)
+    start = row.index(DOCUMENT) + len(DOCUMENT)
     with memoryview(row) as view:
         return b"".join((view[:start], orjson.dumps(redaction.strip(orjson.loads(view[start:-1]))), b"}"))
-
-
-def _places(body: bytes) -> tuple[int, int, int]:
-    """Return where the members `op`, `base` and `at` of an event's body begin. Raises `ValueError`."""
-    # No search finds text inside of a string, where a quote has a backslash before it. The first hit is at the top
-    # level, because all members before the content are plain; so is the last, because all members after it are.
-    op, at = body.index(_OP), body.rindex(_AT)
-    return op, body.index(_BASE, op), at
-
-
-def _content(body: bytes, op: int, at: int) -> int:
-    """Return where the document or the patch begins. Both stand right behind the version, a number."""
-    content = body.find(b",", body.index(_VERSION, op) + len(_VERSION), at)
-    return content if content >= 0 and body.startswith((_DOCUMENT, _PATCH), content) else at
 
 
 # --- what a row stores --------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What every process shows of itself: its version, its processor time and memory, and the lag of its event loop."""
+"""Metrics of every process: its version, its processor time and memory, and the lag of its event loop."""
 
 from __future__ import annotations
 

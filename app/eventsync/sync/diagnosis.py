@@ -33,7 +33,7 @@ class FoundProblem:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known at one time. `health`, `overview` and `running` are None if MongoDB does not answer."""
+    """All that is known at one time. `health`, `overview` and `running` are None if MongoDB does not answer."""
 
     health: Health | None
     overview: Overview | None

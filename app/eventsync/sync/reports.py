@@ -48,7 +48,7 @@ _WEIGHT: Final = 512
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """What all running servers did in the period before `at`, in Unix seconds.
+    """The work of all running servers in the period before `at`, in Unix seconds.
 
     `events`, `writes` and `deliveries` are rates, per second. `connections` is by transport. `p50` and `p99` are the
     seconds from a commit to the delivery of its event, over a sample; None without one.
@@ -161,10 +161,7 @@ class Reports:
 
     def connections(self) -> dict[str, int]:
         """Count the connections of this server by transport."""
-        counts: dict[str, int] = {}
-        for session in self._sync.sessions.all():
-            counts[session.client.transport] = counts.get(session.client.transport, 0) + 1
-        return counts
+        return {transport: count for transport, count in self._sync.sessions.connected.items() if count}
 
     async def facts(self) -> Facts:
         """Return what is known of the deployment. Read at most once a second, however many operators look."""

@@ -12,6 +12,7 @@ from eventsync.api.endpoint import AccessLevel, Endpoint
 from eventsync.api.responses import JSON, NO_STORE
 from eventsync.api.state import access_of, services_of
 from eventsync.concurrency.held_bytes import need
+from eventsync.domain.event_body import without_content
 from eventsync.domain.ids import format_id, parse_id
 from eventsync.domain.points import parse_instant
 from eventsync.domain.positions import LogId, Position, Seq
@@ -19,7 +20,7 @@ from eventsync.domain.shapes import Shape
 from eventsync.domain.values.extended_json import to_json
 from eventsync.errors import Malformed
 from eventsync.server.sized_response import Parts
-from eventsync.stores.history.log_search import LogSearch, Wanted, without_content
+from eventsync.stores.history.log_search import LogSearch, Wanted
 
 OPERATIONS: Final = ("create", "update", "replace", "delete")
 _WEIGHT: Final = 3

@@ -7,10 +7,9 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-import orjson
-
+from eventsync.domain.event_body import operation_of, stamp_of
 from eventsync.domain.events import NO_COLLECTION
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.shapes import Shape
@@ -25,13 +24,6 @@ _MAX_SPANS: Final = 20
 
 _SECONDS: Final = 2.0
 """Time after which a search looks at no further span."""
-
-_OP: Final = b'"op":"'
-_AT: Final = b'"at":"'
-_CONTENT: Final = (b',"doc":', b',"patch":')
-"""The members that follow the small ones at the beginning. Inside of those, quotes are escaped."""
-
-_PARSED_UP_TO: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,33 +91,3 @@ class LogSearch:
                     size -= len(kept.popleft().body)
                     is_cut = True
         return kept, is_cut
-
-
-def operation_of(body: bytes) -> str:
-    """Return `op` of an event's JSON. It is before everything that has a member of the same name."""
-    begin = body.find(_OP) + len(_OP)
-    return body[begin : body.find(b'"', begin)].decode(errors="replace")
-
-
-def stamp_of(body: bytes) -> dict[str, Any]:
-    """Return the members from `at` on of an event's JSON: who made the change, and when.
-
-    They are after everything large, so that a body of megabytes is not parsed for them.
-    """
-    try:
-        stamp: dict[str, Any] = orjson.loads(b"{" + body[body.rfind(_AT) :])
-    except ValueError:
-        return {}
-    return stamp
-
-
-def without_content(body: bytes) -> dict[str, Any]:
-    """Return an event's members but for what stands in the document, with the paths of a patch that is not large."""
-    begin = min((at for at in map(body.find, _CONTENT) if at >= 0), default=-1)
-    if begin < 0:
-        whole: dict[str, Any] = orjson.loads(body)
-        return whole
-    head: dict[str, Any] = orjson.loads(body[:begin] + b"}")
-    if len(body) <= _PARSED_UP_TO and (patch := orjson.loads(body).get("patch")) is not None:
-        head["paths"] = [step["path"] for step in patch]
-    return head | stamp_of(body)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from datetime import datetime
 from typing import Final
 
+from eventsync.domain.event_body import committed_at
 from eventsync.metrics.instruments import Histogram
-
-_AT: Final = b'"at":"'
-_LENGTH: Final = len("2026-11-23T05:22:46.405Z")
 
 _RECENT: Final = 200
 """Delays that are kept for an overview."""
@@ -56,13 +53,3 @@ class DeliveryFigures:
         taken = [round(delay, 6) for delay in self._recent]
         self._recent.clear()
         return taken
-
-
-def committed_at(body: bytes) -> float | None:
-    """Return the time of the change in an event's body, in Unix seconds; None if the body does not say it."""
-    # From the end: `at` follows the document. No text in between can look like it, because its quotes are escaped.
-    start = body.rfind(_AT) + len(_AT)
-    try:
-        return datetime.fromisoformat(body[start : start + _LENGTH].decode("ascii")).timestamp()
-    except ValueError:
-        return None

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from eventsync.domain.event_body import committed_at, operation_of, stamp_of, without_content
 from eventsync.domain.events import Event, TransactionPart, place
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import Seq
-from eventsync.stores.history.log_search import Wanted, operation_of, stamp_of, without_content
+from eventsync.stores.history.log_search import Wanted
 from eventsync.stores.log.stored_event import StoredEvent
-from eventsync.sync.live.figures import committed_at
 
 AT = datetime(2026, 11, 23, 5, 22, 46, 405000, UTC)
 TRICKY = {"_id": 1, "at": "2001-01-01T00:00:00.000Z", "op": "delete", "by": "nobody", "x": '"at":"1","op":"create"'}

@@ -1,4 +1,4 @@
-"""What a window counts of its publications."""
+"""The counts of a window of its publications."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from eventsync.concurrency.waiting import LightEvent
+from eventsync.domain.event_body import committed_at
 from eventsync.domain.events import timestamp
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import LogId, Position, Seq
@@ -15,7 +16,6 @@ from eventsync.domain.shapes import Shape
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.sync.live import figures
 from eventsync.sync.live.fan_out import DirectWriter
-from eventsync.sync.live.figures import committed_at
 from eventsync.sync.live.pages import PageLimit
 from eventsync.sync.live.window import Window
 
