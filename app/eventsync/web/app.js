@@ -11,7 +11,7 @@ import { notify } from "./notices.js";
 import { Outage } from "./outage.js";
 import { parsePosition } from "./replica.js";
 import { parseShape, shapeText, valueText } from "./shapes.js";
-import { ask, credentialOfAddress, signIn } from "./session.js";
+import { ask, signInAtStart } from "./session.js";
 import { DocumentTable } from "./table.js";
 
 const STATUS = {
@@ -252,16 +252,7 @@ $("add").addEventListener("click", () =>
 );
 $("writes").addEventListener("click", someChanges);
 addEventListener("online", () => client.hurry());
-/** Sign in by the address or by the cookie; without either, the first answer says whether that is needed. */
-async function begin() {
-  const credential = credentialOfAddress();
-  try {
-    await signIn(credential);
-  } catch (error) {
-    if (credential) await ask(error.message);
-  }
-  listCollections();
-}
 
 drawVector();
-begin();
+await signInAtStart();
+listCollections();

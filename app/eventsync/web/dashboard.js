@@ -9,7 +9,7 @@ import { Route, Trouble } from "./dash_parts.js";
 import { SettingsView } from "./dash_settings.js";
 import { $ } from "./dom.js";
 import { get } from "./http.js";
-import { ask, credentialOfAddress, signIn } from "./session.js";
+import { ask, signInAtStart } from "./session.js";
 import { html, render, useEffect, useState } from "./ui.js";
 
 const VIEWS = [
@@ -65,15 +65,5 @@ async function signedIn(done, failed) {
   }
 }
 
-/** Sign in by the address or by the cookie; without either, the first answer says whether that is needed. */
-async function begin() {
-  const credential = credentialOfAddress();
-  try {
-    await signIn(credential);
-  } catch (error) {
-    if (credential) await ask(error.message);
-  }
-  render(html`<${App} />`, $("main"));
-}
-
-begin();
+await signInAtStart();
+render(html`<${App} />`, $("main"));

@@ -6,14 +6,14 @@ import { Refusal, post } from "./http.js";
 const SESSION = "/v1/session";
 
 /** The credential in the page's address (`#key=…`), which is removed from there at once; or null. */
-export function credentialOfAddress() {
+function credentialOfAddress() {
   const credential = new URLSearchParams(location.hash.slice(1)).get("key");
   if (credential) history.replaceState(null, "", `${location.pathname}${location.search}`);
   return credential;
 }
 
 /** Sign in, or continue the session of the cookie without a credential. Shows who it is. Throws as `get` does. */
-export async function signIn(credential) {
+async function signIn(credential) {
   const { sub } = await post(SESSION, { credential });
   const anonymous = sub === "anonymous";
   const leave = async () => {
@@ -52,4 +52,14 @@ export function ask(why) {
     $("sign-in").showModal();
   });
   return asking;
+}
+
+/** Sign in by the address or by the cookie; without either, the first answer says whether that is needed. */
+export async function signInAtStart() {
+  const credential = credentialOfAddress();
+  try {
+    await signIn(credential);
+  } catch (error) {
+    if (credential) await ask(error.message);
+  }
 }
