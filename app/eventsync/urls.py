@@ -1,10 +1,12 @@
-"""Removing secrets from URLs, and from texts that may quote them."""
+"""URLs: of servers, and without their secrets, also in texts that may quote them."""
 
 from __future__ import annotations
 
 import re
 from typing import Final
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+from eventsync.errors import ConfigurationError
 
 _WORDS: Final = "password|token|secret"
 _USERINFO: Final = re.compile(r"(?<=://)([^:@/]*):.*@")
@@ -34,3 +36,11 @@ def without_secrets(text: str, url: str) -> str:
     if any(piece in text for piece in pieces if len(piece) > _SHORT):
         return "the library's message quotes a part of the secrets and is not shown"
     return text
+
+
+def server_parts(url: str) -> SplitResult:
+    """Return the parts of the URL of a server. Raises `ConfigurationError` for another one."""
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+        raise ConfigurationError(f"--url takes the URL of a server, such as http://127.0.0.1:8000, not {url!r}")
+    return parts

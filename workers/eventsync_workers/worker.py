@@ -99,13 +99,8 @@ class Worker:
             self._stop.set()
 
     async def _announce(self, processes: ProcessStore) -> None:
-        """Renew the record of this process until `stop`, then remove it: servers list the workers that stand by."""
-        while not self._stop.is_set():
-            with suppress(Unavailable):
-                await processes.renew(self._process, {})
-            await set_within(self._stop, processes.period)
-        with suppress(Unavailable):
-            await processes.remove(self._process)
+        """Keep the record of this process: servers list the workers that stand by."""
+        await processes.keep(self._process, lambda: processes.renew(self._process, {}), self._stop)
 
     async def _claim_archive(self, stores: Stores) -> None:
         """Record the archive, or compare it with the recorded one. Raises `ConfigurationError` if it is another one.

@@ -6,10 +6,11 @@ import http.client
 import json
 import ssl
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from eventsync.cli.console import printable
-from eventsync.errors import ConfigurationError, EventsyncError, Unavailable
+from eventsync.cli.options import check_credential
+from eventsync.errors import EventsyncError, Unavailable
+from eventsync.urls import server_parts
 
 _TIMEOUT: Final = 15.0
 _MAX_ANSWER: Final = 64 * 1024 * 1024
@@ -26,13 +27,10 @@ def ask(url: str, token: str | None, path: str, method: str = "GET") -> Any:
 
     Raises `ConfigurationError`, `AdminRefused`, and `Unavailable` if the server is not reached.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
-        raise ConfigurationError(f"--url takes the URL of a server, such as http://127.0.0.1:8000, not {url!r}")
-    if token is not None and not (token.isascii() and token.isprintable()):
-        raise ConfigurationError("--token has characters that no credential has")
+    parts = server_parts(url)
+    check_credential(token)
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-    connection = _connection(parts.scheme, parts.hostname, parts.port)
+    connection = _connection(parts.scheme, str(parts.hostname), parts.port)
     try:
         connection.request(method, parts.path.rstrip("/") + path, headers=headers)
         answer = connection.getresponse()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import orjson
 
@@ -32,6 +32,7 @@ from eventsync.nodestorage import (
     WriteOperation,
     WriteResult,
 )
+from eventsync.urls import server_parts
 
 _WITHIN: Final = 60.0
 """Seconds for a batch of writes, or for the answer of a server."""
@@ -117,10 +118,8 @@ class ServerTarget:
     """Writes through the server at `url`, by `documents:batch`, with a connection for each batch under way."""
 
     def __init__(self, url: str, collection: str, token: str | None = None) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
-            raise ConfigurationError(f"--url takes the URL of a server, such as http://127.0.0.1:8000, not {url!r}")
-        self._host, self._port = parts.hostname, parts.port
+        parts = server_parts(url)
+        self._host, self._port = str(parts.hostname), parts.port
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._path = f"{parts.path.rstrip('/')}/v1/collections/{quote(collection, safe='')}/documents:batch"
         credential = {} if token is None else {"Authorization": f"Bearer {token}"}

@@ -99,10 +99,10 @@ class Figures:
         return orjson.dumps(families)
 
     @classmethod
-    def decoded(cls, data: bytes, metrics: Mapping[str, Metric]) -> Figures:
-        """Return the figures of another process. What another version has and this one does not know is left out."""
+    def of_tree(cls, tree: Mapping[str, Any], metrics: Mapping[str, Metric]) -> Figures:
+        """Return the figures that another process has encoded. What this version does not know is left out."""
         figures = cls()
-        for name, rows in orjson.loads(data).items():
+        for name, rows in tree.items():
             metric = metrics.get(name)
             if metric is None:
                 continue

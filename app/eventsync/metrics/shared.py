@@ -89,7 +89,7 @@ class SharedFigures:
                 for name in self._others() - included:
                     # Before its file is read: that of a process which has ended is final.
                     is_alive = self._is_alive(name)
-                    other = Figures.decoded((self._directory / f"{name}.figures").read_bytes(), ALL)
+                    other = Figures.of_tree(orjson.loads((self._directory / f"{name}.figures").read_bytes()), ALL)
                     if is_alive:
                         figures.add(other)
                         alive += 1
@@ -138,7 +138,7 @@ class SharedFigures:
             found = orjson.loads((self._directory / _ENDED).read_bytes())
         except FileNotFoundError:
             return Figures(), set()
-        return Figures.decoded(orjson.dumps(found["figures"]), ALL), set(found["included"])
+        return Figures.of_tree(found["figures"], ALL), set(found["included"])
 
     def _fold(self, ended: Figures, included: set[str]) -> None:
         """Store the sum of those that have ended, and then remove their files. The directory must be locked."""

@@ -16,7 +16,6 @@ from typing import Any, Final
 
 from eventsync.concurrency.slices import Slices
 from eventsync.concurrency.ttl_cache import TTLCache
-from eventsync.concurrency.waiting import set_within
 from eventsync.errors import Unavailable
 from eventsync.mongodb.client import time_limit
 from eventsync.stores.stats.processes import Process, Requests, RunningProcess, State
@@ -111,17 +110,8 @@ class Reports:
     # --- publishing ---------------------------------------------------------------------------------------------------
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Renew the record until `stop`, then remove it. While MongoDB does not answer, the record expires."""
-        while not stop.is_set():
-            try:
-                await self.publish()
-            except Unavailable as error:
-                logger.debug("%s; trying again", error.diagnosis)
-            await set_within(stop, self._processes.period)
-        try:
-            await self._processes.remove(self.process)
-        except Unavailable as error:
-            logger.debug("%s; it will expire", error.diagnosis)
+        """Keep the record of this server until `stop`."""
+        await self._processes.keep(self.process, self.publish, stop)
 
     async def publish(self) -> None:
         """Renew the record, obey what was requested, and add the totals of all servers to the history."""

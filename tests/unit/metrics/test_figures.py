@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import orjson
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -71,12 +72,12 @@ def test_ended_process_keeps_its_counters_only() -> None:
 
 def test_encoding_keeps_everything() -> None:
     found = figures(3, 2.5, 0.05)
-    assert samples(Figures.decoded(found.encoded(), ALL)) == samples(found)
+    assert samples(Figures.of_tree(orjson.loads(found.encoded()), ALL)) == samples(found)
 
 
 def test_figures_of_another_version_are_taken_as_far_as_they_are_known() -> None:
     known = {"test_open": GAUGE, "test_steps_total": Metric(COUNTER.name, "counter", "Steps.", ("kind", "more"))}
-    assert samples(Figures.decoded(figures(3, 2).encoded(), known)) == {"test_open": 2}
+    assert samples(Figures.of_tree(orjson.loads(figures(3, 2).encoded()), known)) == {"test_open": 2}
     own = figures(0, 0, 0.5)
     others = Figures()
     others.put_histogram(SECONDS, Histogram((5.0,)), "/x")

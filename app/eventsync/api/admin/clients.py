@@ -28,7 +28,8 @@ async def listing(request: Request) -> Response:
     services, query = services_of(request), request.query_params
     limit = conditions.number(request, "limit", default=100, low=1, high=services.settings.page_documents)
     servers, found = await services.reports.all_sessions()
-    matching = [session for session in found if _matches(session, {name: query.get(name) for name in _FILTERS})]
+    wanted = {name: text for name in _FILTERS if (text := query.get(name)) is not None}
+    matching = [session for session in found if _matches(session, wanted)]
     matching.sort(key=lambda session: str(session["id"]))
     after = query.get("after", "")
     page = [session for session in matching if session["id"] > after][: limit + 1]
@@ -50,12 +51,9 @@ async def listing(request: Request) -> Response:
     return Response(to_json(body), headers=NO_STORE, media_type=JSON)
 
 
-def _matches(session: dict[str, Any], wanted: dict[str, str | None]) -> bool:
-    if (shape := wanted["shape"]) is not None and all(item["shape"] != shape for item in session["shapes"]):
-        return False
-    return all(
-        text is None or session[name] == text for name, text in wanted.items() if name != "shape"
-    )  # fmt: skip
+def _matches(session: dict[str, Any], wanted: dict[str, str]) -> bool:
+    followed = {item["shape"] for item in session["shapes"]}
+    return all(text in followed if name == "shape" else session[name] == text for name, text in wanted.items())
 
 
 async def read(request: Request) -> Response:

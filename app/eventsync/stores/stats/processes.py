@@ -8,10 +8,12 @@ them. It also carries requests to its process: to list its sessions for a while 
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import socket
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -20,10 +22,14 @@ from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 
 from eventsync import __version__
+from eventsync.concurrency.waiting import set_within
+from eventsync.errors import Unavailable
 from eventsync.mongodb.client import time_limit
 from eventsync.mongodb.clocks import NOW, ago
 from eventsync.mongodb.errors import translated
 from eventsync.mongodb.ttl_index import ensure_expiry
+
+logger = logging.getLogger(__name__)
 
 LIVE_FOR: Final = 4
 """Periods after its last renewal for which a process counts as running."""
@@ -127,6 +133,22 @@ class ProcessStore:
                 return_document=ReturnDocument.AFTER,
             )
         return Requests() if row is None else Requests(bool(row["is_watched"]), tuple(row["requested"]))
+
+    async def keep(self, process: Process, renew: Callable[[], Awaitable[object]], stop: asyncio.Event) -> None:
+        """Call `renew`, which renews the record, each period until `stop`; then remove the record.
+
+        While MongoDB does not answer, the record expires.
+        """
+        while not stop.is_set():
+            try:
+                await renew()
+            except Unavailable as error:
+                logger.debug("%s; trying again", error.diagnosis)
+            await set_within(stop, self.period)
+        try:
+            await self.remove(process)
+        except Unavailable as error:
+            logger.debug("%s; it will expire", error.diagnosis)
 
     async def remove(self, process: Process) -> None:
         """Remove the record of a process that ends."""
