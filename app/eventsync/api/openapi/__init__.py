@@ -6,7 +6,7 @@ Source: https://spec.openapis.org/oas/v3.1.1
 from __future__ import annotations
 
 from eventsync import __version__
-from eventsync.api.openapi import admin, credentials, documents, operations, syncing
+from eventsync.api.openapi import admin, admin_schemas, credentials, documents, operations, syncing
 from eventsync.api.openapi.parts import HEADERS, PARAMETERS, Json
 from eventsync.api.openapi.schemas import SCHEMAS
 
@@ -137,7 +137,7 @@ def document(server: str = "/") -> Json:
         "security": [{"bearer": []}, {"cookie": []}],
         "paths": _secured(documents.PATHS | syncing.PATHS | credentials.PATHS | operations.PATHS | admin.PATHS),
         "components": {
-            "schemas": SCHEMAS | credentials.SCHEMAS | admin.SCHEMAS,
+            "schemas": SCHEMAS | credentials.SCHEMAS | admin_schemas.SCHEMAS,
             "parameters": PARAMETERS,
             "headers": HEADERS,
             "securitySchemes": _SECURITY,

@@ -4,210 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from eventsync.api.openapi.admin_schemas import COUNT, TEXT, object_of
 from eventsync.api.openapi.parts import POSITION, Json, answer, content, failures, parameters, query, schema
 
-_TEXT: Final[Json] = {"type": "string"}
-_COUNT: Final[Json] = {"type": "integer", "minimum": 0}
-_NUMBER: Final[Json] = {"type": ["number", "null"]}
-_SEQ: Final[Json] = {"type": "integer", "minimum": 0, "description": "A position's number."}
 _SERVER: Final = "db-1:311:0c9f2a"
 _SESSION: Final = "4f0d7f7c2a8a4a1e9b0f3c5d6e7f8a9b"
-
-
-def _object(required: str, **properties: Json) -> Json:
-    return {"type": "object", "required": required.split(), "properties": properties}
-
-
-def _list(item: Json) -> Json:
-    return {"type": "array", "items": item}
-
-
-_CONNECTIONS: Json = {
-    "type": "object",
-    "description": "Open connections by transport.",
-    "additionalProperties": _COUNT,
-}
-
-_PROBLEM = _object(
-    "severity code what remedy",
-    severity={"enum": ["error", "warning", "note"]},
-    code={"type": "string", "description": "Stable."},
-    what=_TEXT,
-    remedy=_TEXT,
-)
-_PROCESS: Json = {
-    "name": {"type": "string", "description": "`host:pid:random`."},
-    "version": _TEXT,
-    "uptime": {"type": "number", "description": "Seconds since its start."},
-    "heard": {"type": "number", "description": "Seconds since it has renewed its record."},
-}
-_RATES = "events_per_second writes_per_second deliveries_per_second"
-_TOTALS = _object(
-    f"at {_RATES} connections lag_events delivery_p50 delivery_p99",
-    at={"type": "number", "description": "Unix seconds."},
-    events_per_second={"type": "number", "description": "New events of the log."},
-    writes_per_second={"type": "number", "description": "Requests that write documents."},
-    deliveries_per_second={"type": "number", "description": "`events` messages to connected clients."},
-    connections=_CONNECTIONS,
-    lag_events={"type": "integer", "description": "Events between the server that is furthest behind and the first."},
-    delivery_p50=_NUMBER | {"description": "Seconds from a commit to the delivery of its event: the median."},
-    delivery_p99=_NUMBER | {"description": "The same, that 1 % exceed; null without deliveries."},
-)
-_TIER = _object("events bytes", events=_COUNT, bytes=_COUNT)
-
-_SCHEMAS: Json = {
-    "AdminOverview": _object(
-        "answered_by version sub may_change problems log leader standbys jobs lag totals servers workers snapshots",
-        answered_by={"type": "string", "description": "The server process that has answered."},
-        version=_TEXT,
-        sub={"type": "string", "description": "The principal that asks."},
-        may_change={"type": "boolean", "description": "False for an observer."},
-        problems=_list(_PROBLEM) | {"description": "The worst first."},
-        log={
-            "oneOf": [
-                {"type": "null"},
-                _object(
-                    "id number reason head archived_up_to horizon hot cold",
-                    id=_TEXT,
-                    number=_COUNT,
-                    reason=_TEXT,
-                    head=schema("Position"),
-                    archived_up_to=_SEQ,
-                    horizon=_SEQ,
-                    hot=_TIER,
-                    cold=_object("events bytes segments", events=_COUNT, bytes=_COUNT, segments=_COUNT),
-                ),
-            ]
-        },
-        leader={"type": ["string", "null"]},
-        standbys=_list(_TEXT),
-        jobs={"type": "object", "additionalProperties": {"type": ["string", "null"]}},
-        lag=_object(
-            "events seconds",
-            events={"type": ["integer", "null"], "description": "Events that this server has not read yet."},
-            seconds=_NUMBER | {"description": "Seconds since the log was known to hold every change."},
-        ),
-        totals=_TOTALS,
-        servers=_list(
-            _object(
-                "name version uptime heard live connections lag_events",
-                **_PROCESS,
-                live={"type": "boolean"},
-                connections=_CONNECTIONS,
-                lag_events={"type": ["integer", "null"]},
-                writes_per_second={"type": "number"},
-                deliveries_per_second={"type": "number"},
-            )
-        ),
-        workers=_list(_object("name version uptime heard leads", **_PROCESS, leads={"type": "boolean"})),
-        snapshots=_list(
-            _object("collection seq bytes age", collection=_TEXT, seq=_SEQ, bytes=_COUNT, age={"type": "number"})
-        ),
-        history=_list(_TOTALS) | {"description": "Only with `since`."},
-    ),
-    "AdminClient": _object(
-        "id server client_id sub roles transport since lag_events shapes more_shapes",
-        id={"type": "string", "description": "The session's."},
-        server=_TEXT,
-        client_id={"type": ["string", "null"], "description": "Null if the client has not named itself."},
-        sub=_TEXT,
-        roles=_list(_TEXT),
-        transport=_TEXT,
-        since={"type": "number", "description": "Unix seconds."},
-        lag_events=_COUNT | {"description": "Events of the log between the session and the head."},
-        shapes=_list(_object("shape position", shape=_TEXT, position={"type": ["string", "null"]})),
-        more_shapes=_COUNT,
-    ),
-    "AdminClients": _object(
-        "clients servers complete",
-        clients=_list(schema("AdminClient")),
-        servers=_list(_object("server connections listed", server=_TEXT, connections=_COUNT, listed=_COUNT)),
-        complete={"type": "boolean", "description": "False while some open sessions are not known to this server."},
-        next={"type": "string", "description": "For `after`; absent on the last page."},
-    ),
-    "AdminLog": _object(
-        "log head events searched",
-        log=_TEXT,
-        head=schema("Position"),
-        events=_list({"type": "object", "required": ["seq", "collection", "id", "op", "at"]})
-        | {"description": "Events, the newest first. For observers without `doc` and `patch`, but with `paths`."},
-        searched=_object("after up_to", after=_SEQ, up_to=_SEQ),
-        next=schema("Position"),
-    ),
-    "AdminCollections": _object(
-        "collections",
-        collections=_list(
-            _object(
-                "name state events event_bytes last_seq tracked_from snapshot",
-                name=_TEXT,
-                state={"enum": ["tracked", "asked", "refused"]},
-                reason=_TEXT,
-                events=_COUNT,
-                event_bytes=_COUNT,
-                last_seq=_SEQ,
-                tracked_from={"type": ["integer", "null"]},
-                snapshot={"oneOf": [{"type": "null"}, _object("seq bytes", seq=_SEQ, bytes=_COUNT)]},
-            )
-        ),
-    ),
-    "AdminSettings": _object(
-        "answered_by settings",
-        answered_by=_TEXT,
-        settings=_list(
-            _object(
-                "name env value default description source",
-                name=_TEXT,
-                env=_TEXT,
-                value={},
-                default={},
-                description=_TEXT,
-                source={"enum": ["environment", "file", "option", "default"]},
-            )
-        ),
-    ),
-    "AdminAccess": _object(
-        "answered_by rules shapes refusals",
-        answered_by=_TEXT,
-        rules={"type": ["object", "null"], "description": "Null if no `[auth]` has been applied."},
-        shapes=_list(
-            _object(
-                "name collection spec state",
-                name=_TEXT,
-                collection=_TEXT,
-                spec={"type": "object"},
-                state={"enum": ["active", "waiting", "refused"]},
-                reason=_TEXT,
-            )
-        ),
-        refusals=_object("counts recent", counts={"type": "object"}, recent=_list({"type": "object"})),
-    ),
-    "ExplainRequest": {
-        "type": "object",
-        "required": ["shape"],
-        "additionalProperties": False,
-        "properties": {
-            "shape": {"type": "string", "description": "A collection or a document."},
-            "token": {"type": "string", "description": "A token or a service key; in place of `claims` and `roles`."},
-            "claims": {"type": "object"},
-            "roles": _list(_TEXT),
-        },
-    },
-    "Explanation": _object(
-        "sub roles collection may_read because",
-        sub=_TEXT,
-        roles=_list(_TEXT),
-        collection=_TEXT,
-        may_read={"description": "True, false, or the filter of what may be read."},
-        because=_list({"type": "object"}),
-        reason=_TEXT,
-        hidden=_list(_TEXT) | {"description": "Paths that are hidden from it."},
-        hidden_here=_list(_TEXT) | {"description": "Those that the document has, as JSON Pointers."},
-        scope=_TEXT,
-        parts=_list(_TEXT),
-        seen={"type": ["object", "null"], "description": "The document as the principal sees it; null if it does not."},
-    ),
-}
-SCHEMAS: Final = _SCHEMAS
 
 _RATE_EXAMPLE: Json = {
     "at": 1795411366.4,
@@ -292,7 +93,7 @@ _ID: Json = {
     "in": "path",
     "description": "The id of a session, of the listing.",
     "required": True,
-    "schema": _TEXT,
+    "schema": TEXT,
     "example": _SESSION,
 }
 
@@ -325,7 +126,7 @@ PATHS: Final[Json] = {
                 "the sums of these."
             ),
             parameters=[
-                query("since", "Also the totals after this time, of the last hour.", _COUNT, 1795411366),
+                query("since", "Also the totals after this time, of the last hour.", COUNT, 1795411366),
             ],
         )
     },
@@ -345,12 +146,12 @@ PATHS: Final[Json] = {
                 "`GET /v1/state-vectors` has what stored clients have acknowledged, and `DELETE` there forgets one."
             ),
             parameters=[
-                query("after", "The `next` of the page before.", _TEXT, _SESSION),
+                query("after", "The `next` of the page before.", TEXT, _SESSION),
                 _LIMIT,
-                query("sub", "Only of this principal.", _TEXT, "ada"),
-                query("transport", "Only by this transport.", _TEXT, "websocket"),
-                query("shape", "Only those that follow this shape.", _TEXT, "theaters"),
-                query("server", "Only of this server.", _TEXT, _SERVER),
+                query("sub", "Only of this principal.", TEXT, "ada"),
+                query("transport", "Only by this transport.", TEXT, "websocket"),
+                query("shape", "Only those that follow this shape.", TEXT, "theaters"),
+                query("server", "Only of this server.", TEXT, _SERVER),
             ],
         )
     },
@@ -401,11 +202,11 @@ PATHS: Final[Json] = {
                     schema("Position"),
                     POSITION,
                 ),
-                query("from", "Only events committed after this instant.", _TEXT, "2026-11-23T05:00:00Z"),
-                query("to", "Only events committed up to this instant.", _TEXT, "2026-11-23T06:00:00Z"),
+                query("from", "Only events committed after this instant.", TEXT, "2026-11-23T05:00:00Z"),
+                query("to", "Only events committed up to this instant.", TEXT, "2026-11-23T06:00:00Z"),
                 query("collection", "Only events of this collection.", schema("CollectionName"), "theaters"),
                 query("id", "Only events of this document, of `collection`.", schema("Id"), "59a47286cfa9a3a73e51e72c"),
-                query("by", "Only changes by this principal, through the API.", _TEXT, "ada"),
+                query("by", "Only changes by this principal, through the API.", TEXT, "ada"),
                 query("op", "Only events of this kind.", {"enum": ["create", "update", "replace", "delete"]}, "update"),
                 _LIMIT,
             ],
@@ -438,7 +239,7 @@ PATHS: Final[Json] = {
             {
                 "202": answer(
                     "Asked for; a worker begins within seconds.",
-                    content(_object("name state", name=_TEXT, state=_TEXT), {"name": "theaters", "state": "asked"}),
+                    content(object_of("name state", name=TEXT, state=TEXT), {"name": "theaters", "state": "asked"}),
                 )
             },
             parameters=parameters("collection"),
@@ -459,7 +260,7 @@ PATHS: Final[Json] = {
                 "202": answer(
                     "Asked for; a worker makes it.",
                     content(
-                        _object("name request", name=_TEXT, request=_TEXT), {"name": "theaters", "request": "7f3a"}
+                        object_of("name request", name=TEXT, request=TEXT), {"name": "theaters", "request": "7f3a"}
                     ),
                 )
             },

@@ -1,0 +1,209 @@
+"""Schemas of what `/v1/admin/…` answers."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from eventsync.api.openapi.parts import Json, schema
+
+TEXT: Final[Json] = {"type": "string"}
+COUNT: Final[Json] = {"type": "integer", "minimum": 0}
+_NUMBER: Final[Json] = {"type": ["number", "null"]}
+_SEQ: Final[Json] = {"type": "integer", "minimum": 0, "description": "A position's number."}
+
+
+def object_of(required: str, **properties: Json) -> Json:
+    """Return the schema of an object, with the names of the members that are always there."""
+    return {"type": "object", "required": required.split(), "properties": properties}
+
+
+def list_of(item: Json) -> Json:
+    """Return the schema of a list."""
+    return {"type": "array", "items": item}
+
+
+_CONNECTIONS: Json = {
+    "type": "object",
+    "description": "Open connections by transport.",
+    "additionalProperties": COUNT,
+}
+
+_PROBLEM = object_of(
+    "severity code what remedy",
+    severity={"enum": ["error", "warning", "note"]},
+    code={"type": "string", "description": "Stable."},
+    what=TEXT,
+    remedy=TEXT,
+)
+_PROCESS: Json = {
+    "name": {"type": "string", "description": "`host:pid:random`."},
+    "version": TEXT,
+    "uptime": {"type": "number", "description": "Seconds since its start."},
+    "heard": {"type": "number", "description": "Seconds since it has renewed its record."},
+}
+_RATES = "events_per_second writes_per_second deliveries_per_second"
+_TOTALS = object_of(
+    f"at {_RATES} connections lag_events delivery_p50 delivery_p99",
+    at={"type": "number", "description": "Unix seconds."},
+    events_per_second={"type": "number", "description": "New events of the log."},
+    writes_per_second={"type": "number", "description": "Requests that write documents."},
+    deliveries_per_second={"type": "number", "description": "Events times clients."},
+    connections=_CONNECTIONS,
+    lag_events={"type": "integer", "description": "Events between the server that is furthest behind and the first."},
+    delivery_p50=_NUMBER | {"description": "Seconds from a commit to the delivery of its event: the median."},
+    delivery_p99=_NUMBER | {"description": "The same, that 1 % exceed; null without deliveries."},
+)
+_TIER = object_of("events bytes", events=COUNT, bytes=COUNT)
+
+SCHEMAS: Final[Json] = {
+    "AdminOverview": object_of(
+        "answered_by version sub may_change problems log leader standbys jobs lag totals servers workers snapshots",
+        answered_by={"type": "string", "description": "The server process that has answered."},
+        version=TEXT,
+        sub={"type": "string", "description": "The principal that asks."},
+        may_change={"type": "boolean", "description": "False for an observer."},
+        problems=list_of(_PROBLEM) | {"description": "The worst first."},
+        log={
+            "oneOf": [
+                {"type": "null"},
+                object_of(
+                    "id number reason head archived_up_to horizon hot cold",
+                    id=TEXT,
+                    number=COUNT,
+                    reason=TEXT,
+                    head=schema("Position"),
+                    archived_up_to=_SEQ,
+                    horizon=_SEQ,
+                    hot=_TIER,
+                    cold=object_of("events bytes segments", events=COUNT, bytes=COUNT, segments=COUNT),
+                ),
+            ]
+        },
+        leader={"type": ["string", "null"]},
+        standbys=list_of(TEXT),
+        jobs={"type": "object", "additionalProperties": {"type": ["string", "null"]}},
+        lag=object_of(
+            "events seconds",
+            events={"type": ["integer", "null"], "description": "Events that this server has not read yet."},
+            seconds=_NUMBER | {"description": "Seconds since the log was known to hold every change."},
+        ),
+        totals=_TOTALS,
+        servers=list_of(
+            object_of(
+                "name version uptime heard live connections lag_events",
+                **_PROCESS,
+                live={"type": "boolean"},
+                connections=_CONNECTIONS,
+                lag_events={"type": ["integer", "null"]},
+                writes_per_second={"type": "number"},
+                deliveries_per_second={"type": "number"},
+            )
+        ),
+        workers=list_of(object_of("name version uptime heard leads", **_PROCESS, leads={"type": "boolean"})),
+        snapshots=list_of(
+            object_of("collection seq bytes age", collection=TEXT, seq=_SEQ, bytes=COUNT, age={"type": "number"})
+        ),
+        history=list_of(_TOTALS) | {"description": "Only with `since`."},
+    ),
+    "AdminClient": object_of(
+        "id server client_id sub roles transport since lag_events shapes more_shapes",
+        id={"type": "string", "description": "The session's."},
+        server=TEXT,
+        client_id={"type": ["string", "null"], "description": "Null if the client has not named itself."},
+        sub=TEXT,
+        roles=list_of(TEXT),
+        transport=TEXT,
+        since={"type": "number", "description": "Unix seconds."},
+        lag_events=COUNT | {"description": "Events of the log between the session and the head."},
+        shapes=list_of(object_of("shape position", shape=TEXT, position={"type": ["string", "null"]})),
+        more_shapes=COUNT,
+    ),
+    "AdminClients": object_of(
+        "clients servers complete",
+        clients=list_of(schema("AdminClient")),
+        servers=list_of(object_of("server connections listed", server=TEXT, connections=COUNT, listed=COUNT)),
+        complete={"type": "boolean", "description": "False while some open sessions are not known to this server."},
+        next={"type": "string", "description": "For `after`; absent on the last page."},
+    ),
+    "AdminLog": object_of(
+        "log head events searched",
+        log=TEXT,
+        head=schema("Position"),
+        events=list_of({"type": "object", "required": ["seq", "collection", "id", "op", "at"]})
+        | {"description": "Events, the newest first. For observers without `doc` and `patch`, but with `paths`."},
+        searched=object_of("after up_to", after=_SEQ, up_to=_SEQ),
+        next=schema("Position"),
+    ),
+    "AdminCollections": object_of(
+        "collections",
+        collections=list_of(
+            object_of(
+                "name state events event_bytes last_seq tracked_from snapshot",
+                name=TEXT,
+                state={"enum": ["tracked", "asked", "refused"]},
+                reason=TEXT,
+                events=COUNT,
+                event_bytes=COUNT,
+                last_seq=_SEQ,
+                tracked_from={"type": ["integer", "null"]},
+                snapshot={"oneOf": [{"type": "null"}, object_of("seq bytes", seq=_SEQ, bytes=COUNT)]},
+            )
+        ),
+    ),
+    "AdminSettings": object_of(
+        "answered_by settings",
+        answered_by=TEXT,
+        settings=list_of(
+            object_of(
+                "name env value default description source",
+                name=TEXT,
+                env=TEXT,
+                value={},
+                default={},
+                description=TEXT,
+                source={"enum": ["environment", "file", "option", "default"]},
+            )
+        ),
+    ),
+    "AdminAccess": object_of(
+        "answered_by rules shapes refusals",
+        answered_by=TEXT,
+        rules={"type": ["object", "null"], "description": "Null if no `[auth]` has been applied."},
+        shapes=list_of(
+            object_of(
+                "name collection spec state",
+                name=TEXT,
+                collection=TEXT,
+                spec={"type": "object"},
+                state={"enum": ["active", "waiting", "refused"]},
+                reason=TEXT,
+            )
+        ),
+        refusals=object_of("counts recent", counts={"type": "object"}, recent=list_of({"type": "object"})),
+    ),
+    "ExplainRequest": {
+        "type": "object",
+        "required": ["shape"],
+        "additionalProperties": False,
+        "properties": {
+            "shape": {"type": "string", "description": "A collection or a document."},
+            "token": {"type": "string", "description": "A token or a service key; in place of `claims` and `roles`."},
+            "claims": {"type": "object"},
+            "roles": list_of(TEXT),
+        },
+    },
+    "Explanation": object_of(
+        "sub roles collection may_read because",
+        sub=TEXT,
+        roles=list_of(TEXT),
+        collection=TEXT,
+        may_read={"description": "True, false, or the filter of what may be read."},
+        because=list_of({"type": "object"}),
+        reason=TEXT,
+        hidden=list_of(TEXT) | {"description": "Paths that are hidden from it."},
+        hidden_here=list_of(TEXT) | {"description": "Those that the document has, as JSON Pointers."},
+        scope=TEXT,
+        parts=list_of(TEXT),
+        seen={"type": ["object", "null"], "description": "The document as the principal sees it; null if it does not."},
+    ),
+}
