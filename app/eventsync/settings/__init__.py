@@ -6,8 +6,8 @@ in `.eventsync/`. A command other than `serve` and `worker` that finds no file a
 the one `dev` that this user runs elsewhere.
 """
 
-from eventsync.settings.fields import PREFIX
 from eventsync.settings.loading import load_settings
+from eventsync.settings.server_fields import PREFIX
 from eventsync.settings.sources import TOKEN, DevSettings, Settings
 
 __all__ = ["PREFIX", "TOKEN", "DevSettings", "Settings", "listing", "load_settings"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eventsync.errors import ConfigurationError
-from eventsync.settings.fields import PREFIX
+from eventsync.settings.server_fields import PREFIX
 from eventsync.settings.sources import Settings, config_file
 from eventsync.urls import bare, masked
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from eventsync.domain.names import MAX_DATABASE_BYTES
 from eventsync.errors import ConfigurationError
-from eventsync.settings.fields import PREFIX
+from eventsync.settings.server_fields import PREFIX
 from eventsync.settings.sources import CONFIG, TOKEN, CommandSettings, Settings
 
 _FOREIGN: Final = re.compile(r"TEST_\w+|(\w+_)?SERVICE_(HOST|PORT(_\w+)?)|(\w+_)?PORT_\d+_\w+", re.ASCII)

@@ -11,7 +11,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, TomlConf
 
 from eventsync import running_dev
 from eventsync.errors import ConfigurationError
-from eventsync.settings.fields import PREFIX, Fields
+from eventsync.settings.fields import Fields
+from eventsync.settings.server_fields import PREFIX
 
 CONFIG: Final = f"{PREFIX}CONFIG"
 """Names the configuration file."""
