@@ -251,6 +251,13 @@ class Alarms:
             self._logger.error("ALARM: %s%s", what, often)
 
 
+def finish_logging() -> None:
+    """Write what `Repeats` has left out. The command line calls this before the line that says why it ends."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, LimitedHandler):
+            handler.close()
+
+
 def configure_logging(level: str, log_format: LogFormat = "text") -> None:
     """Send all lines at `level` or above to stderr. The command line calls this once, and again at a restart."""
     handler = LimitedHandler()

@@ -193,3 +193,13 @@ def test_the_number_of_suppressed_lines_comes_at_the_end() -> None:
         "the same",
         "the same (4 times more in the last 0 s)",
     ]
+
+
+def test_the_reason_of_an_end_is_the_last_line() -> None:
+    code = "log = logging.getLogger('eventsync'); [log.warning('the same') for _ in range(3)]; import sys; "
+    code += "from eventsync.logging import finish_logging; finish_logging(); print('why', file=sys.stderr)"
+    assert [line.partition("eventsync: ")[2] or line for line in logged(code)] == [
+        "the same",
+        "the same (2 times more in the last 0 s)",
+        "why",
+    ]

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from eventsync import __version__
 from eventsync.errors import EventsyncError
+from eventsync.logging import finish_logging
 
 __all__ = ["commands", "main"]
 
@@ -72,6 +73,7 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except EventsyncError as error:
+            finish_logging()
             typer.echo(f"eventsync: {' '.join(error.diagnosis.split())}", err=True)
             raise typer.Exit(error.exit_code) from error
 
