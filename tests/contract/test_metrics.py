@@ -72,11 +72,12 @@ async def test_metrics_are_those_of_the_log(root: httpx.AsyncClient) -> None:
     assert found["eventsync_job_held"]["sequencing"] == 1
     assert found["eventsync_tier_events"] == {"hot": found["eventsync_log_head"][""], "cold": 0}
     # Other tests of this system track collections of their own, and untrack them.
-    async with within(20):
-        while (aged := await _aged(root)) - (tracked := await _tracked(root)):
-            await asyncio.sleep(0.2)
-    assert aged
-    assert {COLLECTION, "others"} <= tracked
+    await eventually(lambda: _only_tracked_ones_have_an_age(root), patience(20))
+
+
+async def _only_tracked_ones_have_an_age(root: httpx.AsyncClient) -> bool:
+    aged, tracked = await _aged(root), await _tracked(root)
+    return bool(aged) and aged <= tracked and {COLLECTION, "others"} <= tracked
 
 
 async def _aged(root: httpx.AsyncClient) -> set[str]:

@@ -18,7 +18,7 @@ from eventsync.mongodb.client import connect, connect_pinned
 from eventsync.mongodb.errors import AUTHENTICATION_FAILED, Barred
 from eventsync.mongodb.leases import RENEWALS_PER_PERIOD, LeaseStore
 from eventsync.settings import Settings
-from eventsync.stores.log.events import Fenced
+from eventsync.stores.log.logs import Fenced
 from eventsync.stores.readiness import check, wait_for_mongodb
 from eventsync.stores.stats.processes import Process, ProcessStore
 from eventsync.stores.stores import SEQUENCING, Stores

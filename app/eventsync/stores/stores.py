@@ -181,14 +181,14 @@ class Stores:
             credentials=Credentials.of(log, settings),
         )
 
-    def written_by(self, client: Client) -> Stores:
-        """Return these stores, with the log's own (events, checkpoints, tracking, definitions) on `client`."""
+    def written_by(self, client: Client, term: str) -> Stores:
+        """Return these stores for the leader of a term, with those that it writes on `client`."""
         log = client[self.log.name]
         return replace(
             self,
             log=log,
             events=EventStore(log, self.archive.tiered),
-            logs=LogStore(log),
+            logs=LogStore(log, term),
             tracking=TrackingStore(log),
             definitions=DefinitionStore(log),
         )

@@ -25,7 +25,8 @@ from eventsync.domain.values.type_hints import type_hints_of
 from eventsync.errors import TooLarge, Unavailable
 from eventsync.stores.log import events
 from eventsync.stores.log.event_parts import EventParts
-from eventsync.stores.log.events import Fenced, LogHead, NewEvent, encoded_row
+from eventsync.stores.log.events import LogHead, NewEvent, encoded_row
+from eventsync.stores.log.logs import Fenced
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.stores.stores import Stores
 

@@ -8,7 +8,8 @@ import pytest
 from bson.timestamp import Timestamp
 
 from eventsync.domain.positions import LogId, Seq
-from eventsync.stores.log.logs import Checkpoint, Log, cluster_identity
+from eventsync.mongodb.client import Client
+from eventsync.stores.log.logs import Checkpoint, Fenced, Log, cluster_identity
 from eventsync.stores.stores import Stores
 from support.waiting import within
 
@@ -98,6 +99,63 @@ async def test_a_later_time_with_a_lower_seq_is_no_fact(stores: Stores) -> None:
     assert (await read(stores)).seq == 5
     await stores.logs.checkpoint(LOG, Seq(5), "82CC", Timestamp(9, 1))
     assert (await read(stores)).token == "82CC"
+
+
+async def test_a_term_that_is_deposed_writes_nothing_more(stores: Stores, client: Client) -> None:
+    """Its successor may have activated a collection, of whose changes it knows nothing."""
+    await stores.ensure_indexes()
+    log = (await begin(stores, None)).id
+    await stores.tracking.ask(["docs"])
+    earlier, later = (stores.written_by(client, name) for name in ("earlier", "later"))
+    await earlier.logs.take_over(log)
+    await earlier.logs.checkpoint(log, Seq(1), "82AA", Timestamp(6, 1))
+    async with earlier.logs.leading(log) as session:
+        await earlier.tracking.activate(["docs"], log, Seq(1), Timestamp(6, 1), session)
+    await later.logs.take_over(log)
+    before = await read(stores, log), await stores.tracking.read()
+    refused = f"another worker has taken over log {log}"
+    with pytest.raises(Fenced, match=refused):
+        await earlier.logs.checkpoint(log, Seq(1), "82BB", Timestamp(7, 1))
+    with pytest.raises(Fenced, match=refused):
+        await earlier.logs.begin_repair(log, "because")
+    with pytest.raises(Fenced, match=refused):
+        await earlier.logs.end_repair(log)
+    with pytest.raises(Fenced, match=refused):
+        async with earlier.logs.leading(log) as session:
+            await earlier.tracking.activate(["docs"], log, Seq(2), Timestamp(7, 1), session)
+    assert (await read(stores, log), await stores.tracking.read()) == before
+    await later.logs.checkpoint(log, Seq(1), "82CC", Timestamp(8, 1))
+    assert (await read(stores, log)).token == "82CC"
+
+
+async def test_an_activation_does_not_overtake_a_successor(stores: Stores, client: Client) -> None:
+    await stores.ensure_indexes()
+    log = (await begin(stores, None)).id
+    await stores.tracking.ask(["docs"])
+    earlier, later = (stores.written_by(client, name) for name in ("earlier", "later"))
+    await earlier.logs.take_over(log)
+    taking = asyncio.Event()
+
+    async def take_over() -> list[str]:
+        taking.set()
+        await later.logs.take_over(log)
+        return [item.name for item in await later.tracking.active(log)]
+
+    async with asyncio.TaskGroup() as group, earlier.logs.leading(log) as session:
+        taken = group.create_task(take_over())
+        await taking.wait()
+        await earlier.tracking.activate(["docs"], log, Seq(0), Timestamp(6, 1), session)
+    assert taken.result() == ["docs"]
+
+
+async def test_a_record_of_a_checkpoint_that_was_deleted_is_made_again(stores: Stores, client: Client) -> None:
+    leading = stores.written_by(client, "leading").logs
+    await leading.take_over(LOG)
+    await leading.checkpoint(LOG, Seq(1), "82AA", Timestamp(6, 1))
+    await stores.log["heads"].delete_one({"_id": LOG})
+    await leading.checkpoint(LOG, Seq(2), "82BB", Timestamp(7, 1))
+    await leading.checkpoint(LOG, Seq(3), "82CC", Timestamp(8, 1))
+    assert (await read(stores)).seq == 3
 
 
 async def test_repeating_a_checkpoint_says_that_it_is_known_still(stores: Stores) -> None:

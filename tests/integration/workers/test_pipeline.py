@@ -16,7 +16,8 @@ from eventsync.mongodb.change_stream import Batch, HistoryLost, StreamInterrupte
 from eventsync.mongodb.client import app_name
 from eventsync.mongodb.connections import PinnedConnection
 from eventsync.settings import Settings
-from eventsync.stores.log.events import EventStore, Fenced, NewEvent
+from eventsync.stores.log.events import EventStore, NewEvent
+from eventsync.stores.log.logs import Fenced
 from eventsync.stores.stores import Stores
 from eventsync_workers.sequencing.converter import DecodedChange
 from eventsync_workers.sequencing.log_writer import LogWriter

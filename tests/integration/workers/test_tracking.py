@@ -6,20 +6,25 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 from bson.int64 import Int64
+from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 
-from eventsync.domain.positions import Seq
+from eventsync.domain.positions import LogId, Seq
 from eventsync.errors import ConfigurationError, Unavailable
-from eventsync.mongodb.change_stream import watch
+from eventsync.mongodb.change_stream import ChangeStream, watch
+from eventsync.mongodb.client import Client
 from eventsync.settings import Settings
 from eventsync.stores.log.logs import cluster_identity
 from eventsync.stores.stores import Stores
 from eventsync_workers.jobs.snapshotter import Snapshotter
-from eventsync_workers.sequencing.activation import ActiveCollections
-from eventsync_workers.sequencing.log_writer import LogWriter
+from eventsync_workers.sequencing.activation import ActiveCollections, change_pipeline
+from eventsync_workers.sequencing.checkpoint import CheckpointRecorder
+from eventsync_workers.sequencing.log_writer import LogWriter, NewCheckpoint
+from eventsync_workers.sequencing.missing_images import ImageReader
 from eventsync_workers.worker import Worker
 from support.load import under_load
 from support.replay import (
@@ -334,6 +339,79 @@ async def test_the_event_of_a_deposed_worker_makes_a_first_activation_void(
     assert base > 2, "clients that have event 2 are reset"
     assert [event["id"] for event in replay.events if event["seq"] > base] == ["seen"]
     assert {document["_id"] for _, document in late.of("late").values()} == {"missed", "seen"}
+
+
+async def test_a_deposed_worker_records_no_checkpoint_that_its_successor_contradicts(
+    stores: Stores,
+    settings: Settings,
+    client: Client,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Else a snapshot there would have a change whose event comes behind it once more."""
+    caplog.set_level(logging.INFO)
+    record, going = CheckpointRecorder.record, asyncio.Event()
+
+    async def held(recorder: CheckpointRecorder) -> NewCheckpoint:
+        await going.wait()
+        return await record(recorder)
+
+    async with running_worker(settings):
+        log = await began(stores, "docs")
+        await stores.data["docs"].insert_one({"_id": 1})
+        await caught_up(stores)
+    await stores.data.create_collection("late", changeStreamPreAndPostImages={"enabled": True})
+    await stores.tracking.ask(["late"])
+    with monkeypatch.context() as deposed:
+        deposed.setattr(ActiveCollections, "check_registry", _do_nothing)
+        deposed.setattr(CheckpointRecorder, "record", held)
+        async with watch(stores.log, [{"$match": {"ns.coll": "heads"}}]) as recorded, running_worker(settings):
+            await _logged(caplog, stores, f"log {log}: sequencing docs from 1")
+            change = await _activated_by_a_successor(stores.written_by(client, "successor"), log)
+            going.set()
+            await eventually(stores, "heads", lambda: _checkpoint_of(stores, log, Seq(2)))
+            await stores.data["late"].insert_one({"_id": "more"})
+            replay = await assert_complete(stores, "docs", "late")
+            heads = await _recorded(recorded)
+    assert f"another worker has taken over log {log}" in caplog.text
+    assert [event["id"] for event in replay.events] == ["int:1", "once", "more"]
+    assert heads
+    assert [head for head in heads if head["seq"] < 2 and head["time"] >= change["clusterTime"]] == []
+
+
+async def _activated_by_a_successor(successor: Stores, log: LogId) -> RawBSONDocument:
+    """Take the log over, activate `late`, and append its first change as event 2; return that change."""
+    await successor.logs.take_over(log)
+    checkpoint = await successor.logs.read_checkpoint(log)
+    assert checkpoint is not None
+    await successor.tracking.mark(log, ["late"])
+    async with successor.logs.leading(log) as session:
+        await successor.tracking.activate(["late"], log, checkpoint.seq, checkpoint.time, session)
+    async with watch(successor.data, change_pipeline(["late"])) as stream:
+        await successor.data["late"].insert_one({"_id": "once"})
+        while not (changes := (await stream.read(wait=0.5, limit=1)).changes):
+            pass
+    writer = LogWriter(
+        log, successor.events, ImageReader(successor.snapshots.live), await successor.events.tail(log), checkpoint.time
+    )
+    writer.follow(["late"])
+    await writer.append([await writer.convert([[changes[0]]])])
+    return changes[0]
+
+
+async def _recorded(stream: ChangeStream) -> list[dict[str, Any]]:
+    """Return the seqs and times of the checkpoints that were recorded behind event 1 since the stream was opened."""
+    heads: list[dict[str, Any]] = [{"seq": 1, "time": Timestamp(0, 0)}]
+    while changes := (await stream.read(wait=0.5, limit=100)).changes:
+        for change in changes:
+            fields = change.get("updateDescription", {}).get("updatedFields", {})
+            heads.append(heads[-1] | {name: fields[name] for name in ("seq", "time") if name in fields})
+    return heads[1:]
+
+
+async def _checkpoint_of(stores: Stores, log: LogId, seq: Seq) -> bool | None:
+    checkpoint = await stores.logs.read_checkpoint(log)
+    return (checkpoint is not None and checkpoint.seq >= seq) or None
 
 
 async def test_the_event_behind_an_activation_names_the_collections(stores: Stores, settings: Settings) -> None:

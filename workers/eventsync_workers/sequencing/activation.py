@@ -186,7 +186,8 @@ class ActiveCollections:
             names = self.pending.names
             # Marked first: the audit takes active collections without the mark for those of a dropped registry.
             await self._stores.tracking.mark(self._log.id, names)
-            await self._stores.tracking.activate(names, self._log.id, seq, time)
+            async with self._stores.logs.leading(self._log.id) as session:
+                await self._stores.tracking.activate(names, self._log.id, seq, time, session)
             logger.info("log %s: tracking %s from %d", self._log.id, ", ".join(names), seq)
         self.pending = None
 

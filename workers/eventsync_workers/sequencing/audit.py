@@ -17,8 +17,8 @@ from eventsync.domain.positions import Seq
 from eventsync.domain.replay import Damaged
 from eventsync.errors import Unavailable
 from eventsync.logging import Alarms
-from eventsync.stores.log.events import Fenced, NewEvent
-from eventsync.stores.log.logs import Log, LogLost
+from eventsync.stores.log.events import NewEvent
+from eventsync.stores.log.logs import Fenced, Log, LogLost
 from eventsync.stores.log.tiers import Tiers
 from eventsync.stores.stores import Stores
 

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from bson.objectid import ObjectId
+
 from eventsync.mongodb.change_stream import ChangeTooLarge, HistoryLost, Token
 from eventsync.mongodb.client import PinnedClient
 from eventsync.settings import Settings
@@ -60,7 +62,7 @@ class Leader:
         self._client = client
         # The audit only reads, and not over the pinned connections: those are few, and appending needs them.
         self._audit = Audit(stores, log, self._known)
-        self._stores = stores = stores.written_by(client)
+        self._stores = stores = stores.written_by(client, str(ObjectId()))
         self._settings = settings
         self._images = ImageReader(stores.snapshots.live)
         self._log = log
@@ -137,6 +139,7 @@ class Leader:
         """Continue the log at its head; return the token to read on from. Raises `RepairInterrupted`."""
         # Before anything is read: what is written from now on reaches the process that answers, or none.
         await self._client.pin()
+        await self._stores.logs.take_over(self._log.id)
         point = await find_resume_point(self._stores, self._log, self._evidence, self.appended)
         checkpoint = point.checkpoint
         self._writer = LogWriter(

@@ -34,7 +34,6 @@ from eventsync.domain.routes import Routes, joined
 from eventsync.domain.shapes import Shape
 from eventsync.domain.values.extended_json import CODEC
 from eventsync.domain.values.type_hints import pack_type_hints
-from eventsync.errors import EventsyncError
 from eventsync.mongodb.change_stream import Token
 from eventsync.mongodb.connections import PinnedConnection, pinned
 from eventsync.mongodb.errors import refusal, translated
@@ -42,6 +41,7 @@ from eventsync.stores.archive.tiered_log import TieredEvents
 from eventsync.stores.log.event_batch import EventBatch
 from eventsync.stores.log.event_parts import EventParts
 from eventsync.stores.log.hot_tier import BY_ROUTE
+from eventsync.stores.log.logs import Fenced
 from eventsync.stores.log.stored_event import (
     ROUTES,
     UNREADABLE,
@@ -87,12 +87,6 @@ _KEY_SIZE = 40
 
 _COMPARED = 1024 * 1024
 """Larger bodies are not compared with the stored one; the other fields of the row suffice."""
-
-
-class Fenced(EventsyncError):
-    """Another worker appended first. Read the log's head again before anything else."""
-
-    code = "fenced"
 
 
 class NewEvent(NamedTuple):

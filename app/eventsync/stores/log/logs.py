@@ -6,7 +6,7 @@ a reset and a snapshot.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ from pymongo.errors import DuplicateKeyError
 
 from eventsync.domain.positions import LogId, Seq, new_log_id
 from eventsync.domain.replay import Damaged
-from eventsync.errors import Unavailable
+from eventsync.errors import EventsyncError, Unavailable
 from eventsync.mongodb.change_stream import Token
 from eventsync.mongodb.clocks import NOW
 from eventsync.mongodb.connections import pinned
@@ -77,16 +77,27 @@ class LogLost(Unavailable):
     """The log cannot be continued. A new log must begin."""
 
 
+class Fenced(EventsyncError):
+    """Another worker appended first, or has taken the log over. Read the log's head again before anything else."""
+
+    code = "fenced"
+
+
 class ResetAsked(LogLost):
     """A new log was requested, although this one can be continued."""
 
 
 class LogStore:
-    """Reads and, for the sequencer, writes logs and their checkpoints."""
+    """Reads and, for the sequencer, writes logs and their checkpoints.
 
-    def __init__(self, database: AsyncDatabase[Any]) -> None:
+    With a `term`, what it writes of a log counts only as long as no later term has taken that log over. A deposed
+    worker may not know yet what its successor has activated, and what it calls a checkpoint might then be none.
+    """
+
+    def __init__(self, database: AsyncDatabase[Any], term: str | None = None) -> None:
         self._logs: AsyncCollection[Any] = database["logs"]
         self._checkpoints: AsyncCollection[Any] = database["heads"]
+        self._term = term
 
     async def ensure_indexes(self) -> None:
         """Create the index that makes a log's number unique in its stream."""
@@ -170,20 +181,45 @@ class LogStore:
             await self._number(known)
         return log
 
+    async def take_over(self, log: LogId) -> None:
+        """Let the term of this store be the one that writes `log`. Read what it depends on afterwards."""
+        with translated("the log can't be taken over"):
+            await self._checkpoints.update_one({"_id": log}, {"$set": {"term": self._term}})
+
+    @asynccontextmanager
+    async def leading(self, log: LogId) -> AsyncIterator[AsyncClientSession]:
+        """A transaction that is committed only if the term of this store has not been deposed. Raises `Fenced`."""
+        with translated("the log can't be led"):
+            async with self._checkpoints.database.client.start_session() as session, await session.start_transaction():
+                # A write, because two reads do not conflict.
+                await self._lead(log, {"$inc": {"activations": 1}}, session)
+                yield session
+
+    async def _lead(self, log: LogId, change: Mapping[str, Any], session: AsyncClientSession | None = None) -> None:
+        """Change the record of a checkpoint. Raises `Fenced` if another term has taken the log over."""
+        if not (await self._checkpoints.update_one(self._led(log), change, session=session)).matched_count:
+            raise _deposed(log)
+
+    def _led(self, log: LogId) -> dict[str, Any]:
+        return {"_id": log} if self._term is None else {"_id": log, "term": self._term}
+
     async def checkpoint(
         self, log: LogId, seq: Seq, token: Token, time: Timestamp, journal_delay: float | None = None
     ) -> None:
         """Record a checkpoint unless there is a later one. Checkpoints may arrive in any order: each is true by itself.
 
         A checkpoint with a later time but a lower seq is ignored. It comes from a deposed sequencer, which has missed
-        the events of a collection that its successor tracks.
+        the events of a collection that its successor tracks. Raises `Fenced` where it is known to be deposed.
         """
         new = {"seq": Int64(seq), "token": token, "time": time, "at": NOW, "journal_delay": journal_delay}
         with translated("the checkpoint can't be written"):
             # A pipeline makes the comparison and the write one step, and gives MongoDB's time as `$$NOW`.
             later = {"$or": [{"$gt": ["$time", time]}, {"$gt": ["$seq", Int64(seq)]}]}
             fields = {name: {"$cond": [later, f"${name}", _literal(value)]} for name, value in new.items()}
-            await self._checkpoints.update_one({"_id": log}, [{"$set": fields}], upsert=True)
+            try:
+                await self._checkpoints.update_one(self._led(log), [{"$set": fields}], upsert=True)
+            except DuplicateKeyError as error:
+                raise _deposed(log) from error
 
     @asynccontextmanager
     async def journal(self) -> AsyncIterator[Callable[[], Awaitable[None]]]:
@@ -239,13 +275,19 @@ class LogStore:
         """Record that a repair has begun. Until `end_repair`, a worker that takes over the log repairs it first.
 
         This always writes, even if the repair has begun before, so that the cluster time has advanced when it returns.
+        Raises `Fenced`.
         """
         with translated("the repair of the log can't be recorded"):
-            await self._checkpoints.update_one({"_id": log}, {"$set": {"repair": reason}, "$inc": {"repairs": 1}})
+            await self._lead(log, {"$set": {"repair": reason}, "$inc": {"repairs": 1}})
 
     async def end_repair(self, log: LogId) -> None:
+        """Record that the repair is complete. Raises `Fenced`: that of a successor may not be."""
         with translated("the end of the log's repair can't be recorded"):
-            await self._checkpoints.update_one({"_id": log}, {"$unset": {"repair": ""}})
+            await self._lead(log, {"$unset": {"repair": ""}})
+
+
+def _deposed(log: LogId) -> Fenced:
+    return Fenced(f"another worker has taken over log {log}")
 
 
 def _seconds(stored: Any) -> float | None:

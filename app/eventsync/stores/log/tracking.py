@@ -22,6 +22,7 @@ from typing import Any, Final
 from bson.int64 import Int64
 from bson.timestamp import Timestamp
 from pymongo import UpdateOne
+from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 
@@ -100,12 +101,18 @@ class TrackingStore:
             await self._collections.delete_many({"_id": {"$in": list(names)}})
 
     async def activate(
-        self, names: Iterable[str], log: LogId, tracked_from: Seq, time: Timestamp | None = None
+        self,
+        names: Iterable[str],
+        log: LogId,
+        tracked_from: Seq,
+        time: Timestamp | None = None,
+        session: AsyncClientSession | None = None,
     ) -> None:
         """Declare that every change of these collections after `tracked_from`, which is cluster time `time`, is in
         `log`.
 
-        A later activation stays: a deposed sequencer makes earlier ones.
+        A sequencer does so in the transaction of `LogStore.leading`: its successor, which would not know of them, has
+        then read the registry before. A later activation stays.
         """
         base = Int64(tracked_from)
         active = {"$set": {"log": log, "base": base, "time": time, "fenced": True}, "$unset": {"refused": ""}}
@@ -114,7 +121,7 @@ class TrackingStore:
         requests = [UpdateOne({"_id": name} | not_later, active) for name in names]
         if requests:
             with translated("the collections can't be activated"):
-                await self._collections.bulk_write(requests)
+                await self._collections.bulk_write(requests, session=session)
 
     async def mark(self, log: LogId, names: Iterable[str]) -> None:
         """Record in the marker row that collections are active in `log`. Call it before clients can see them active.
