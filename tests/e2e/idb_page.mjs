@@ -34,13 +34,21 @@ function stateAt(seq) {
   return rows;
 }
 
+const WRITE = { key: "unsent", order: 1, at: 1, collection: "cards", id: "id 0", method: "PATCH", body: { n: 0 } };
+
 try {
-  const store = await idb("kills", { layout: LAYOUT }).open({ url: location.origin, principal: "ada", format: 1 });
+  let lost = null;
+  const report = ({ restored, missing }) => (lost = { restored, missing });
+  const stores = idb("kills", { layout: LAYOUT });
+  const store = await stores.open({ url: location.origin, principal: "ada", format: 1 }, report);
   const saved = await store.load("cards");
   let seq = saved ? Number(saved.position.slice(2)) : 0;
   const wanted = stateAt(seq);
   const same = ([id, row]) => JSON.stringify(row) === JSON.stringify(wanted.get(id));
-  await say({ found: seq, isExact: !saved || (saved.rows.length === wanted.size && saved.rows.every(same)) });
+  const isExact = !saved || (saved.rows.length === wanted.size && saved.rows.every(same));
+  const unsent = (await store.queue()).length;
+  if (!unsent) await store.enqueue(WRITE);
+  await say({ found: seq, isExact, lost, unsent });
   for (;;) {
     seq += 1;
     await store.apply("cards", stepTo(seq));

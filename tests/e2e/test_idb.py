@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import queue
 import random
+import select
 import signal
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -17,6 +18,7 @@ from typing import Any
 import orjson
 import pytest
 
+from support.leveldb import cut_incomplete_records
 from support.peers import chromium
 from support.waiting import patience
 
@@ -70,7 +72,7 @@ def served(script: bytes) -> Iterator[tuple[str, queue.Queue[Any]]]:
 
 @contextmanager
 def browsing(url: str, profile: Path) -> Iterator[None]:
-    """Run a browser, and kill all of its processes at the end."""
+    """Run a browser, and kill it at the end. Returns once all of its processes have gone: they use the profile."""
     command = ["chromium", *FLAGS, f"--user-data-dir={profile}", url]
     quiet = subprocess.DEVNULL
     with subprocess.Popen(command, stdout=quiet, stderr=quiet, start_new_session=True) as process:
@@ -78,24 +80,107 @@ def browsing(url: str, profile: Path) -> Iterator[None]:
             yield
         finally:
             os.killpg(process.pid, signal.SIGKILL)
+            await_ends(process.pid)
 
 
-def test_killed_browsers_leave_rows_and_position_together(tmp_path: Path) -> None:
+def await_ends(group: int) -> None:
+    """Wait until all processes of a group have ended, whoever is to reap them."""
+    for found in Path("/proc").glob("[0-9]*"):
+        with suppress(ProcessLookupError):
+            number = int(found.name)
+            if os.getpgid(number) == group:
+                ending = os.pidfd_open(number)
+                assert select.select([ending], [], [], patience(60))[0], f"process {number} was killed and lives"
+                os.close(ending)
+
+
+@pytest.fixture(scope="module")
+def script() -> bytes:
     command = ["node_modules/.bin/esbuild", str(PAGE), "--bundle", "--format=esm", "--target=es2022"]
-    script = subprocess.run(command, cwd=PACKAGE, capture_output=True, timeout=patience(60), check=True).stdout
-    chance = random.Random(1)
-    stored = 0
+    return subprocess.run(command, cwd=PACKAGE, capture_output=True, timeout=patience(60), check=True).stdout
+
+
+def database(profile: Path) -> Path:
+    (found,) = (profile / "Default" / "IndexedDB").glob("*.indexeddb.leveldb")
+    return found
+
+
+class Killed:
+    """What the pages of one profile say, whose browsers are killed."""
+
+    def __init__(self, url: str, said: queue.Queue[Any], profile: Path) -> None:
+        self.url = url
+        self.said = said
+        self.profile = profile
+        self.stored = 0
+        """The last step that a page has said to be stored."""
+
+    @contextmanager
+    def browsing(self) -> Iterator[dict[str, Any]]:
+        """Run a browser until the end of the block. Yields what its page has found."""
+        while not self.said.empty():
+            self._take()
+        with browsing(self.url, self.profile):
+            found = self._take()
+            while "found" not in found:  # said by the browser before
+                found = self._take()
+            yield found
+
+    def step(self) -> None:
+        """Wait until a step is stored."""
+        self._take()
+
+    def _take(self) -> dict[str, Any]:
+        said: dict[str, Any] = self.said.get(timeout=patience(60))
+        assert "error" not in said
+        self.stored = max(self.stored, said.get("stored", 0))
+        return said
+
+
+@pytest.fixture
+def killed(script: bytes, tmp_path: Path) -> Iterator[Killed]:
     with served(script) as (url, said):
-        for _ in range(KILLS + 1):
-            while not said.empty():
-                stored = max(stored, said.get().get("stored", 0))
-            with browsing(url, tmp_path / "profile"):
-                found = said.get(timeout=patience(60))
-                while "found" not in found:  # said by the browser before
-                    stored = max(stored, found["stored"])
-                    found = said.get(timeout=patience(60))
-                assert found["isExact"]
-                assert found["found"] >= stored
-                for _ in range(chance.randint(1, 40)):
-                    stored = max(stored, said.get(timeout=patience(60))["stored"])
-    assert stored > KILLS
+        yield Killed(url, said, tmp_path / "profile")
+
+
+def test_killed_browsers_leave_rows_and_position_together(
+    killed: Killed, record_property: Callable[[str, object], None]
+) -> None:
+    chance = random.Random(1)
+    cut = 0
+    for number in range(KILLS + 1):
+        with killed.browsing() as found:
+            assert found["isExact"]
+            assert found["lost"] is None
+            assert found["found"] >= killed.stored
+            assert found["unsent"] == (1 if number else 0)
+            for _ in range(chance.randint(1, 40)):
+                killed.step()
+        # LevelDB would damage the database behind an incomplete record: it is not what is tested here.
+        cut += cut_incomplete_records(database(killed.profile))
+    record_property("incomplete records", cut)
+    assert killed.stored > KILLS
+
+
+def test_a_database_that_the_browser_deletes_is_reported_and_its_writes_are_restored(killed: Killed) -> None:
+    """Chromium deletes a database in whose log there is an incomplete record; unless LevelDB has learnt to mend it."""
+    with killed.browsing():
+        while not is_mirrored(killed.profile):
+            killed.step()
+    (log,) = database(killed.profile).glob("*.log")
+    cut_incomplete_records(database(killed.profile))
+    os.truncate(log, log.stat().st_size - 1)
+    with killed.browsing() as found:
+        assert found["found"] > 0
+        killed.step()
+    with killed.browsing() as found:
+        assert found["isExact"]
+        assert (found["lost"] is None) == (found["found"] > 0)
+        assert found["lost"] in (None, {"restored": 1, "missing": 0})
+        assert found["unsent"] == 1
+
+
+def is_mirrored(profile: Path) -> bool:
+    """Return True once the unsent write is in the files of localStorage, which Chromium writes after seconds."""
+    logs = (profile / "Default" / "Local Storage" / "leveldb").glob("*.log")
+    return any(b"eventsync kills" in log.read_bytes() and b"unsent" in log.read_bytes() for log in logs)

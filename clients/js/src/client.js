@@ -16,7 +16,7 @@ import { FORMAT, Fenced, memoryStore } from "./store.js";
 import { JSON_BODY, Writes } from "./writes.js";
 
 export { Refusal } from "./requests.js";
-export { memoryStore } from "./store.js";
+export { StoreLost, memoryStore } from "./store.js";
 export { CollectionHandle, DocumentHandle, Handle, ShapeHandle } from "./handles.js";
 export { idText, idValue, newId } from "./ids.js";
 
@@ -49,7 +49,8 @@ export { idText, idValue, newId } from "./ids.js";
  * @property {import("./tabs.js").Browser | false} [tabs] - The locks and the channels by which tabs share a connection;
  *   those of the browser without it. With `false` each tab has its own.
  * @property {(rejection: Rejection) => void} [onRejected] - A write was refused and taken back.
- * @property {(error: unknown) => void} [onError] - The store has failed, or a subscriber has thrown.
+ * @property {(error: unknown) => void} [onError] - The store has failed, the browser has removed what it had
+ *   (`StoreLost`), or a subscriber has thrown.
  */
 
 /** @typedef {{ write: QueuedWrite, problem: Problem }} Rejection */
@@ -403,7 +404,7 @@ export class Client {
 
   /** @param {import("./store.js").Identity} identity */
   async #open(identity) {
-    const store = await (this.options.store ?? memoryStore()).open(identity);
+    const store = await (this.options.store ?? memoryStore()).open(identity, (error) => this.report(error));
     const { tabs } = this.options;
     if (tabs === false || this.#closed) return store;
     this.tabs = store.share?.(this, tabs) ?? null;

@@ -84,9 +84,9 @@ import { parsePosition } from "./replica.js";
  */
 
 /**
- * What `createClient` takes as `store`.
+ * What `createClient` takes as `store`. `report` gets what the store notices by itself, such as a `StoreLost`.
  *
- * @typedef {{ open(identity: Identity): Promise<OpenStore> }} Store
+ * @typedef {{ open(identity: Identity, report?: (error: unknown) => void): Promise<OpenStore> }} Store
  */
 
 /** A store whose writer another tab has become; nothing was written. */
@@ -96,6 +96,23 @@ export class Fenced extends Error {
     super("another tab writes to the store");
     this.name = "Fenced";
     this.epoch = epoch;
+  }
+}
+
+/**
+ * The browser has removed what was stored. Documents come from the server again. Unsent writes are restored from a copy
+ * as far as it has them.
+ */
+export class StoreLost extends Error {
+  /**
+   * @param {number} restored - Unsent writes that were restored, and will be sent.
+   * @param {number} missing - Unsent writes that are lost.
+   */
+  constructor(restored, missing) {
+    super(`the browser has removed what was stored: ${restored} unsent writes were restored, ${missing} are lost`);
+    this.name = "StoreLost";
+    this.restored = restored;
+    this.missing = missing;
   }
 }
 

@@ -5,7 +5,7 @@ import "fake-indexeddb/auto";
 import { forceCloseDatabase } from "fake-indexeddb";
 
 import { idb } from "../src/adapters/idb.js";
-import { createClient } from "../src/client.js";
+import { StoreLost, createClient } from "../src/client.js";
 import { Persister } from "../src/persister.js";
 import { FORMAT } from "../src/store.js";
 import { FAULTS, intercept, withFault } from "./faults.mjs";
@@ -269,6 +269,163 @@ test("after the browser has removed the database no position is stored without i
   await store.apply("cards", step("k:4", { remove: ["a"] }));
   assert.deepEqual(await store.load("cards"), { position: "k:4", rows: BEFORE.slice(1) });
   await store.close();
+});
+
+// --- a lost database -------------------------------------------------------------------------------------------------
+
+/** Have a localStorage, whose items are properties as in a browser. Room for so many characters. */
+function withLocalStorage(context, room = 5 << 20) {
+  class Items {
+    getItem(name) {
+      return Object.hasOwn(this, name) ? this[name] : null;
+    }
+    setItem(name, text) {
+      const others = Object.entries(this).filter(([other]) => other !== name);
+      const used = others.reduce((sum, item) => sum + item.join("").length, 0);
+      if (used + name.length + text.length > room) throw new DOMException("it is full", "QuotaExceededError");
+      this[name] = text;
+    }
+    removeItem(name) {
+      delete this[name];
+    }
+  }
+  globalThis.localStorage = new Items();
+  context.after(() => delete globalThis.localStorage);
+  return globalThis.localStorage;
+}
+
+/** Remove a database as a browser does that finds it damaged. */
+async function loseDatabase(name) {
+  const request = indexedDB.deleteDatabase(`${name} ${JSON.stringify(Object.values(IDENTITY))}`);
+  await new Promise((resolve) => (request.onsuccess = resolve));
+}
+
+const write = (key, order, body = { n: order }) => ({ key, order, at: 1, collection: "cards", id: key, method: "PATCH", body });
+
+test("a lost database is reported, and its unsent writes are restored", async (context) => {
+  withLocalStorage(context);
+  const name = newName();
+  const reports = [];
+  const open = () => idb(name).open(IDENTITY, (error) => reports.push(error));
+  const store = await open();
+  await store.apply("cards", step("k:1", { put: BEFORE, clear: true }));
+  for (const [key, order] of [["a", 1], ["b", 2], ["c", 3]]) await store.enqueue(write(key, order));
+  await store.dequeue("b");
+  await store.close();
+  await loseDatabase(name);
+  const next = await open();
+  assert.deepEqual(reports.map(({ name, restored, missing }) => [name, restored, missing]), [["StoreLost", 2, 0]]);
+  assert.equal(await next.load("cards"), null);
+  assert.deepEqual(await next.queue(), [write("a", 1), write("c", 3)]);
+  await next.dequeue("a");
+  await next.close();
+  await loseDatabase(name);
+  const last = await open();
+  assert.deepEqual(await last.queue(), [write("c", 3)]);
+  assert.equal(reports.length, 2);
+  await last.close();
+});
+
+test("a database that the browser removes under an open store is reported, and keeps the unsent writes", async (context) => {
+  withLocalStorage(context);
+  const name = newName();
+  const reports = [];
+  const store = await idb(name).open(IDENTITY, (error) => reports.push(error.name));
+  await store.enqueue(write("a", 1));
+  forceCloseDatabase(await connectionOf(store));
+  await loseDatabase(name);
+  assert.deepEqual(await store.queue(), [write("a", 1)]);
+  assert.deepEqual(reports, ["StoreLost"]);
+  await store.close();
+});
+
+test("writes for which localStorage has no room are counted as missing", async (context) => {
+  const items = withLocalStorage(context, 3000);
+  items.setItem("of the application", "x".repeat(1000));
+  const name = newName();
+  const reports = [];
+  const open = () => idb(name).open(IDENTITY, (error) => reports.push([error.restored, error.missing]));
+  const store = await open();
+  await store.enqueue(write("a", 1));
+  await store.enqueue(write("b", 2, { text: "y".repeat(2000) }));
+  await store.enqueue(write("c", 3));
+  await store.close();
+  await loseDatabase(name);
+  const next = await open();
+  assert.deepEqual(reports, [[2, 1]]);
+  assert.deepEqual(await next.queue(), [write("a", 1), write("c", 3)]);
+  await next.close();
+});
+
+test("writes take 1 MiB of localStorage at most", async (context) => {
+  const items = withLocalStorage(context);
+  const store = await idb(newName()).open(IDENTITY);
+  const long = { text: "z".repeat(200_000) };
+  for (let order = 1; order <= 7; order += 1) await store.enqueue(write(`k${order}`, order, long));
+  const mirrored = () => Object.values(items).filter(Boolean).length;
+  assert.equal(mirrored(), 5);
+  await store.dequeue("k1");
+  await store.enqueue(write("k8", 8, long));
+  assert.equal(mirrored(), 5);
+  await store.close();
+});
+
+test("nothing is reported of a database that is new, that was destroyed, or whose page may not use localStorage", async (context) => {
+  const items = withLocalStorage(context);
+  const name = newName();
+  const open = () => idb(name).open(IDENTITY, assert.fail);
+  const first = await open();
+  await first.enqueue(write("a", 1));
+  await first.destroy();
+  assert.deepEqual(Object.keys(items), []);
+  await (await open()).close();
+  await loseDatabase(name);
+  Object.defineProperty(globalThis, "localStorage", { configurable: true, get: () => { throw new Error("denied"); } });
+  const denied = await open();
+  await denied.enqueue(write("a", 1));
+  await denied.dequeue("a");
+  await denied.destroy();
+});
+
+test("the copy of the queue follows the queue, whatever it has missed", async (context) => {
+  const items = withLocalStorage(context);
+  const name = newName();
+  const store = await idb(name).open(IDENTITY);
+  await store.enqueue(write("a", 1));
+  await store.enqueue(write("b", 2));
+  const [kept] = Object.keys(items).filter((item) => item.endsWith(" a"));
+  delete items[kept]; // not written before the browser was killed
+  items[kept.replace(/a$/, "c")] = JSON.stringify(write("c", 3)); // its removal was not
+  await store.queue();
+  const texts = Object.values(items).filter(Boolean);
+  assert.deepEqual(texts.map((text) => JSON.parse(text).key).sort(), ["a", "b"]);
+  await store.close();
+});
+
+test("a client reports that its store was lost, and sends the writes that were restored", async (context) => {
+  withLocalStorage(context);
+  const name = newName();
+  const url = IDENTITY.url;
+  const sent = [];
+  let answers = false;
+  const fetch = async (_, { method, headers, body }) => {
+    if (!answers || method !== "PATCH") throw new TypeError("no network");
+    sent.push([headers["Idempotency-Key"], JSON.parse(body)]);
+    return new Response(JSON.stringify({ id: "a", version: 2, doc: { n: 5 } }), { headers: { "Content-Type": "application/json" } });
+  };
+  const errors = [];
+  const create = () => createClient({ url, principal: "ada", store: idb(name), fetch, transport: "poll", onError: (error) => errors.push(error) });
+  const first = create();
+  const { key } = await first.collection("cards").patch("a", { n: 5 });
+  await first.close();
+  const request = indexedDB.deleteDatabase(`${name} ${JSON.stringify([url, "ada", FORMAT])}`);
+  await new Promise((resolve) => (request.onsuccess = resolve));
+  answers = true;
+  const second = create();
+  await new Promise((resolve) => second.on("status", ({ pending }) => sent.length && !pending && resolve()));
+  assert.deepEqual(sent, [[key, { n: 5 }]]);
+  assert.deepEqual(errors.map((error) => [error instanceof StoreLost, error.restored]), [[true, 1]]);
+  await second.destroy();
 });
 
 test("a store that is closed says so", async () => {

@@ -129,8 +129,8 @@ def tsc(*options: str, cwd: Path) -> None:
     [
         (["engine"], 12_000),
         (["client"], 18_000),
-        (["client", "adapters/idb", "adapters/react"], 26_400),
-        (["client", "adapters/idb", "adapters/react", "decode"], 27_550),
+        (["client", "adapters/idb", "adapters/react"], 26_950),
+        (["client", "adapters/idb", "adapters/react", "decode"], 28_100),
     ],
 )
 def test_an_application_loads_few_bytes(entries: list[str], limit: int) -> None:

@@ -33,17 +33,20 @@ export function doneOf(transaction) {
  * @param {string} name
  * @param {number} version
  * @param {string[]} tables - Those that are not there are created.
- * @param {() => void} unwanted - Another tab wants to remove the database, or to have it in a newer version.
- * @param {() => void} lost - The browser has closed it.
+ * @param {object} on
+ * @param {(transaction: IDBTransaction) => void} on.created - It is new: what this stores is stored with it.
+ * @param {() => void} on.unwanted - Another tab wants to remove the database, or to have it in a newer version.
+ * @param {() => void} on.closed - The browser has closed it.
  */
-export async function openDatabase(name, version, tables, unwanted, lost) {
+export async function openDatabase(name, version, tables, { created, unwanted, closed }) {
   const request = indexedDB.open(name, version);
-  request.onupgradeneeded = () => {
-    const { result } = request;
+  request.onupgradeneeded = ({ oldVersion }) => {
+    const { result, transaction } = request;
     for (const table of tables) if (!result.objectStoreNames.contains(table)) result.createObjectStore(table);
+    if (!oldVersion) created(/** @type {IDBTransaction} */ (transaction));
   };
   const database = await resultOf(request);
   database.onversionchange = unwanted;
-  database.onclose = lost;
+  database.onclose = closed;
   return database;
 }

@@ -2,10 +2,11 @@
 //
 //   const db = createClient({ principal: "ada", store: idb("kanban") });
 
-import { Fenced, leadsOn } from "../store.js";
+import { Fenced, StoreLost, leadsOn } from "../store.js";
 import { share } from "../tabs.js";
 import { LAYOUT, ShapeRows, inBatches } from "./blocks.js";
 import { doneOf, openDatabase, resultOf } from "./database.js";
+import { Mirror } from "./mirror.js";
 
 /** @typedef {import("../store.js").QueuedWrite} QueuedWrite */
 /** @typedef {import("../store.js").Step} Step */
@@ -29,8 +30,8 @@ const IDLE = 1000; // ms after which a page that is never idle folds rows
 export function idb(name = "eventsync", { wait = WAIT, layout, idle = whenIdle } = {}) {
   const folding = { layout: { ...LAYOUT, ...layout }, idle };
   return {
-    async open({ url, principal, format }) {
-      const store = new IndexedStore(`${name} ${JSON.stringify([url, principal, format])}`, wait, folding);
+    async open({ url, principal, format }, report = () => {}) {
+      const store = new IndexedStore(`${name} ${JSON.stringify([url, principal, format])}`, wait, folding, report);
       await store.connect();
       return store;
     },
@@ -54,10 +55,13 @@ class IndexedStore {
    * @param {string} name
    * @param {number} wait
    * @param {{ layout: import("./blocks.js").Layout, idle: () => Promise<void> }} folding
+   * @param {(error: unknown) => void} report
    */
-  constructor(name, wait, { layout, idle }) {
+  constructor(name, wait, { layout, idle }, report) {
     this.name = name;
+    this.mirror = new Mirror(name);
     this.wait = wait;
+    this.report = report;
     this.layout = layout;
     this.idle = idle;
   }
@@ -72,7 +76,8 @@ class IndexedStore {
   }
 
   /**
-   * The open database. The browser may have closed it, as it does for lack of memory: then it is opened again.
+   * The open database. The browser may have closed it, as it does for lack of memory: then it is opened again. If it is
+   * new and should not be, the writes that are known of it are stored with it.
    *
    * @returns {Promise<IDBDatabase>}
    */
@@ -80,7 +85,16 @@ class IndexedStore {
     if (this.#ended) throw new Error(this.#ended);
     if (this.#database) return this.#database;
     const unwanted = () => this.#end("the store was removed, or is used by a newer version, in another tab");
-    const opening = openDatabase(this.name, VERSION, TABLES, unwanted, () => (this.#database = null));
+    /** @type {StoreLost | null} */
+    let lost = null;
+    const created = (/** @type {IDBTransaction} */ transaction) => {
+      if (!this.mirror.isKnown) return;
+      const { kept, missing } = this.mirror.writes;
+      for (const write of kept) transaction.objectStore("queue").put(write, write.key);
+      lost = new StoreLost(kept.length, missing);
+    };
+    const closed = () => (this.#database = null);
+    const opening = openDatabase(this.name, VERSION, TABLES, { created, unwanted, closed });
     const late = () => void opening.then((database) => database.close(), () => {});
     const blocked = `another tab blocks the database ${this.name}`;
     const database = await inTime(opening, this.wait, blocked, late).catch((error) => {
@@ -89,6 +103,8 @@ class IndexedStore {
     });
     if (this.#database || this.#ended) database.close(); // opened twice, or for nothing
     else this.#database = database;
+    if (!this.#ended) this.mirror.know();
+    if (lost) this.report(lost);
     return this.connect();
   }
 
@@ -137,20 +153,26 @@ class IndexedStore {
   }
 
   async queue() {
+    const mirrored = this.mirror.keys; // before: another tab may store a write, and mirror it then
     const { transaction } = await this.#begin(["queue"], "readonly");
     /** @type {QueuedWrite[]} */
     const writes = await resultOf(transaction.objectStore("queue").getAll());
+    const keys = new Set(writes.map(({ key }) => key));
+    for (const key of mirrored) if (!keys.has(key)) this.mirror.remove(key);
+    for (const write of writes) this.mirror.put(write);
     return writes.sort((left, right) => left.order - right.order);
   }
 
   /** @param {QueuedWrite} write */
   async enqueue(write) {
     await this.#write(["queue"], (transaction) => resultOf(transaction.objectStore("queue").put(write, write.key)));
+    this.mirror.put(write);
   }
 
   /** @param {string} key */
   async dequeue(key) {
     await this.#lead(["queue"], (transaction) => resultOf(transaction.objectStore("queue").delete(key)));
+    this.mirror.remove(key);
   }
 
   /** @param {number} epoch @param {Map<string, string>} stands */
@@ -172,6 +194,7 @@ class IndexedStore {
   /** What is stored is removed first, so it is gone even if another tab keeps the database open. */
   async destroy() {
     const [emptied] = await Promise.allSettled([this.#ended ? undefined : this.#empty()]);
+    this.mirror.clear();
     this.#end("the store is removed");
     const message = `another tab keeps the database ${this.name} open: it is empty, and removed once the tab is closed`;
     try {
