@@ -12,7 +12,7 @@ from eventsync.dev import mongod
 from eventsync.errors import ConfigurationError
 from support.chaos.nemeses import unavailable
 from support.chaos.report import Report
-from support.chaos.run import Plan, run
+from support.chaos.run import LEAST_WRITES, Plan, run
 
 WORKERS = (
     "kill_leader", "freeze_leader", "kill_all_workers", "close_connections", "doubt_writes", "break_cursors",
@@ -44,8 +44,7 @@ def embedded() -> Iterator[None]:
 
 def judge(report: Report, nemeses: tuple[str, ...]) -> None:
     assert not report.violations, str(report)
-    # Else nothing was proved.
-    assert report.evidence.history.count("ok") >= 20, str(report)
+    assert report.evidence.history.count("ok") >= LEAST_WRITES, str(report)
     assert report.faults.keys() == set(nemeses), str(report)
 
 

@@ -69,6 +69,9 @@ _ARCHIVED = {
 }
 """Settings with which events are archived soon, in many blocks."""
 
+LEAST_WRITES = 20
+"""Acknowledged writes without which a run proves nothing."""
+
 _STRIKE = 120.0
 """Seconds that a fault gets; each of its waits takes less."""
 
@@ -266,7 +269,9 @@ class _Run:
                 return
             await self._writes(self._rig.choose.randrange(5, 40))
             self._report.fallen += self._rig.fleet.supervise()
-        await self._waited("a healthy replica set", self._rig.cluster.healthy())
+        if await self._waited("a healthy replica set", self._rig.cluster.healthy()):
+            # On a busy machine faults may take all the time that there is, and a run without writes proves nothing.
+            await self._waited(f"{LEAST_WRITES} writes", self._acknowledged(LEAST_WRITES))
 
     async def _waited(self, what: str, coming: Awaitable[None]) -> bool:
         """Return True if it came to its end in time. Record a violation if it did not."""
@@ -287,6 +292,10 @@ class _Run:
         goal = self._rig.recorder.acknowledged + more
         deadline = time.monotonic() + scaled(self._plan.pause)
         while self._rig.recorder.acknowledged < goal and time.monotonic() < deadline:  # noqa: ASYNC110 - or it is over
+            await asyncio.sleep(0.01)
+
+    async def _acknowledged(self, count: int) -> None:
+        while self._rig.recorder.acknowledged < count:  # noqa: ASYNC110 - the workload's
             await asyncio.sleep(0.01)
 
     async def _settle(self) -> None:
