@@ -18,7 +18,7 @@ from eventsync.domain.ids import IdText
 from eventsync.domain.positions import Seq
 from eventsync.domain.replay import Damaged
 from eventsync.domain.shapes import Shape
-from eventsync.errors import Unavailable
+from eventsync.errors import ConfigurationError, Unavailable
 from eventsync.mongodb.client import connect
 from eventsync.settings import Settings, load_settings
 from eventsync.stores.log.tiers import Tiers
@@ -185,6 +185,32 @@ async def test_one_of_two_archivers_registers_a_segment(stores: Stores, settings
     await archiver(stores, settings).run_once()
     assert (await stores.archive.segments.totals(log)).events == 80
     assert await everything(stores, log, 0, 100) == [sealed(item) for item in EVENTS]
+
+
+@pytest.mark.parametrize("mounted_over", [False, True])
+async def test_nothing_is_sealed_into_an_archive_that_was_unmounted(
+    stores: Stores, settings: Settings, tmp_path: Path, mounted_over: bool
+) -> None:
+    log = await begun(stores, EVENTS)
+    job = archiver(stores, settings)
+    await job.run_once()
+    directory = tmp_path / "archive"
+    await asyncio.to_thread(directory.rename, tmp_path / "away")
+    if mounted_over:
+        directory.mkdir()
+    more = [event(seq) for seq in range(101, 141)]
+    await stores.events.append(log, more)
+    await stored(stores, log, "docs", 140)
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match="another archive"):
+            await job.run_once()
+    assert [*directory.rglob("*")] == []
+    if mounted_over:
+        directory.rmdir()
+    await asyncio.to_thread((tmp_path / "away").rename, directory)
+    await job.run_once()
+    assert (await stores.tiers.read(log)).archived_up_to == 120
+    assert await everything(stores, log, 0, 140) == [sealed(item) for item in [*EVENTS, *more]]
 
 
 def _flip(file: Path) -> None:

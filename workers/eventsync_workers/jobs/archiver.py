@@ -55,6 +55,7 @@ class Archiver(Job):
             last = await self._last_to_seal(current.id, after)
             if last <= after:
                 return
+            await self._stores.archive.identity.check()
             sealer = Sealer(self._stores.archive.tiered, self._stores.archive.objects, self._limits, self.yield_control)
             segment = await sealer.seal(current.id, after, last)
             await sealer.verify(segment)
@@ -77,6 +78,8 @@ class Archiver(Job):
             # A witness that contradicts the log is evidence for the next leader: keep it.
             if known.seq >= new.seq or token not in {None, known.token}:
                 return
+        # A directory whose volume was unmounted is empty or missing, and would be filled instead.
+        await self._stores.archive.identity.check()
         await record_witness(objects, log_id, new)
         self._witnessed = log_id, new
 
