@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
 
@@ -22,8 +23,13 @@ KUBERNETES = DEPLOY / "kubernetes"
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 IMAGE = (ROOT / "Dockerfile").read_text()
 COMMANDS = {*_OWN, *_FURTHER, "worker"}
+GUIDE = (ROOT / "docs" / "guides" / "kubernetes.md").read_text()
+WORKER_PORT = 8001
 PORT = Settings.model_fields["port"].default
 USER = 10001
+VERSIONS = ("1.29", kubernetes_validate.latest_version())
+"""The versions of Kubernetes that the guide names."""
+
 FILES = sorted(file for file in DEPLOY.rglob("*") if file.is_file())
 
 
@@ -41,6 +47,18 @@ WORKLOADS = {item["metadata"]["name"]: item["spec"]["template"] for item in OF_K
 def container(name: str) -> dict[str, Any]:
     (found,) = WORKLOADS[name]["spec"]["containers"]
     return dict(found)
+
+
+def set_in(name: str) -> dict[str, str | None]:
+    """Return the values of a container's environment variables; None for a reference."""
+    return {item["name"]: item.get("value") for item in container(name)["env"]}
+
+
+def block(page: str, beginning: str) -> str:
+    """Return the code block of a page that begins so."""
+    found = re.search(rf"^```\w+\n({re.escape(beginning)}.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert found is not None, beginning
+    return found[1]
 
 
 # --- all of them ------------------------------------------------------------------------------------------------------
@@ -110,8 +128,8 @@ def test_all_files_are_in_the_kustomization() -> None:
 
 @pytest.mark.parametrize("resource", RESOURCES, ids=lambda item: f"{item['kind']}-{item['metadata']['name']}")
 def test_resources_follow_the_schemas_of_kubernetes(resource: dict[str, Any]) -> None:
-    kubernetes_validate = pytest.importorskip("kubernetes_validate")
-    kubernetes_validate.validate(resource, "1.30", strict=True)
+    for version in VERSIONS:
+        kubernetes_validate.validate(resource, version, strict=True)
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
@@ -149,28 +167,50 @@ def test_pods_run_commands_of_the_image(name: str) -> None:
     assert 'ENTRYPOINT ["eventsync"]' in IMAGE
 
 
-def test_servers_are_probed_and_reached_on_their_port() -> None:
-    box = container("eventsync-serve")
-    assert box["ports"] == [{"name": "http", "containerPort": PORT}]
-    assert {item["name"]: item.get("value") for item in box["env"]}["EVENTSYNC_PORT"] == str(PORT)
+def test_servers_are_reached_on_their_port() -> None:
+    assert set_in("eventsync-serve")["EVENTSYNC_PORT"] == str(PORT)
     assert f"EXPOSE {PORT}" in IMAGE
+    (service,) = OF_KIND["Service"]
+    assert service["spec"]["ports"][0]["targetPort"] == "http"
+    assert service["spec"]["selector"] == {"app.kubernetes.io/component": "server"}
+
+
+@pytest.mark.parametrize(("name", "port", "number"), [("serve", "http", PORT), ("worker", "metrics", WORKER_PORT)])
+def test_processes_are_probed_and_scraped_on_their_port(name: str, port: str, number: int) -> None:
+    box = container(f"eventsync-{name}")
+    assert box["ports"] == [{"name": port, "containerPort": number}]
     probes = {kind: box[kind]["httpGet"] for kind in ("startupProbe", "livenessProbe", "readinessProbe")}
     assert {kind: probe["path"] for kind, probe in probes.items()} == {
         "startupProbe": "/healthz",
         "livenessProbe": "/healthz",
         "readinessProbe": "/readyz",
     }
-    assert {probe["port"] for probe in probes.values()} == {"http"}
-    (service,) = OF_KIND["Service"]
-    assert service["spec"]["ports"][0]["targetPort"] == "http"
+    assert {probe["port"] for probe in probes.values()} == {port}
+    assert WORKLOADS[f"eventsync-{name}"]["metadata"]["annotations"] == {
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": str(number),
+        "prometheus.io/path": "/metrics",
+    }
 
 
-def test_workers_are_probed_by_their_file() -> None:
-    box = container("eventsync-worker")
-    file = {item["name"]: item.get("value") for item in box["env"]}["EVENTSYNC_HEALTH_FILE"]
-    for kind in ("startupProbe", "livenessProbe"):
-        assert file in box[kind]["exec"]["command"][-1]
-    assert "readinessProbe" not in box, "a worker that stands by is as good as one that leads"
+def test_workers_listen_where_they_are_probed() -> None:
+    found = set_in("eventsync-worker")
+    assert (found["EVENTSYNC_WORKER_HOST"], found["EVENTSYNC_WORKER_PORT"]) == ("0.0.0.0", str(WORKER_PORT))
+
+
+def test_prometheus_finds_the_pods_by_the_jobs_that_the_alerts_name() -> None:
+    (scrape,) = yaml.safe_load(block(GUIDE, "scrape_configs:"))["scrape_configs"]
+    kept = {item["target_label"]: item for item in scrape["relabel_configs"] if "target_label" in item}
+    component = "app.kubernetes.io/component"
+    labels = {item["metadata"]["labels"][component] for item in WORKLOADS.values()}
+    pattern, replacement = kept["job"]["regex"], kept["job"]["replacement"].replace("$1", r"\1")
+    jobs = {re.sub(pattern, replacement, f"eventsync;{label}") for label in labels}
+    own = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    assert jobs == {scrape["job_name"] for scrape in own["scrape_configs"]}
+    assert kept["job"]["source_labels"] == [
+        "__meta_kubernetes_pod_label_app_kubernetes_io_name",
+        "__meta_kubernetes_pod_label_app_kubernetes_io_component",
+    ]
 
 
 def test_selectors_select_one_workload_each() -> None:
@@ -186,10 +226,10 @@ def test_selectors_select_one_workload_each() -> None:
         assert item["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
 
 
-def test_networks_are_closed_but_for_the_port_of_servers() -> None:
+def test_networks_are_closed_but_for_one_port_of_each() -> None:
     policies = {item["metadata"]["name"]: item["spec"] for item in OF_KIND["NetworkPolicy"]}
-    assert policies["eventsync-serve"]["ingress"] == [{"ports": [{"port": "http", "protocol": "TCP"}]}]
-    assert "ingress" not in policies["eventsync-worker"]
+    for name, port in {"serve": "http", "worker": "metrics"}.items():
+        assert policies[f"eventsync-{name}"]["ingress"] == [{"ports": [{"port": port, "protocol": "TCP"}]}]
     assert {port["port"] for rule in policies["eventsync-egress"]["egress"] for port in rule["ports"]} == {
         53,
         27017,
