@@ -6,23 +6,32 @@ which hours pass between two steps of a test. How long an alert has to be true (
 
 from __future__ import annotations
 
+import asyncio
 import json
+import resource
 import signal
 import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 import yaml
 
 from eventsync.dev import mongod
-from eventsync.mongodb.client import Client
+from eventsync.mongodb.client import Client, app_name
 from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
+from support.clients import following
+from support.failpoints import blocking, hanging_inserts
+from support.load import Overload
 from support.promql import Series, metrics_of
-from support.systems import Processes, tracked
-from support.waiting import eventually, patience
+from support.systems import Processes, head, tracked
+from support.tcp_proxy import tcp_proxy
+from support.waiting import eventually, patience, scaled, within
 
 DEPLOY: Final = Path(__file__).parents[2] / "deploy"
 RULES: Final[dict[str, str]] = {
@@ -32,13 +41,17 @@ RULES: Final[dict[str, str]] = {
 }
 SHAPE: Final = "theaters"
 DOCUMENTS: Final = f"/v1/collections/{SHAPE}/documents"
+BY_MONGODB: Final = {"server": "eventsync-(serve|feed)", "worker": "eventsync-(worker|lease)"}
+"""The names of the connections of each to MongoDB."""
 
 
 class Watched:
-    """A server and a worker, and the series of their scrapes."""
+    """The processes `serve` and `worker`, and the series of their scrapes."""
 
-    def __init__(self, server: str, worker: str) -> None:
-        self.urls = {"eventsync-server": server, "eventsync-worker": worker}
+    def __init__(self, processes: Processes, worker_port: int | None) -> None:
+        self.processes = processes
+        self.url = processes.url
+        self.urls = {"eventsync-server": self.url, "eventsync-worker": f"http://127.0.0.1:{worker_port}"}
         self.series = Series()
         self.now = time.time()
 
@@ -69,6 +82,16 @@ class Watched:
 
         await eventually(scraped, patience(30), pause=0.1)
 
+    def value(self, name: str) -> dict[frozenset[tuple[str, str]], float]:
+        """Return the values of an alert by their labels, as of the last scrape."""
+        return self.series.value(RULES[name], self.now)
+
+    async def write(self, count: int = 1) -> None:
+        """Create documents."""
+        async with httpx.AsyncClient(base_url=self.url, timeout=patience(20)) as client:
+            for number in range(count):
+                assert (await client.post(DOCUMENTS, json={"n": number})).status_code == 201
+
     async def is_quiet(self) -> None:
         """Scrape until nothing is true."""
 
@@ -91,37 +114,42 @@ def settings(settings: Settings, tmp_path: Path) -> Settings:
     )
 
 
+@asynccontextmanager
+async def watching(settings: Settings, directory: Path) -> AsyncIterator[Watched]:
+    """A worker and a server with some traffic, in health when the block begins."""
+    processes = Processes(settings, directory)
+    try:
+        processes.start("worker", "serve")
+        await tracked(processes.url, settings.collections, seconds=30)
+        found = Watched(processes, settings.worker_port)
+        await found.write(3)
+        await found.is_quiet()
+        yield found
+    finally:
+        # A proxy in front of MongoDB runs in this loop, and they need it until their end.
+        await asyncio.to_thread(processes.stop)
+
+
 @pytest.fixture
-async def watched(processes: Processes, settings: Settings) -> Watched:
-    """A worker and a server with some traffic, in health."""
-    processes.start("worker", "serve")
-    await tracked(processes.url, settings.collections, seconds=30)
-    found = Watched(processes.url, f"http://127.0.0.1:{settings.worker_port}")
-    await write(processes.url, 3)
-    await found.is_quiet()
-    return found
+async def watched(settings: Settings, tmp_path: Path) -> AsyncIterator[Watched]:
+    async with watching(settings, tmp_path) as found:
+        yield found
 
 
-async def write(url: str, count: int) -> None:
-    async with httpx.AsyncClient(base_url=url, timeout=patience(20)) as client:
-        for number in range(count):
-            assert (await client.post(DOCUMENTS, json={"n": number})).status_code == 201
-
-
-async def test_processes_that_end(watched: Watched, processes: Processes, settings: Settings) -> None:
+async def test_processes_that_end(watched: Watched) -> None:
     dashboard = json.loads((DEPLOY / "grafana" / "eventsync.json").read_text())
     targets = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
     named = {name for text in targets for name in metrics_of(text.replace("$__rate_interval", "1m"))}
     # Nothing was refused by rules here, because there are none.
     assert named - watched.series.names == {"eventsync_access_refused_total"}
-    processes.signal(signal.SIGTERM, "worker")
-    await processes.ended("worker", seconds=patience(20))
+    watched.processes.signal(signal.SIGTERM, "worker")
+    await watched.processes.ended("worker", seconds=patience(20))
     await watched.fires("EventsyncTargetDown", "EventsyncNoLeader", "EventsyncChangesWait")
-    processes.start("worker")
+    watched.processes.start("worker")
     await watched.is_quiet()
-    processes.kill("serve")
+    watched.processes.kill("serve")
     await watched.scrape()
-    [down] = watched.series.value(RULES["EventsyncTargetDown"], watched.now)
+    [down] = watched.value("EventsyncTargetDown")
     assert ("job", "eventsync-server") in down
 
 
@@ -134,5 +162,111 @@ async def test_logs_that_begin_and_are_repaired(watched: Watched, client: Client
     assert "EventsyncNewLog" not in watched.firing()
     await Stores.of(client, settings).logs.request_reset("the test asks for it")
     await watched.fires("EventsyncNewLog")
-    [labels] = watched.series.value(RULES["EventsyncNewLog"], watched.now)
+    [labels] = watched.value("EventsyncNewLog")
     assert dict(labels) == {"reason": "requested"}
+
+
+@pytest.mark.parametrize("cut_off", ["server", "worker"])
+async def test_processes_that_are_cut_off_from_mongodb(settings: Settings, tmp_path: Path, cut_off: str) -> None:
+    if not (port := urlsplit(settings.mongodb_uri or "").port):
+        pytest.skip("this MongoDB is no single node")
+    async with tcp_proxy(f"mongodb://127.0.0.1:{port}") as proxy:
+        uri = f"mongodb://127.0.0.1:{proxy.port}/?directConnection=true"
+        changed = {"mongodb_uri": uri, "mongodb_timeout": scaled(2.0)}
+        async with watching(settings.model_copy(update=changed), tmp_path) as watched:
+            proxy.hold(BY_MONGODB[cut_off])
+            if cut_off == "server":
+                await fail_to_write(watched)
+                await watched.fires("EventsyncErrors")
+                await watched.fires("EventsyncFeedDown", "EventsyncMongodbDown")
+            else:
+                await watched.fires("EventsyncMongodbDown")
+                assert not watched.firing("EventsyncFeedDown", "EventsyncErrors")
+            proxy.release()
+            await watched.is_quiet()
+
+
+async def fail_to_write(watched: Watched) -> None:
+    """Have writes fail before and after a scrape: the first of a kind is not seen as an increase."""
+    async with httpx.AsyncClient(base_url=watched.url, timeout=patience(60)) as client:
+        for _ in range(2):
+            assert (await client.post(DOCUMENTS, json={})).status_code == 503
+            await watched.scrape()
+
+
+async def test_archives_that_are_gone(watched: Watched, settings: Settings) -> None:
+    archive, away = Path(settings.archive_url), Path(settings.archive_url).with_name("away")
+    await asyncio.to_thread(archive.rename, away)
+    # The archiver is to record it beside the segments.
+    await watched.write()
+    await watched.fires("EventsyncArchiveDown", "EventsyncJobFails")
+    assert {dict(labels)["name"] for labels in watched.value("EventsyncJobFails")} >= {"archiving"}
+    await watched.scrape()
+    succeeded = "max by (name) (eventsync_worker_job_last_success_timestamp_seconds)"
+
+    async def another_has_succeeded_later() -> bool:
+        await watched.scrape()
+        ends = {dict(labels)["name"]: end for labels, end in watched.series.value(succeeded, watched.now).items()}
+        return ends["snapshotting"] > ends["archiving"] + 1
+
+    await eventually(another_has_succeeded_later, patience(30), pause=0.1)
+    # An hour after the archiver's last success, and less than an hour after that of the snapshotter.
+    ends = {dict(labels)["name"]: end for labels, end in watched.series.value(succeeded, watched.now).items()}
+    an_hour_later = ends["archiving"] + 3600.5
+    stalled = watched.series.value(RULES["EventsyncJobStalls"], an_hour_later)
+    assert {dict(labels)["name"] for labels in stalled} & {"archiving", "snapshotting"} == {"archiving"}
+    await asyncio.to_thread(away.rename, archive)
+    await watched.is_quiet()
+    assert not watched.series.is_true(RULES["EventsyncJobStalls"], an_hour_later)
+
+
+async def test_limits_that_refuse(client: Client, settings: Settings, tmp_path: Path) -> None:
+    changed = {"collections": (SHAPE, "docs"), "write_queue_delay": scaled(0.3), "mongodb_pool_size": 5}
+    async with watching(settings.model_copy(update=changed), tmp_path) as watched:
+        overload = Overload(watched.url)
+        commands = ("find", "findAndModify", "insert", "update")
+        async with blocking(client, commands, round(scaled(100)), app=app_name(settings, "serve")):
+            await overload.run(writers=100, accepted=1, refused=10)
+        await watched.fires("EventsyncRefuses")
+        assert [dict(labels) for labels in watched.value("EventsyncRefuses")] == [{"for": "writes"}]
+
+
+@pytest.mark.slow
+async def test_workers_that_append_late(client: Client, settings: Settings, tmp_path: Path) -> None:
+    patient = settings.model_copy(update={"mongodb_timeout": 300.0})
+    async with (
+        watching(patient, tmp_path) as watched,
+        following(watched.url, SHAPE, "websocket") as follower,
+    ):
+        await follower.reached(await head(watched.url))
+        async with hanging_inserts(client, f"{settings.log_db}.events"):
+            await watched.write()
+            # A lag is a time: this takes as many seconds as the alert names.
+            await watched.fires("EventsyncWorkerLag")
+            assert not watched.firing("EventsyncSlowDelivery")
+        await watched.fires("EventsyncSlowDelivery")
+        assert not watched.firing("EventsyncWorkerLag")
+
+
+async def test_processes_that_get_no_processor(watched: Watched) -> None:
+    async with httpx.AsyncClient(base_url=watched.url, timeout=0.8) as client:
+        watched.processes.signal(signal.SIGSTOP, "serve")
+        with pytest.raises(httpx.TimeoutException):
+            await client.get("/healthz")
+        watched.processes.signal(signal.SIGCONT, "serve")
+    await watched.fires("EventsyncLoopBlocked")
+    [late] = watched.value("EventsyncLoopBlocked")
+    assert dict(late) == {"instance": watched.url}
+
+
+async def test_open_files_that_run_out(watched: Watched) -> None:
+    files = 200
+    resource.prlimit(watched.processes.pid("serve"), resource.RLIMIT_NOFILE, (files, files))
+    async with AsyncExitStack() as stack, within(30):
+        while not watched.firing("EventsyncFilesRunOut"):
+            for _ in range(5):
+                _, writer = await asyncio.open_connection("127.0.0.1", watched.processes.port)
+                stack.callback(writer.close)
+            await watched.scrape()
+    [full] = watched.value("EventsyncFilesRunOut")
+    assert ("job", "eventsync-server") in full

@@ -75,6 +75,19 @@ async def building_no_index(client: Client) -> AsyncIterator[None]:
         await client.admin.command({"configureFailPoint": name, "mode": "off"})
 
 
+@asynccontextmanager
+async def hanging_inserts(client: Client, namespace: str) -> AsyncIterator[None]:
+    """MongoDB carries out no insert into `database.collection` while the block runs, and those that wait after it."""
+    point = {"configureFailPoint": "hangDuringBatchInsert"}
+    # Its name for the namespace depends on the version.
+    data = {"nss": namespace, "namespace": namespace, "shouldCheckForInterrupt": True}
+    await client.admin.command(point | {"mode": "alwaysOn", "data": data})
+    try:
+        yield
+    finally:
+        await client.admin.command(point | {"mode": "off"})
+
+
 _UNKNOWN_STAGE = 40324
 
 

@@ -62,6 +62,15 @@ def test_each_alert_says_what_it_is_and_how_grave() -> None:
         assert {"summary", "description"} == rule["annotations"].keys(), rule["alert"]
 
 
+def test_each_alert_is_seen_true_by_a_test_that_breaks_something() -> None:
+    text = (DEPLOY.parent / "tests" / "e2e" / "test_alerts.py").read_text()
+    fired = {
+        name for call in re.findall(r"\.(?:fires|value)\(([^()]*)\)", text) for name in re.findall(r'"(\w+)"', call)
+    }
+    fired |= set(re.findall(r'RULES\["(\w+)"\], an_hour_later', text))
+    assert {rule["alert"] for rule in ALERTS} <= fired
+
+
 def test_panels_do_not_overlap_and_have_names_of_their_own() -> None:
     places: set[tuple[int, int]] = set()
     for panel in DASHBOARD["panels"]:
