@@ -18,6 +18,7 @@ from eventsync.metrics.catalogue import ALL
 from eventsync.metrics.figures import Metric
 from eventsync_workers.monitoring import catalogue as _of_worker  # noqa: F401 - declares those of a worker
 from scripts._client_pages import python_client
+from scripts._javascript_pages import javascript_client
 
 REFERENCE: Final = Path(__file__).resolve().parent.parent / "docs" / "reference"
 _METHODS: Final = ("get", "head", "post", "put", "patch", "delete")
@@ -187,6 +188,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "cli.md": cli,
     "http.md": http,
     "python.md": python_client,
+    "javascript.md": javascript_client,
     "metrics.md": metrics,
 }
 """File → the function that returns its text."""

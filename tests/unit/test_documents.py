@@ -14,7 +14,7 @@ FILES = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), *so
 PAGES = [str(file.relative_to(ROOT)) for file in FILES]
 MADE = (
     "docs/benchmarks/",
-    *(f"docs/reference/{name}.md" for name in ("cli", "http", "metrics", "python", "settings")),
+    *(f"docs/reference/{name}.md" for name in ("cli", "http", "javascript", "metrics", "python", "settings")),
 )
 """Pages that are made from the code or by benchmarks."""
 

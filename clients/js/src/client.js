@@ -31,6 +31,8 @@ export { idText, idValue, newId } from "./ids.js";
 /** @template {Schema} S @typedef {import("./schema.js").ShapeName<S>} ShapeName */
 
 /**
+ * What `createClient` takes.
+ *
  * @typedef {object} ClientOptions
  * @property {string | URL} [url] - Of the server; in a page, its own origin without it.
  * @property {(why: TokenReason) => string | null | Promise<string | null>} [token] - Asked before each connection
@@ -40,9 +42,10 @@ export { idText, idValue, newId } from "./ids.js";
  * @property {import("./store.js").Store} [store] - Keeps documents, positions and writes; in memory without it.
  * @property {import("./decode.js").Codec} [decode] - How documents are seen and written, such as `native()`; as
  *   Extended JSON without it.
- * @property {"auto" | import("./transports.js").TransportName} [transport]
+ * @property {"auto" | import("./transports.js").TransportName} [transport] - `auto`, without it, is the first of them
+ *   that gets through.
  * @property {typeof globalThis.WebSocket} [WebSocket] - Where the runtime has none, as that of the package `ws`.
- * @property {typeof globalThis.fetch} [fetch]
+ * @property {typeof globalThis.fetch} [fetch] - In place of the runtime's.
  * @property {number} [maxWrites] - Writes that may be queued, or not known to be in all shapes; 10,000 without it.
  * @property {number} [maxChanges] - Changes that may wait for one reader of `changes()`; 100,000 without it.
  * @property {number} [linger] - Milliseconds that a shape without a subscriber is still followed; 1000 without it.
@@ -53,7 +56,11 @@ export { idText, idValue, newId } from "./ids.js";
  *   (`StoreLost`), or a subscriber has thrown.
  */
 
-/** @typedef {{ write: QueuedWrite, problem: Problem }} Rejection */
+/**
+ * A write that was taken back, and why.
+ *
+ * @typedef {{ write: QueuedWrite, problem: Problem }} Rejection
+ */
 
 /**
  * What a client has to know of a declared shape to show own writes in it.
@@ -63,6 +70,8 @@ export { idText, idValue, newId } from "./ids.js";
  */
 
 /**
+ * The state of a connection.
+ *
  * @typedef {object} Connected
  * @property {import("./core.js").StatusName} name
  * @property {string} reason - Why it waits or has failed.
@@ -95,7 +104,12 @@ export function createClient(options) {
   return new Client(options);
 }
 
-/** @template {Schema} [S=AnySchema] */
+/**
+ * A client of one server, for one principal. What it follows is kept until nobody uses it, and its connection until
+ * `stop` or `close`.
+ *
+ * @template {Schema} [S=AnySchema]
+ */
 export class Client {
   /** @type {Map<string, Handle>} */
   #handles = new Map();
@@ -107,7 +121,12 @@ export class Client {
   /** @type {AbortController | null} Ends listening to the browser's network. */
   #network = null;
   #announced = ""; // the last status
-  /** What this client shares with other tabs; null if it works alone. @type {import("./tabs.js").Tabs | null} */
+  /**
+   * What this client shares with other tabs; null if it works alone.
+   *
+   * @internal
+   * @type {import("./tabs.js").Tabs | null}
+   */
   tabs = null;
 
   /** @param {ClientOptions} [options] */
@@ -135,12 +154,12 @@ export class Client {
       this.#network = new AbortController();
       globalThis.addEventListener("online", () => this.hurry(), { signal: this.#network.signal });
     }
-    /** Resolves once the writes of a former process are here. */
+    /** Resolves once the writes of a former process are here. @type {Promise<void>} */
     this.ready = this.#restore();
     this.ready.catch(() => {}); // reported; whoever awaits it gets it too
   }
 
-  /** @returns {Status} */
+  /** The state of the connection, and the number of writes that wait. @returns {Status} */
   get status() {
     const { status: name, reason, code, delay, stale } = this.engine.core;
     const { pending } = this.engine.outbox;
@@ -148,12 +167,14 @@ export class Client {
     return { ...((!this.#stopped && this.tabs?.status(own)) || own), pending };
   }
 
-  /** The state vector: shape → position, of every shape that is complete here. */
+  /** The state vector: shape → position, of every shape that is complete here. @returns {Record<string, string>} */
   get vector() {
     return this.engine.core.vector;
   }
 
   /**
+   * A collection.
+   *
    * @template {CollectionName<S>} Name
    * @param {Name} name
    * @returns {CollectionHandle<S["collections"][Name]>}
@@ -163,6 +184,8 @@ export class Client {
   }
 
   /**
+   * One document of a collection.
+   *
    * @template {CollectionName<S>} Name
    * @param {Name} collection
    * @param {string} id - The id text.
@@ -210,6 +233,7 @@ export class Client {
    * @template {keyof ClientEvents} Name
    * @param {Name} name
    * @param {(detail: ClientEvents[Name]) => void} listener
+   * @returns {() => void}
    */
   on(name, listener) {
     const listeners = this.#listeners.get(name) ?? new Set();
@@ -260,19 +284,19 @@ export class Client {
     return barrier;
   }
 
-  /** Resolves once everything that was received so far, and the queue, is in the store. */
+  /** Resolves once everything that was received so far, and the queue, is in the store. @returns {Promise<void>} */
   async flush() {
     await (this.tabs ? this.tabs.flush() : this.persister.settled());
   }
 
-  /** End everything and close the store. */
+  /** End everything and close the store. @returns {Promise<void>} */
   async close() {
     await this.#end();
     this.tabs?.end();
     await (await this.store).close();
   }
 
-  /** Remove everything that is stored for this principal, as on a logout. */
+  /** Remove everything that is stored for this principal, as on a logout. @returns {Promise<void>} */
   async destroy() {
     await this.#end();
     try {
@@ -292,7 +316,7 @@ export class Client {
 
   // --- what the handles use -----------------------------------------------------------------------------------------
 
-  /** @param {unknown} error */
+  /** @internal @param {unknown} error */
   report(error) {
     if (this.options.onError) this.options.onError(error);
     else console.error("eventsync:", error);
@@ -301,6 +325,7 @@ export class Client {
   /**
    * What the application sees of Extended JSON.
    *
+   * @internal
    * @param {any} json
    */
   decoded(json) {
@@ -310,6 +335,7 @@ export class Client {
   /**
    * What the application writes, as it is sent. Throws `TypeError` for what has no Extended JSON.
    *
+   * @internal
    * @param {any} value
    */
   encoded(value) {
@@ -320,6 +346,7 @@ export class Client {
   /**
    * Begin to follow the shape of a handle, from what is stored.
    *
+   * @internal
    * @param {Handle} handle
    */
   async begin(handle) {
@@ -334,19 +361,19 @@ export class Client {
     this.resume();
   }
 
-  /** @param {Handle} handle */
+  /** @internal @param {Handle} handle */
   release(handle) {
     this.do((engine, now) => (this.tabs?.tab ?? engine).unfollow(handle.text, now));
   }
 
-  /** Connect and send, unless the client was stopped. */
+  /** Connect and send, unless the client was stopped. @internal */
   resume() {
     if (this.#stopped) return;
     this.do((engine, now) => engine.start(now));
     this.tabs?.start();
   }
 
-  /** Announce the status, if it is another one. */
+  /** Announce the status, if it is another one. @internal */
   statusChanged() {
     const { status } = this;
     const announced = JSON.stringify(status);
@@ -358,6 +385,7 @@ export class Client {
   /**
    * Show a write, and send it once it is stored.
    *
+   * @internal
    * @param {Omit<QueuedWrite, "key" | "order" | "at" | "base">} write
    * @returns {Promise<Written>}
    */
@@ -396,7 +424,12 @@ export class Client {
     return /** @type {T} */ (handle);
   }
 
-  /** Give an input to the engine, and do what it wants then. @param {(engine: Engine, now: number) => void} input */
+  /**
+   * Give an input to the engine, and do what it wants then.
+   *
+   * @internal
+   * @param {(engine: Engine, now: number) => void} input
+   */
   do(input) {
     input(this.engine, clock());
     this.connection.run();

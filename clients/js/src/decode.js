@@ -24,17 +24,17 @@ export class ObjectId {
     this.$oid = text.toLowerCase();
   }
 
-  /** When it was made, in whole seconds. */
+  /** When it was made, in whole seconds. @returns {Date} */
   get time() {
     return new Date(parseInt(this.$oid.slice(0, 8), 16) * 1000);
   }
 
-  /** The digits, which are the id text of its document. */
+  /** The digits, which are the id text of its document. @returns {string} */
   toString() {
     return this.$oid;
   }
 
-  /** @param {unknown} other - Another one, of this class or of any, or its text. */
+  /** Whether it is the same. @param {unknown} other - One of this class or of any, or its text. @returns {boolean} */
   equals(other) {
     return String(other).toLowerCase() === this.$oid || /** @type {any} */ (other)?.$oid === this.$oid;
   }

@@ -23,8 +23,39 @@ import { pathOf } from "./requests.js";
  * @property {number} revision
  */
 
-/** @typedef {{ ifMatch?: string | number }} WriteOptions */
-/** @typedef {{ after?: string, limit?: number, after_version?: number }} HistoryQuery */
+/** @typedef {import("./writes.js").Written} Written */
+
+/**
+ * Conditions of a write. `ifMatch`: the version, or the entity tag, that the document has to have; else the write is
+ * refused with 412.
+ *
+ * @typedef {{ ifMatch?: string | number }} WriteOptions
+ */
+
+/**
+ * Which events of a document: those after the `next` of a page, or after a version, and how many at most.
+ *
+ * @typedef {{ after?: string, limit?: number, after_version?: number }} HistoryQuery
+ */
+
+/**
+ * Events of a document. `next`: the `after` of the next page. `since`: where the history begins that is still there.
+ *
+ * @typedef {{ events: import("./replica.js").LogEvent[], next?: string, since?: string }} HistoryPage
+ */
+
+/**
+ * A document as it was at a point of its history.
+ *
+ * @template Doc
+ * @typedef {{ id: string, version: number, doc: Doc, position: string, etag: string }} PastDocument
+ */
+
+/**
+ * The difference of two points of a document's history. `patch` leads from the first one to the second.
+ *
+ * @typedef {{ id: string, from: any, to: any, patch: import("./patch.js").Operation[] }} Difference
+ */
 
 /** @type {ReadonlyMap<string, ViewRow>} */
 const NOTHING = new Map();
@@ -43,9 +74,9 @@ export class Handle {
   #readers = new Set();
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #lingering;
-  /** True while the shape is followed, or about to be. */
+  /** True while the shape is followed, or about to be. @type {boolean} */
   isFollowed = false;
-  /** True once the documents of the store or of the server are here, even if there are none. */
+  /** True once the documents of the store or of the server are here, even if there are none. @type {boolean} */
   isLoaded = false;
   /** The server's last refusal of the shape, or null. @type {import("./replica.js").Message | null} */
   error = null;
@@ -79,22 +110,26 @@ export class Handle {
     return this.#view?.list ?? NO_LIST;
   }
 
-  /** Counts the changes of `documents`. */
+  /** Counts the changes of `documents`. @returns {number} */
   get revision() {
     return this.#view?.revision ?? 0;
   }
 
-  /** The position that the server's part of the documents stands at; null while nothing is complete. */
+  /**
+   * The position that the server's part of the documents stands at; null while nothing is complete.
+   *
+   * @returns {string | null}
+   */
   get position() {
     return this.client.engine.core.position(this.text);
   }
 
-  /** True while the shape has caught up. */
+  /** True while the shape has caught up. @returns {boolean} */
   get isLive() {
     return this.client.engine.core.isLive(this.text);
   }
 
-  /** @param {string} id @returns {Doc | undefined} */
+  /** The content of a document. @param {string} id - The id text. @returns {Doc | undefined} */
   get(id) {
     return this.documents.get(id)?.doc;
   }
@@ -103,6 +138,7 @@ export class Handle {
    * Follow the shape, and be called after each change. Returns the function that ends it.
    *
    * @param {(notice: Notice<Doc>) => void} subscriber
+   * @returns {() => void}
    */
   subscribe(subscriber) {
     this.#subscribers.add(subscriber);
@@ -150,7 +186,7 @@ export class Handle {
 
   // --- what the client reports --------------------------------------------------------------------------------------
 
-  /** @param {{ changes: Notice["changes"], source: Notice["source"], replayed: boolean }} output */
+  /** @internal @param {{ changes: Notice["changes"], source: Notice["source"], replayed: boolean }} output */
   changed({ changes, source, replayed }) {
     if (this.isFollowed && source !== "local") this.isLoaded = true;
     const notice = { shape: this.text, documents: this.documents, changes, source, replayed, revision: this.revision };
@@ -163,7 +199,7 @@ export class Handle {
     }
   }
 
-  /** @param {{ changes: Change[], position: string | null }} output */
+  /** @internal @param {{ changes: Change[], position: string | null }} output */
   confirmed({ changes, position }) {
     if (!this.#readers.size) return;
     const { decodeRow } = this.client.engine;
@@ -174,7 +210,7 @@ export class Handle {
     }
   }
 
-  /** @param {import("./replica.js").Message} error */
+  /** @internal @param {import("./replica.js").Message} error */
   refused(error) {
     this.error = error;
     if (error.retry_after !== undefined) return;
@@ -184,7 +220,7 @@ export class Handle {
     queueMicrotask(() => this.isFollowed || this.client.release(this));
   }
 
-  /** End the readers of `changes()`. @param {Error} [error] */
+  /** End the readers of `changes()`. @internal @param {Error} [error] */
   end(error) {
     clearTimeout(this.#lingering);
     for (const reader of this.#readers) reader.end(error);
@@ -209,6 +245,7 @@ export class ShapeHandle extends Handle {
    * Create a document. Its `_id` is made here if it has none. Throws `TypeError` for what has no Extended JSON.
    *
    * @param {NewDocument<Doc>} doc - Extended JSON, or what the `decode` of the client makes of it.
+   * @returns {Promise<Written>}
    */
   async insert(doc) {
     const json = this.client.encoded(doc);
@@ -222,6 +259,7 @@ export class ShapeHandle extends Handle {
    * @param {string} id - The id text.
    * @param {Patch<Doc>} patch
    * @param {WriteOptions} [options]
+   * @returns {Promise<Written>}
    */
   async patch(id, patch, options) {
     return this.#write("PATCH", id, this.client.encoded(patch), options);
@@ -233,12 +271,13 @@ export class ShapeHandle extends Handle {
    * @param {string} id
    * @param {NewDocument<Doc>} doc
    * @param {WriteOptions} [options]
+   * @returns {Promise<Written>}
    */
   async replace(id, doc, options) {
     return this.#write("PUT", id, { _id: idValue(id), ...this.client.encoded(doc) }, options);
   }
 
-  /** Delete a document. @param {string} id @param {WriteOptions} [options] */
+  /** Delete a document. @param {string} id @param {WriteOptions} [options] @returns {Promise<Written>} */
   remove(id, options) {
     return this.#write("DELETE", id, undefined, options);
   }
@@ -261,7 +300,7 @@ export class ShapeHandle extends Handle {
    *
    * @param {string} id
    * @param {HistoryQuery} [query]
-   * @returns {Promise<{ events: import("./replica.js").LogEvent[], next?: string, since?: string }>}
+   * @returns {Promise<HistoryPage>}
    */
   history(id, query) {
     return this.client.http.request("GET", `${pathOf(this.#collection, id)}/events`, { query });
@@ -272,7 +311,7 @@ export class ShapeHandle extends Handle {
    *
    * @param {string} id
    * @param {Date | string | number} point
-   * @returns {Promise<{ id: string, version: number, doc: Doc, position: string, etag: string }>}
+   * @returns {Promise<PastDocument<Doc>>}
    */
   async at(id, point) {
     const found = await this.client.http.request("GET", pathOf(this.#collection, id), { query: pointOf(point) });
@@ -283,6 +322,7 @@ export class ShapeHandle extends Handle {
    * The patch from one point of a document's history to another one; to the newest event without `to`.
    *
    * @param {string} id @param {Date | string | number} from @param {Date | string | number} [to]
+   * @returns {Promise<Difference>}
    */
   diff(id, from, to) {
     const query = { from: textOf(from), ...(to !== undefined && { to: textOf(to) }) };
@@ -291,6 +331,8 @@ export class ShapeHandle extends Handle {
 }
 
 /**
+ * A collection.
+ *
  * @template [Doc=any]
  * @extends {ShapeHandle<Doc>}
  */
@@ -310,37 +352,42 @@ export class DocumentHandle extends Handle {
     return /** @type {string} */ (this.info.id);
   }
 
-  /** The document with own writes over it; undefined if it is not here. */
+  /** The document with own writes over it; undefined if it is not here. @returns {Doc | undefined} */
   get document() {
     return this.get(this.#id);
   }
 
-  /** @param {Patch<Doc>} patch @param {WriteOptions} [options] */
+  /** Change the document. @param {Patch<Doc>} patch @param {WriteOptions} [options] @returns {Promise<Written>} */
   patch(patch, options) {
     return this.#byId.patch(this.#id, patch, options);
   }
 
-  /** @param {NewDocument<Doc>} doc @param {WriteOptions} [options] */
+  /** Replace or create it. @param {NewDocument<Doc>} doc @param {WriteOptions} [options] @returns {Promise<Written>} */
   replace(doc, options) {
     return this.#byId.replace(this.#id, doc, options);
   }
 
-  /** @param {WriteOptions} [options] */
+  /** Delete it. @param {WriteOptions} [options] @returns {Promise<Written>} */
   remove(options) {
     return this.#byId.remove(this.#id, options);
   }
 
-  /** @param {HistoryQuery} [query] */
+  /** Its events, page by page. @param {HistoryQuery} [query] @returns {Promise<HistoryPage>} */
   history(query) {
     return this.#byId.history(this.#id, query);
   }
 
-  /** @param {Date | string | number} point */
+  /** The document as it was. @param {Date | string | number} point @returns {Promise<PastDocument<Doc>>} */
   at(point) {
     return this.#byId.at(this.#id, point);
   }
 
-  /** @param {Date | string | number} from @param {Date | string | number} [to] */
+  /**
+   * The patch from one point of its history to another one.
+   *
+   * @param {Date | string | number} from @param {Date | string | number} [to]
+   * @returns {Promise<Difference>}
+   */
   diff(from, to) {
     return this.#byId.diff(this.#id, from, to);
   }

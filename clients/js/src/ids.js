@@ -22,7 +22,7 @@ function hex(bytes) {
 const process = randomHex(5);
 let counter = Math.floor(Math.random() * 0x1000000);
 
-/** A new ObjectId, as its text: seconds, 5 random bytes of this process, and a counter. */
+/** A new ObjectId, as its text: seconds, 5 random bytes of this process, and a counter. @returns {string} */
 export function newId() {
   counter = (counter + 1) % 0x1000000;
   const seconds = Math.floor(Date.now() / 1000);

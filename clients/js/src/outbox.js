@@ -12,7 +12,12 @@ import { PendingWrite } from "./pending.js";
 /** @typedef {import("./pending.js").WriteAnswer} WriteAnswer */
 /** @typedef {import("./pending.js").FollowedShape} FollowedShape */
 
-/** @typedef {{ status: number, code: string, title?: string, detail?: string, current?: number }} Problem */
+/**
+ * Why a write was refused: a problem document (RFC 9457), or one that the client has made, with the status 0. `current`:
+ * the version that the document has.
+ *
+ * @typedef {{ status: number, code: string, title?: string, detail?: string, current?: number }} Problem
+ */
 
 /**
  * What the outbox wants done. `redraw`: the writes that are shown of a document have changed, in one shape or in all.

@@ -54,7 +54,7 @@ import { PatchError, applyPatch, equal } from "./patch.js";
  * @property {string} [reason]
  */
 
-/** @typedef {Record<string, any> & { type: string }} Message */
+/** A message of the server, as on the wire. @typedef {Record<string, any> & { type: string }} Message */
 /** @typedef {{ log: string, seq: number }} Barrier - A position of all shapes: its log has no scope. */
 
 /**

@@ -11,10 +11,13 @@ export class Refusal extends Error {
   constructor(problem, retryAfter) {
     super(problem.detail || problem.title || problem.code);
     this.name = "Refusal";
+    /** What the server has answered. @type {Problem & { retry_after?: number }} */
     this.problem = problem;
+    /** The stable code of the problem, such as `version_mismatch`. @type {string} */
     this.code = problem.code;
+    /** The status of the answer; 0 without one. @type {number} */
     this.status = problem.status;
-    /** Seconds after which the same request may succeed, if the server has said so. */
+    /** Seconds after which the same request may succeed, if the server has said so. @type {number | undefined} */
     this.retryAfter = retryAfter;
   }
 }

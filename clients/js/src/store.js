@@ -104,14 +104,13 @@ export class Fenced extends Error {
  * as far as it has them.
  */
 export class StoreLost extends Error {
-  /**
-   * @param {number} restored - Unsent writes that were restored, and will be sent.
-   * @param {number} missing - Unsent writes that are lost.
-   */
+  /** @param {number} restored @param {number} missing */
   constructor(restored, missing) {
     super(`the browser has removed what was stored: ${restored} unsent writes were restored, ${missing} are lost`);
     this.name = "StoreLost";
+    /** Unsent writes that were restored, and will be sent. @type {number} */
     this.restored = restored;
+    /** Unsent writes that are lost. @type {number} */
     this.missing = missing;
   }
 }
@@ -122,6 +121,7 @@ export class StoreLost extends Error {
  * it, where rows would be missing, and none behind the step, which would lose rows. Those steps are left out: what is
  * stored is whole, and what it lacks comes from the server.
  *
+ * @internal
  * @param {string | undefined} known - Where the step begins; undefined if nothing was stored.
  * @param {string | undefined} stored
  * @param {string} position - Where the step ends.
@@ -132,7 +132,7 @@ export function leadsOn(known, stored, position) {
   return from.log === at.log && at.log === to.log && from.seq <= at.seq && at.seq <= to.seq;
 }
 
-/** The format of what is stored; another number makes another database. */
+/** The format of what is stored; another number makes another database. @internal */
 export const FORMAT = 2;
 
 /**

@@ -61,12 +61,13 @@ const Context = createContext(/** @type {Client | null} */ (null));
  * Have the components below use this client.
  *
  * @param {{ client: Client, children?: import("react").ReactNode }} props
+ * @returns {import("react").ReactElement}
  */
 export function Provider({ client, children }) {
   return createElement(Context.Provider, { value: client }, children);
 }
 
-/** The client of the nearest `Provider`. Throws `Error` if there is none. */
+/** The client of the nearest `Provider`. Throws `Error` if there is none. @returns {Client} */
 export function useClient() {
   return provided(useContext(Context));
 }

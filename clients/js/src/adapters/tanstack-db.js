@@ -20,6 +20,8 @@ import { equal, formatPointer, isMergeable, mergePatch } from "../patch.js";
  */
 
 /**
+ * What the options of a collection are made of.
+ *
  * @template {object} Doc
  * @typedef {object} CollectionSource
  * @property {ShapeHandle<Doc>} shape - What `db.collection()` or `db.shape()` returns. It is followed while the collection
@@ -156,6 +158,7 @@ function documentOf(row) {
  * The patch that leads from one document to another one: a merge patch of what differs, so that what others change
  * meanwhile stays; or a JSON Patch of whole fields where a merge patch cannot say it, as for a null.
  *
+ * @internal
  * @param {any} before - Extended JSON.
  * @param {any} after
  */
