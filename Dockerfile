@@ -12,7 +12,7 @@ COPY locks locks
 # No pip in what is kept: it would be a tenth of it.
 RUN pip install --require-hashes -r locks/build.txt \
  && python -m venv --without-pip /opt/eventsync \
- && pip --python /opt/eventsync/bin/python install --require-hashes -r locks/runtime.txt
+ && pip --python /opt/eventsync/bin/python install --require-hashes -r locks/otel.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY app app
 COPY workers workers

@@ -8,7 +8,12 @@ from typing import Final
 
 LOCKS: Final = Path(__file__).resolve().parent.parent / "locks"
 
-INCLUDED: Final = {"docs": ("build",), "local": ("runtime", "build"), "dev": ("local", "docs")}
+INCLUDED: Final = {
+    "docs": ("build",),
+    "local": ("runtime", "build"),
+    "otel": ("runtime",),
+    "dev": ("local", "docs", "otel"),
+}
 """Lock → the locks that it includes. Each stands before those that include it."""
 
 _ENTRY: Final = re.compile(r"^[^#\s-].*\n(?: .*\n)*", re.MULTILINE)

@@ -52,7 +52,7 @@ LIMITS: Final = {
     "class names used twice": 0,
     "lines: all": 176_000,
     "lines: docs/benchmarks": 960,
-    "lines: locks": 2_480,
+    "lines: locks": 2_520,
     "lines: scripts/bench": 5_450,
     "lines: tests/support": 13_500,
     "subjects of the last 50 commits over 72 characters": 0,

@@ -69,6 +69,7 @@ from eventsync.sync.catch_up.time_travel import TimeTravelReads
 from eventsync.sync.operations import CachedOverview
 from eventsync.sync.reports import Reports
 from eventsync.sync.service import SyncService
+from eventsync.tracing.process import running as tracing_in_process
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +132,11 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Services]]:
-        async with running(settings, on_failure, held, monitoring) as services, _monitored(services, figures):
+        async with (
+            tracing_in_process("eventsync-server", enabled=settings.tracing),
+            running(settings, on_failure, held, monitoring) as services,
+            _monitored(services, figures),
+        ):
             app.state.sync = services.sync
             await set_within(services.sync.feed.followed, head_start)
             yield {"services": services}

@@ -39,7 +39,7 @@ _MAX_KEYS: Final = 1000
 _LONGEST: Final = 200
 """Characters of a subject in a line. It may be as long as a token."""
 
-_QUIET: Final = ("pymongo", "uvicorn", "websockets", "asyncio")
+_QUIET: Final = ("pymongo", "uvicorn", "websockets", "asyncio", "opentelemetry", "urllib3")
 """Libraries whose `info` and `debug` lines only interest their own authors."""
 
 LogFormat = Literal["text", "json"]

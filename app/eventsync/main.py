@@ -17,6 +17,7 @@ from eventsync.process.open_files import allow_sockets
 from eventsync.reload import Reread, hangups_heard
 from eventsync.server.uvicorn_server import Server, server_config
 from eventsync.settings import Settings
+from eventsync.tracing.process import require as require_tracing
 
 
 def make_server(settings: Settings, *, head_start: float = 0.0, figures: Path | None = None) -> Server:
@@ -75,6 +76,8 @@ async def _serve_on(
         while following:
             current = following.pop()
             configure_logging(current.log_level, current.log_format)
+            if current.tracing:
+                require_tracing()  # here, where it is one line; the application would raise it in the middle of a start
             allow_sockets(current.max_sockets)
             server = make_server(current, head_start=HEAD_START, figures=figures)
             # The server gets copies: the sockets themselves keep listening between one server and the next.

@@ -16,6 +16,7 @@ from eventsync.process.memory import return_free_memory
 from eventsync.reload import Reread, hangups_heard
 from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
+from eventsync.tracing.process import running as tracing_in_process
 from eventsync_workers.monitoring.figures import WorkerFigures
 from eventsync_workers.monitoring.port import WorkerPort
 from eventsync_workers.worker import Worker
@@ -72,7 +73,7 @@ async def _work(settings: Settings, stop: asyncio.Event, figures: WorkerFigures)
 
     touching = asyncio.create_task(_touch_until(stop, settings.health_file), name="touch the health file")
     try:
-        async with port.running():
+        async with tracing_in_process("eventsync-worker", enabled=settings.tracing), port.running():
             await Worker(settings, stop, figures, use).run()
     finally:
         stop.set()

@@ -17,6 +17,7 @@ from eventsync.domain.access.redaction import Redaction
 from eventsync.domain.names import not_readable
 from eventsync.errors import EventsyncError, Forbidden, NotTracked
 from eventsync.nodestorage import Author, Guard, Visible
+from eventsync.tracing.process import carried
 
 
 class NotGranted(NotTracked):
@@ -80,7 +81,7 @@ class Permissions:
         """Return the principal as the author of an operation on these collections."""
         by = self._access.principal.sub
         guards = None if self._access.is_open else self._guards(collections)
-        return Author.new(by, guards) if op_id is None else Author(by, op_id, guards)
+        return Author.new(by, guards) if op_id is None else Author(by, op_id, guards, carried())
 
     def _guards(self, collections: Iterable[str]) -> Mapping[str, Guard]:
         # A transaction may change several collections, each by rules of its own.

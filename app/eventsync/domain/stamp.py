@@ -1,4 +1,8 @@
-"""`_sync`, the one reserved field of a stored document: `{v: version, op: operation id, by: principal}`."""
+"""`_sync`, the one reserved field of a stored document: `{v: version, op: operation id, by: principal}`.
+
+A write that is traced leaves the context of its trace there too, as `t`: a W3C `traceparent`. It is no part of a
+`Stamp`, which is compared, and only workers that trace read it.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,9 @@ FIELD: Final = "_sync"
 MAX_VERSION: Final = 2**53 - 1
 """The greatest integer that every JSON parser reads exactly (RFC 8259 section 6)."""
 
+
+TRACE: Final = "t"
+"""The name of the `traceparent` in the field."""
 
 _INT32: Final = struct.Struct("<i")
 
@@ -49,15 +56,23 @@ class Stamp(NamedTuple):
             field.get("deleted") is True,
         )
 
-    def stored(self) -> Document:
-        """Return the value of the field as it is stored."""
+    def stored(self, trace: str | None = None) -> Document:
+        """Return the value of the field as it is stored, with the `traceparent` of a write that is traced."""
         stamp: Document = {"v": Int64(self.version), "op": self.op_id, "by": self.by}
+        if trace is not None:
+            stamp[TRACE] = trace
         return stamp | {"deleted": True} if self.deleted else stamp
 
-    def appended_to(self, document: bytes) -> bytes:
-        """Return an encoded document without a stamp with this one as its last field."""
-        field = bson.encode({FIELD: self.stored()}, codec_options=CODEC)[4:-1]
+    def appended_to(self, document: bytes, trace: str | None = None) -> bytes:
+        """Return an encoded document without a stamp with this one as its last field; `trace` as for `stored`."""
+        field = bson.encode({FIELD: self.stored(trace)}, codec_options=CODEC)[4:-1]
         return b"".join((_INT32.pack(len(document) + len(field)), document[4:-1], field, b"\0"))
+
+
+def trace_in(field: Any) -> str | None:
+    """Return the `traceparent` in a stored stamp, which may be anything; None without one."""
+    trace = field.get(TRACE) if isinstance(field, Mapping) else None
+    return trace if isinstance(trace, str) else None
 
 
 def version_in(field: Mapping[str, Any]) -> int | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from eventsync.errors import Forbidden
+from eventsync.tracing.process import carried
 
 
 class Guard(Protocol):
@@ -40,17 +41,19 @@ class Author:
     """The principal `by`, and the id of the operation, which the stored document and its event carry.
 
     `guards` has a guard for each collection that the principal may use. Without it, as in a host's own code, everything
-    is allowed.
+    is allowed. `trace` is the W3C `traceparent` of the request, if it is traced: the stored document and the row of its
+    event carry it, and nothing that clients get.
     """
 
     by: str
     op_id: str
     guards: Mapping[str, Guard] | None = None
+    trace: str | None = None
 
     @classmethod
     def new(cls, by: str, guards: Mapping[str, Guard] | None = None) -> Author:
         """Return the author of a new operation of `by`."""
-        return cls(by, os.urandom(16).hex(), guards)
+        return cls(by, os.urandom(16).hex(), guards, carried())
 
     def guard(self, collection: str) -> Guard | None:
         """Return the guard of a collection; None if everything is allowed. Raises `Forbidden`."""
@@ -72,4 +75,5 @@ class Author:
         """Return the same author with the guard of one collection only: less to send to a helper process."""
         if self.guards is None or len(self.guards) <= 1:
             return self
-        return Author(self.by, self.op_id, {name: guard for name, guard in self.guards.items() if name == collection})
+        guards = {name: guard for name, guard in self.guards.items() if name == collection}
+        return Author(self.by, self.op_id, guards, self.trace)

@@ -192,7 +192,7 @@ class Documents:
         elif raw is not None and isinstance(change.write, Remove):
             # A delete carries no fields. Its version and author are left in the document's last change, where the
             # worker finds them.
-            await self._modify({"$set": {FIELD: change.write.stamp.stored()}}, raw, session)
+            await self._modify({"$set": {FIELD: change.write.stamp.stored(change.write.trace)}}, raw, session)
             await self._collection.delete_one({"_id": exact_id(raw)}, session=session)
 
     async def _modify(self, update: Any, raw: RawBSONDocument, session: Session | None) -> None:
@@ -288,7 +288,7 @@ def _request(change: PlannedWrite, raw: RawBSONDocument | None) -> InsertOne[Any
     if raw is None or change.write is None:
         raise AssertionError("an update is decided on a document")
     if isinstance(change.write, Remove):
-        update: Any = {"$set": {FIELD: change.write.stamp.stored()}}
+        update: Any = {"$set": {FIELD: change.write.stamp.stored(change.write.trace)}}
     else:
         update = sent_update(change.write.update, raw)
     return UpdateOne({"_id": exact_id(raw)}, update)

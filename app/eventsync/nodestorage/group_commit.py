@@ -26,6 +26,7 @@ from eventsync.domain.values.extended_json import decode
 from eventsync.errors import EventsyncError, Unavailable
 from eventsync.mongodb.errors import duplicate_fields
 from eventsync.nodestorage.author import Author
+from eventsync.nodestorage.commits import committing
 from eventsync.nodestorage.deciding import Decider, Decision
 from eventsync.nodestorage.documents import Collections, Documents
 from eventsync.nodestorage.grouped_write import GroupedWrite, state_after, write_group
@@ -218,7 +219,11 @@ class WriteGroups:
 
     async def _make(self, documents: Documents, plan: _Plan) -> bool:
         """Send the plan and settle its writers. Return True if another writer was faster than one of them."""
-        outcomes = await write_group(documents, plan.writes) if plan.writes else []
+        authors = [queued.author for queued, _, _ in plan.writers]
+        with committing(documents.collection, "bulkWrite", authors) as spans:
+            outcomes = await write_group(documents, plan.writes) if plan.writes else []
+            if spans is not None:
+                spans.note(outcomes)
         raced = False
         for (queued, result, after), outcome in zip(plan.writers, outcomes, strict=True):
             intent = queued.decision.intent
@@ -293,7 +298,13 @@ class DeleteGroups:
         try:
             # A single attempt: a transaction that fails does not say for which delete, so the next attempt is made one
             # by one.
-            return await self._transactions.once(lambda session: self._delete(group, session))
+            documents = self._collections.of(group[0].decision.intent.collection)
+            authors = [queued.author for queued in group]
+            with committing(documents.collection, "transaction", authors) as spans:
+                outcomes = await self._transactions.once(lambda session: self._delete(group, session))
+                if spans is not None:
+                    spans.note(outcomes)
+                return outcomes
         except Unavailable as error:
             return [error] * len(group)  # nobody knows if it was committed
         except (PyMongoError, BSONError, Lost):

@@ -64,9 +64,10 @@ class Modify:
 
 @dataclass(frozen=True, slots=True)
 class Remove:
-    """Set `stamp` on the stored document, then delete it, in one transaction."""
+    """Set `stamp` on the stored document, then delete it, in one transaction. `trace` is as that of an `Author`."""
 
     stamp: Stamp
+    trace: str | None = None
 
 
 @dataclass(slots=True)
@@ -187,7 +188,7 @@ def _delete(operation: Delete) -> Intent:
             guard.delete(node.document)
         version = node.version + 1
         mark = Stamp(version, author.op_id, author.by, deleted=True)
-        return PlannedWrite(WriteResult(format_id(node.id), version, None, []), Remove(mark))
+        return PlannedWrite(WriteResult(format_id(node.id), version, None, []), Remove(mark, author.trace))
 
     return Intent(operation.collection, operation.id, decide, transacts=True)
 
@@ -244,7 +245,7 @@ def _insertion(document: Document, encoded: bytes, author: Author, guard: Guard 
         raise Malformed("MongoDB replaces an empty timestamp in a new document; give it a time")
     if guard is not None:
         guard.create(document)
-    stored = RawBSONDocument(Stamp(1, author.op_id, author.by).appended_to(encoded), RAW_CODEC)
+    stored = RawBSONDocument(Stamp(1, author.op_id, author.by).appended_to(encoded, author.trace), RAW_CODEC)
     return PlannedWrite(_result(document["_id"], 1, document, [], guard, created=True), Insert(stored))
 
 
@@ -264,7 +265,7 @@ def _modification(
     if not patch:
         return PlannedWrite(_result(before.id, before.version, before.document, [], guard), None)
     version = before.version + 1
-    stamp = Stamp(version, author.op_id, author.by).stored()
+    stamp = Stamp(version, author.op_id, author.by).stored(author.trace)
     whole = isinstance(before.document, UnreadableDocument)
     update: Any = None if whole else minimal_update(was, now)
     if update is None:

@@ -15,6 +15,7 @@ from eventsync.domain.ids import format_id
 from eventsync.errors import Conflict, NotFound, PatchFailed, RateLimited, VersionMismatch
 from eventsync.mongodb.errors import translated_write, write_error
 from eventsync.nodestorage.author import Author
+from eventsync.nodestorage.commits import committing
 from eventsync.nodestorage.deciding import Decider, Decision
 from eventsync.nodestorage.documents import Collections, FoundDocument
 from eventsync.nodestorage.group_commit import DeleteGroups, GroupCommit, WriteGroups
@@ -129,7 +130,7 @@ class OperationWriter:
         # No filter can name the state that was read. In a transaction MongoDB itself notices if it changes.
         if raw is not None and not await documents.can_compare(raw):
             return await self._in_transaction(decision, author)
-        with lost_if_taken(intent):
+        with lost_if_taken(intent), committing(documents.collection, "findAndModify", [author]):
             await documents.write(change, raw)
         return change.result
 
@@ -152,7 +153,9 @@ class OperationWriter:
         try:
             if idempotency:
                 await self._records.check_room()
-            return await self._transactions.run(body)
+            collection = self._collections.of(decisions[0].intent.collection).collection
+            with committing(collection, "transaction", [author], size=len(decisions)):
+                return await self._transactions.run(body)
         except (Conflict, NotFound, VersionMismatch, PatchFailed, RateLimited, DuplicateKeyError):
             # Another request with the same key may have caused this error, and may have left a record meanwhile.
             # (Before the first key is recorded, the collection does not exist. Reading it then does not fix the

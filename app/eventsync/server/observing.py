@@ -1,4 +1,4 @@
-"""The record of requests: a count and a time for each route, method and status, and the access log."""
+"""The record of requests: a count and a time for each route, method and status, the access log, and their spans."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from eventsync.logging import ACCESS_LOG, CONTEXT, FIELDS, LogContext, trace_of
 from eventsync.metrics.instruments import Histogram
+from eventsync.tracing.process import current
 
 access_log = logging.getLogger(ACCESS_LOG)
 
@@ -26,6 +27,9 @@ TEMPLATE: Final = "eventsync.template"
 NO_ROUTE: Final = "none"
 _UNANSWERED: Final = "none"
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods without a span: a read is no part of a write's trace, and a stream may last for days."""
+
 _OTHER: Final = "other"
 """The label of all other methods: a client may send any word."""
 
@@ -41,7 +45,7 @@ class RequestFigures:
 
     def count(self, route: str, method: str, status: str, seconds: float | None) -> None:
         """Count an answer that began after so many seconds; None if there was none."""
-        method = method if method in _METHODS else _OTHER
+        method = _known(method)
         self.answered[route, method, status] += 1
         if seconds is not None:
             key = route, method
@@ -53,7 +57,8 @@ class RequestFigures:
 class Observed:
     """ASGI middleware that counts requests, gives each an id for the log, and writes the access log if that is wanted.
 
-    The time that is counted ends as the answer begins: a stream may last for days.
+    In a process that traces, each request that may write gets a span, and the log names it by the id of its trace. The
+    time that is counted ends as the answer begins: a stream may last for days.
     """
 
     def __init__(self, app: ASGIApp, figures: RequestFigures, *, log: bool = False) -> None:
@@ -66,7 +71,9 @@ class Observed:
             await self._app(scope, receive, send)
             return
         began, status, seconds = time.perf_counter(), _UNANSWERED, None
-        context = _context(scope)
+        tracing = None if scope["method"] in _READS else current()
+        span = None if tracing is None else tracing.request(scope, _known(scope["method"]))
+        context = _context(scope) if span is None or span.trace_id is None else LogContext(span.trace_id)
         token = CONTEXT.set(context)
 
         async def sent(message: Message) -> None:
@@ -90,6 +97,8 @@ class Observed:
             if self._log:
                 _log_access(scope, scope["method"], route, status, time.perf_counter() - began)
             CONTEXT.reset(token)
+            if span is not None:
+                span.answered(route, _known(scope["method"]), status)
 
 
 @contextmanager
@@ -108,6 +117,10 @@ def websocket_observed(scope: Scope, path: str, *, log: bool) -> Iterator[None]:
 def _context(scope: Scope) -> LogContext:
     found = next((value for name, value in scope["headers"] if name == b"traceparent"), None)
     return LogContext(None if found is None else trace_of(found))
+
+
+def _known(method: str) -> str:
+    return method if method in _METHODS else _OTHER
 
 
 def _log_access(scope: Scope, method: str, route: str, status: str, seconds: float) -> None:

@@ -153,6 +153,10 @@ class Fields(ServerFields):
         False,
         description="Log each request and each end of a WebSocket: the template of its path, method, status, time, client address and principal, and never the path or query itself.",
     )
+    tracing: bool = Field(
+        False,
+        description="Trace writes by OpenTelemetry, from the request to the delivery of the event. Needs the extra `eventsync[otel]` in each process; the variables `OTEL_…` say where spans go, and how many writes are sampled.",
+    )
 
     @field_validator("collections", "allowed_origins", "allowed_hosts", "trusted_proxies", mode="before")
     @classmethod

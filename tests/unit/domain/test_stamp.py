@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from bson import Int64
 
-from eventsync.domain.stamp import FIELD, MAX_VERSION, Stamp, unstamp, unversioned
+from eventsync.domain.stamp import FIELD, MAX_VERSION, Stamp, trace_in, unstamp, unversioned
 from eventsync.domain.values.extended_json import same
 
 NO_VERSIONS = (True, False, -1, Int64(-(2**63)), MAX_VERSION + 1, Int64(2**63 - 1))
@@ -19,6 +19,16 @@ def test_a_stamp_is_read_as_it_was_written() -> None:
 def test_a_stamp_is_stored_with_its_fields() -> None:
     assert same(Stamp(7, "op", "ann").stored(), {"v": Int64(7), "op": "op", "by": "ann"})
     assert same(Stamp(7, "op", "ann", deleted=True).stored(), {"v": Int64(7), "op": "op", "by": "ann", "deleted": True})
+
+
+def test_the_context_of_a_trace_is_beside_what_a_stamp_says() -> None:
+    stamp = Stamp(7, "op", "ann")
+    stored = stamp.stored("00-4b-00-01")
+    assert same(stored, {"v": Int64(7), "op": "op", "by": "ann", "t": "00-4b-00-01"})
+    assert Stamp.of({FIELD: stored}) == stamp
+    assert trace_in(stored) == "00-4b-00-01"
+    for other in (stamp.stored(), {"t": 5}, None, 7, "text"):
+        assert trace_in(other) is None
 
 
 @pytest.mark.parametrize(

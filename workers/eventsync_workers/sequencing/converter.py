@@ -30,7 +30,7 @@ from eventsync.domain.events import Event, Op, encode_patch
 from eventsync.domain.ids import IdText, format_id
 from eventsync.domain.patches.diff import Operation, Touched, diff
 from eventsync.domain.routes import NO_DEFINITIONS, Router, Routes
-from eventsync.domain.stamp import FIELD, Stamp, unstamp, unversioned
+from eventsync.domain.stamp import FIELD, Stamp, trace_in, unstamp, unversioned
 from eventsync.domain.values.extended_json import JSON_CODEC, RAW_CODEC, Document, decode, longer_than, same, to_json
 from eventsync.domain.values.type_hints import type_hints_of
 from eventsync.domain.values.type_wrappers import INT32_MAX, INT32_MIN
@@ -71,6 +71,8 @@ class EncodedEvent(NamedTuple):
     routes: Routes | None = None
     unrouted: Sequence[str] = ()
     """The definitions that its document can't be routed by."""
+    trace: str | None = None
+    """The `traceparent` that the write has left in the stamp, if it was looked for."""
 
 
 def encode_event(event: Event, routes: Routes | None = None, unrouted: Sequence[str] = ()) -> EncodedEvent:
@@ -103,32 +105,50 @@ def encode_routed(
 
 
 def encode_change(
-    event: Event | None, change: DecodedChange, router: Router = NO_DEFINITIONS, raw: bytes | memoryview | None = None
+    event: Event | None,
+    change: DecodedChange,
+    router: Router = NO_DEFINITIONS,
+    raw: bytes | memoryview | None = None,
+    *,
+    traced: bool = False,
 ) -> EncodedEvent | None:
-    """Encode the event of a decoded change, if it has one, with its routes. `raw` is as for `convert`."""
+    """Encode the event of a decoded change, if it has one, with its routes. `raw` is as for `convert`.
+
+    `traced`: look for the context of a trace, too.
+    """
     if event is None:
         return None
     if isinstance(change, OddChange):
         raw = None
     # The images are the very states that MongoDB would match, whatever stands for them in the event.
-    return encode_routed(event, router, change.get(BEFORE), change.get(AFTER), raw)
+    encoded = encode_routed(event, router, change.get(BEFORE), change.get(AFTER), raw)
+    # A later change from elsewhere leaves the stamp of the last write through the API.
+    return encoded._replace(trace=_trace(change)) if traced and not event.external else encoded
 
 
-def convert_raw(raw: bytes, router: Router = NO_DEFINITIONS) -> tuple[EncodedEvent | None, bool]:
+def _trace(change: DecodedChange) -> str | None:
+    """Return the `traceparent` in the stamp that the change, a write through the API, has left."""
+    if change["operationType"] == "delete":
+        return trace_in(change[STAMPED] if STAMPED in change else (change.get(BEFORE) or {}).get(FIELD))
+    return trace_in((change.get(AFTER) or {}).get(FIELD))
+
+
+def convert_raw(raw: bytes, router: Router = NO_DEFINITIONS, traced: bool = False) -> tuple[EncodedEvent | None, bool]:
     """Decode a large change, convert it and encode its event, all in a helper process. Raises like `convert`.
 
-    Return the event, and True if something in the change can't be decoded.
+    Return the event, and True if something in the change can't be decoded. `traced` is as for `encode_change`.
     """
     change = decode_change(RawBSONDocument(raw, RAW_CODEC))
-    return encode_change(convert(change, raw), change, router, raw), isinstance(change, OddChange)
+    is_odd = isinstance(change, OddChange)
+    return encode_change(convert(change, raw), change, router, raw, traced=traced), is_odd
 
 
 def convert_reread(
-    change: DecodedChange, images: Mapping[str, bytes], router: Router = NO_DEFINITIONS
+    change: DecodedChange, images: Mapping[str, bytes], router: Router = NO_DEFINITIONS, traced: bool = False
 ) -> EncodedEvent | None:
     """Do the same for a change whose images were read from the collection: `images` has their BSON by name."""
     decoded = _decode_fields(change | {name: RawBSONDocument(raw) for name, raw in images.items()})
-    return encode_change(convert(decoded), decoded, router)
+    return encode_change(convert(decoded), decoded, router, traced=traced)
 
 
 def encode_replacement(

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -43,6 +44,7 @@ from eventsync_workers.sequencing.converter import (
     outline_without_images,
     unreadable,
 )
+from eventsync_workers.sequencing.event_spans import EventSpans
 from eventsync_workers.sequencing.missing_images import ImageReader
 from eventsync_workers.sequencing.transactions import Transaction, transaction_of
 
@@ -114,6 +116,8 @@ class LogWriter:
         self._numbered = self.seq
         self._events = events
         self._images = images
+        self._spans = EventSpans.of(log)
+        self._is_traced = self._spans is not None
         self._time = time
         self._token: Token | None = None
         self._unfinished = unfinished(head.transaction) if head else None
@@ -143,6 +147,8 @@ class LogWriter:
         checkpoint: NewCheckpoint | None = None
         numbered, time, token = self._numbered, self._time, self._token
         for transaction in transactions:
+            if self._spans is not None:
+                self._spans.converting()
             changes = await self._decode(transaction)
             first, last = changes[0][0], changes[-1][0]
             if token is not None and _is_later(first["clusterTime"], time):
@@ -179,7 +185,8 @@ class LogWriter:
         # One insert for all of them: a command costs more than an event.
         if new := [event for one in numbered for event in one.events]:
             began = time.monotonic()
-            await self._events.append(self.log, new, over=self.connection)
+            with nullcontext() if self._spans is None else self._spans.appending(new[0].event.seq, new[-1].event.seq):
+                await self._events.append(self.log, new, over=self.connection)
             self.took = max(time.monotonic() - began, _FORGETTING * self.took)
             self._appended(new[-1])
         # Not before the insert has ended: a checkpoint promises that its events are in the log.
@@ -196,6 +203,7 @@ class LogWriter:
         ]
         await self._events.append(self.log, new)
         self._appended(new[-1])
+        self.give_up()
         # Numbering begins again behind the repair: events that were numbered before it are never appended.
         self._numbered = self.seq
         self._time, self._token = time, token
@@ -208,6 +216,11 @@ class LogWriter:
         events = [encode_event(tracked_again(name, time.as_datetime())) for name in names]
         await self.append_repair(events, token, time)
         self.checkpoint = NewCheckpoint(self.seq, token, time)
+
+    def give_up(self) -> None:
+        """Note that what was converted and not appended never will be."""
+        if self._spans is not None:
+            self._spans.give_up()
 
     def _appended(self, newest: NewEvent) -> None:
         self.newest, self.seq, self.token = newest, newest.event.seq, newest.token
@@ -261,7 +274,7 @@ class LogWriter:
                 change = decode_change(RawBSONDocument(bytes(raw), RAW_CODEC))
                 if isinstance(change, OddChange):
                     self._alarm_odd(change)
-            return encode_change(convert(change, raw), change, self.router, raw)
+            return encode_change(convert(change, raw), change, self.router, raw, traced=self._is_traced)
         except Unavailable:
             raise  # No helper process is available now, which is no fault of the change.
         except Exception:
@@ -270,7 +283,7 @@ class LogWriter:
             return await self._replace(change)
 
     async def _convert_offloaded(self, change: DecodedChange, raw: bytes | memoryview) -> EncodedEvent | None:
-        event, is_odd = await self._offload.run(convert_raw, bytes(raw), self.router, size=len(raw))
+        event, is_odd = await self._offload.run(convert_raw, bytes(raw), self.router, self._is_traced, size=len(raw))
         if is_odd:
             self._alarm_odd(change)
         return event
@@ -285,7 +298,7 @@ class LogWriter:
             return self._reread_event(change)
         rest = {name: value for name, value in change.items() if name not in {*images, "updateDescription"}}
         raw = {name: bytes(image.raw) for name, image in images.items()}
-        return await self._offload.run(convert_reread, rest, raw, self.router, size=size)
+        return await self._offload.run(convert_reread, rest, raw, self.router, self._is_traced, size=size)
 
     @staticmethod
     def _alarm_odd(change: DecodedChange) -> None:
@@ -304,12 +317,12 @@ class LogWriter:
         if change is None:
             return None
         decoded = decode_change(change)
-        return encode_change(convert(decoded), decoded, self.router)
+        return encode_change(convert(decoded), decoded, self.router, traced=self._is_traced)
 
     async def _at(
         self, token: Token, time: Timestamp, event: EncodedEvent, seq: Seq, transaction: TransactionPart | None
     ) -> NewEvent:
-        collection, id_text, version, encoded, type_hints, routes, unrouted = event
+        collection, id_text, version, encoded, type_hints, routes, unrouted, trace = event
         if unrouted:
             _alarms.log(
                 f"{collection}/{id_text} belongs to no shape of {', '.join(unrouted)}: "
@@ -323,7 +336,9 @@ class LogWriter:
         # The numbers of its events are those of a worker that has read the registry, from this one on.
         revision, self._revision = self._revision, None
         activated, self._activated = self._activated, ()
-        fields = (stored, version, token, time, type_hints, revision, bool(unrouted), activated)
+        if trace is not None and self._spans is not None:
+            trace = self._spans.converted(trace, collection, seq)
+        fields = (stored, version, token, time, type_hints, revision, bool(unrouted), activated, trace)
         return NewEvent(*fields, encoded_row(self.log, NewEvent(*fields)))
 
 

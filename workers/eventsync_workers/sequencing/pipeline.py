@@ -83,6 +83,7 @@ class Pipeline:
             pipeline._close()
         # What was not appended is read again.
         pipeline._figures.in_flight.clear()
+        writer.give_up()
         if failure := pipeline._failure or failure:
             raise failure
 

@@ -40,7 +40,7 @@ from eventsync.mongodb.errors import refusal, translated
 from eventsync.stores.archive.tiered_log import TieredEvents
 from eventsync.stores.log.event_batch import EventBatch
 from eventsync.stores.log.event_parts import EventParts
-from eventsync.stores.log.hot_tier import BY_ROUTE
+from eventsync.stores.log.hot_tier import BY_ROUTE, TRACE
 from eventsync.stores.log.logs import Fenced
 from eventsync.stores.log.stored_event import (
     ROUTES,
@@ -105,6 +105,8 @@ class NewEvent(NamedTuple):
     """The document afterwards is in no route of some definition: it has too many keys, or can't be read."""
     activated: Sequence[str] = ()
     """The collections that became active right before this event."""
+    trace: str | None = None
+    """The `traceparent` of the span under which it was sequenced, for the servers; None if it is not traced."""
     row: bytes | None = None
     """Its row in BSON, if that was encoded ahead (`encoded_row`)."""
 
@@ -404,6 +406,8 @@ def _row(log: LogId, new: NewEvent) -> dict[str, Any]:
         row["u"] = True
     if new.activated:
         row["a"] = list(new.activated)
+    if new.trace is not None:
+        row[TRACE] = new.trace
     return row
 
 

@@ -286,7 +286,10 @@ class HotRows:
 BY_ROUTE: Final = "by_route"
 """The index by log, key and seq."""
 
-WHOLE: Final = {"t": 0}
+TRACE: Final = "p"
+"""The field of a row with the context of its trace. Only the feed of a server that traces reads it."""
+
+WHOLE: Final = {"t": 0, TRACE: 0}
 """The projection of a row for the archive and for replays."""
 
 FOR_CLIENTS: Final = {"_id": 1, "c": 1, "i": 1, "b": 1, "g": 1} | ROUTES

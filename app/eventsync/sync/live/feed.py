@@ -31,7 +31,7 @@ from eventsync.mongodb.change_stream import Batch, ChangeStream, StreamInterrupt
 from eventsync.mongodb.primary import primary_process
 from eventsync.settings import Settings
 from eventsync.stores.log.definitions import Definitions
-from eventsync.stores.log.hot_tier import FOR_CLIENTS
+from eventsync.stores.log.hot_tier import FOR_CLIENTS, TRACE
 from eventsync.stores.log.logs import Log
 from eventsync.stores.log.registry import StoredRules
 from eventsync.stores.log.stored_event import StoredEvent
@@ -39,6 +39,7 @@ from eventsync.stores.log.tiers import BehindHorizon
 from eventsync.stores.log.tracking import Tracking
 from eventsync.stores.stores import Stores
 from eventsync.sync.live.continuity import Continuity
+from eventsync.sync.live.delivery_spans import DeliverySpans
 from eventsync.sync.live.redacting import redacted
 from eventsync.sync.live.window import Window
 
@@ -60,17 +61,14 @@ _GROWING = {"ns.coll": {"$in": ["events", "heads", "revocations"]}, "operationTy
 _REGISTRIES = {"ns.coll": {"$in": ["collections", "logs", "shapes", "service_keys"]}}
 _WRITES = frozenset({"insert", "update", "replace"})
 _OF_COLLECTIONS = {"operationType": {"$in": ["drop", "rename", "dropDatabase", "invalidate"]}}
-_PIPELINE: list[dict[str, Any]] = [
-    {"$match": {"$or": [_GROWING, _REGISTRIES, _OF_COLLECTIONS]}},
-    {
-        "$project": {
-            "operationType": 1,
-            "ns.coll": 1,
-            "documentKey": 1,
-            "fullDocument": FOR_CLIENTS,
-        }
-    },
-]
+
+
+def _pipeline(*, traced: bool) -> list[dict[str, Any]]:
+    row = FOR_CLIENTS | {TRACE: 1} if traced else FOR_CLIENTS
+    return [
+        {"$match": {"$or": [_GROWING, _REGISTRIES, _OF_COLLECTIONS]}},
+        {"$project": {"operationType": 1, "ns.coll": 1, "documentKey": 1, "fullDocument": row}},
+    ]
 
 
 @dataclass(slots=True)
@@ -119,6 +117,7 @@ class Feed:
         self.followed = asyncio.Event()
         """Set after the first read of the log."""
         self._noticed = asyncio.Event()
+        self._spans = DeliverySpans.of_process()
 
     @property
     def log(self) -> Log | None:
@@ -139,7 +138,8 @@ class Feed:
                 process = await primary_process(self._stores.log)
                 # Opened before the log is read, so that no event falls between the two. Some then come twice; `_take`
                 # skips them.
-                async with watch(self._stores.log, _PIPELINE, codec=CODEC) as stream:
+                pipeline = _pipeline(traced=self._spans is not None)
+                async with watch(self._stores.log, pipeline, codec=CODEC) as stream:
                     await self._join()
                     if await primary_process(self._stores.log) != process:
                         raise _primary_changed()
@@ -336,6 +336,8 @@ class Feed:
 
     async def _take(self, rows: Sequence[dict[str, Any]]) -> None:
         """Append the events that the stream delivered."""
+        if self._spans is not None:
+            self._spans.arrived(rows)
         if rows and self._access is not None:
             # An event would wake the task of each connection that waits for its turn to be checked, and that takes six
             # times as long as to check it and write to it directly.
@@ -438,6 +440,8 @@ class Feed:
             # Without an await in between: `_next` counts the events of the window and those that are held.
             self._window.extend(events, bodies)
             del self._held[:count]
+            if self._spans is not None:
+                self._spans.published(self._window, events)
 
 
 def _primary_changed() -> StreamInterrupted:

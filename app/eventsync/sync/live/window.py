@@ -145,6 +145,11 @@ class Window:
                 if channel.shape.route is not None:
                     yield channel.shape.route
 
+    def seen_by(self, event: StoredEvent) -> set[Channel]:
+        """Return the channels whose subscribers see an event."""
+        channels = {channel for topic in _topics(event) for channel in self._followers(topic)}
+        return {channel for channel in channels if _is_seen(event, channel.shape)}
+
     def _followers(self, topic: Topic) -> Collection[Channel]:
         """Return the channels of which the events of a topic are a part."""
         channel, others = self._channels.get(topic), self._by_source.get(topic, ())

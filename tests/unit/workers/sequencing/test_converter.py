@@ -4,6 +4,7 @@ import math
 import uuid
 from typing import Any
 
+import bson
 import pytest
 from bson import Int64, ObjectId
 from bson.raw_bson import RawBSONDocument
@@ -11,7 +12,7 @@ from bson.raw_bson import RawBSONDocument
 from eventsync.domain.bson_scan.opaque import Opaque
 from eventsync.domain.events import Event
 from eventsync.domain.values.extended_json import RAW_CODEC, same
-from eventsync_workers.sequencing.converter import StateMissing, convert, decode_change
+from eventsync_workers.sequencing.converter import StateMissing, convert, convert_raw, decode_change, encode_change
 from support.changes import AT, change
 
 
@@ -199,3 +200,38 @@ def test_a_name_of_many_dots_is_compared_whole() -> None:
     images: dict[str, Any] = {"fullDocumentBeforeChange": before, "fullDocument": after}
     event = the(convert(dict(change("update")) | images | {"updateDescription": description}))
     assert event.patch == [{"op": "replace", "path": f"/{name}", "value": 1}]
+
+
+def traced(kind: str, **images: Any) -> str | None:
+    """Return the context of a trace that the event of a change has."""
+    parts = decode_change(change(kind, **images))
+    encoded = encode_change(convert(parts), parts, traced=True)
+    assert encoded is not None
+    assert b"00-4b" not in encoded.encoded, "clients get no trace"
+    in_helper, _ = convert_raw(bson.encode(parts), traced=True)
+    assert in_helper == encoded
+    untraced = encode_change(convert(parts), parts)
+    assert untraced == encoded._replace(trace=None)
+    return encoded.trace
+
+
+def with_trace(version: int, trace: str, **fields: Any) -> dict[str, Any]:
+    document = stamped(version, **fields)
+    document["_sync"]["t"] = trace
+    return document
+
+
+def test_the_context_of_a_trace_is_that_of_the_write_itself() -> None:
+    assert traced("insert", fullDocument=with_trace(1, "00-4b-1", a=1)) == "00-4b-1"
+    before, after = with_trace(1, "00-4b-1", a=1), with_trace(2, "00-4b-2", a=2)
+    assert traced("update", fullDocumentBeforeChange=before, fullDocument=after) == "00-4b-2"
+    assert traced("replace", fullDocumentBeforeChange=before, fullDocument=after) == "00-4b-2"
+    # The write through the API was not sampled.
+    assert traced("update", fullDocumentBeforeChange=before, fullDocument=stamped(2, a=2)) is None
+    # One from elsewhere has left the stamp of the write before.
+    later = with_trace(2, "00-4b-2", a=3)
+    assert traced("update", fullDocumentBeforeChange=after, fullDocument=later) is None
+    assert traced("delete", fullDocumentBeforeChange=after) is None
+    marked = with_trace(3, "00-4b-3", a=3)
+    marked["_sync"]["deleted"] = True
+    assert traced("delete", fullDocumentBeforeChange=marked) == "00-4b-3"
