@@ -50,7 +50,7 @@ LIMITS: Final = {
     "unplain phrases": 0,
     "small files with one importer": 27,
     "class names used twice": 0,
-    "lines: all": 176_000,
+    "lines: all": 182_000,
     "lines: docs/benchmarks": 960,
     "lines: locks": 2_520,
     "lines: scripts/bench": 5_450,
