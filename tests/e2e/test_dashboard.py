@@ -203,6 +203,28 @@ async def test_client_is_disconnected_and_forgotten(
         assert ["disconnect" in said[0], "forget" in said[1]] == [True, True]
 
 
+async def test_session_is_inspected_live(settings: Settings, tmp_path: Path) -> None:
+    async with looking(settings, tmp_path, "watch") as dashboard, dashboard.ruled.client("root", roles=["ops"]) as root:
+        await dashboard.show("clients")
+        link = "document.querySelector('a[href^=\"#/clients/\"]')"
+        await dashboard.until(f"{link} !== null")
+        await dashboard.browser.value(dashboard.page, f"{link}.click(), null")
+        text = "document.querySelector('main').textContent"
+        await dashboard.until(f"{text}.includes('it came without a position') && {text}.includes('secret')")
+        (await root.patch(f"{THINGS}/d3", json={"n": 5, "secret": f"{CANARY}-2"}, headers=MERGE)).raise_for_status()
+        await dashboard.until(
+            "document.querySelector('[aria-label=\"Table: Frames\"] tbody td:last-child code') !== null"
+        )
+        assert CANARY not in await dashboard.browser.value(dashboard.page, "document.querySelector('main').innerHTML")
+        for dark, width in ((False, 1280), (True, 1280), (False, 390)):
+            await dashboard.browser.look_like(dashboard.page, dark=dark, width=width)
+            assert not AXE.is_file() or await faults(dashboard) == [], (dark, width)
+            wide = "document.documentElement.scrollWidth > innerWidth"
+            assert not await dashboard.browser.value(dashboard.page, wide), width
+        await dashboard.click("Hold")
+        await dashboard.until("document.querySelector('main [role=status]').textContent === 'held'")
+
+
 async def test_access_is_explained(settings: Settings, tmp_path: Path) -> None:
     async with looking(settings, tmp_path) as dashboard:
         await dashboard.show("access")

@@ -69,7 +69,7 @@ class Refusals:
 
 
 def record_action(principal: Principal, action: str, target: str) -> None:
-    """Log that an operator has changed something: who, what, and to which target."""
+    """Log what an operator has done, or an observer has looked into: who, what, and to which target."""
     fields = {"subject": principal.sub, "credential": principal.credential, "action": action, "target": target}
     logger.info("operator: %s", _line(fields))
 

@@ -8,7 +8,8 @@ coefficients, and measures how much the chosen answer costs more than the cheape
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
@@ -45,8 +46,8 @@ class Answer(StrEnum):
 class ServableRange:
     """The part of a log that can be served for one shape. `log` has the shape's scope, if it has one.
 
-    Events: after `horizon` and `tracked_from` (since when the collection is tracked), up to `head`. Squashed
-    documents: for positions from `squash_floor` and `tracked_from` on.
+    Events: after `horizon` and `tracked_from` (since when the collection is tracked), up to `head`; those up to
+    `archived_up_to` are in the archive. Squashed documents: for positions from `squash_floor` and `tracked_from` on.
     """
 
     log: LogId
@@ -54,6 +55,7 @@ class ServableRange:
     tracked_from: Seq = START
     horizon: Seq = START
     squash_floor: Seq = START
+    archived_up_to: Seq = START
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +94,28 @@ class SnapshotOption:
 
 
 @dataclass(frozen=True, slots=True)
+class CostComparison:
+    """The estimates that an answer was chosen by. `costs` are in µs; `exact` are the answers that are exact."""
+
+    costs: Mapping[Answer, float]
+    exact: frozenset[Answer]
+    servable: ServableRange
+    backlog: Backlog
+    size: CollectionSize
+    stored: SnapshotOption | None
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """The answer, its estimated cost in µs, and the reason of a `reset` if one must come first."""
+    """The answer, its estimated cost in µs, and the reason of a `reset` if one must come first.
+
+    `compared` is None where there was nothing to choose. It is for inspection.
+    """
 
     answer: Answer
     cost: float
     reset: ResetReason | None = None
+    compared: CostComparison | None = field(default=None, compare=False)
 
 
 # Microseconds, fitted by `scripts/bench/run catch_up` (docs/benchmarks/catch_up.md).
@@ -156,7 +174,7 @@ def catch_up(
     }
     # At equal cost the first of the enum wins, which tells clients most.
     answer = min((item for item in Answer if item in answers), key=costs.__getitem__)
-    return Plan(answer, costs[answer], reset)
+    return Plan(answer, costs[answer], reset, CostComparison(costs, exact, servable, backlog, size, newer))
 
 
 def usable(stored: SnapshotOption, servable: ServableRange) -> bool:

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from eventsync.concurrency.slices import Slices
 from eventsync.concurrency.ttl_cache import TTLCache
+from eventsync.concurrency.waiting import set_within
 from eventsync.errors import Unavailable
 from eventsync.mongodb.client import time_limit
 from eventsync.stores.stats.processes import Process, Requests, RunningProcess, State
@@ -24,6 +25,7 @@ from eventsync.sync.diagnosis import Facts
 from eventsync.sync.live.window import Window
 from eventsync.sync.operations import CachedOverview
 from eventsync.sync.service import SyncService
+from eventsync.sync.sessions.inspections import Inspections, notes_after
 from eventsync.sync.sessions.session import Session
 
 logger = logging.getLogger(__name__)
@@ -40,6 +42,9 @@ _TIMEOUT: Final = 3.0
 
 _HISTORY: Final = 720
 """Samples of the totals that are kept: an hour of them, by default."""
+
+_INSPECTED_EVERY: Final = 1.0
+"""Seconds between two publications of what is inspected for other servers."""
 
 _WEIGHT: Final = 512
 """Cost of describing a session, in bytes of work."""
@@ -106,12 +111,22 @@ class Reports:
         self._written = written
         self._counted = Counts.now(sync.window, written())
         self._is_watched = False
+        self._inspections = Inspections(sync.sessions, sync.window)
+        self._publishing: asyncio.Task[None] | None = None
 
     # --- publishing ---------------------------------------------------------------------------------------------------
 
     async def run(self, stop: asyncio.Event) -> None:
         """Keep the record of this server until `stop`."""
-        await self._processes.keep(self.process, self.publish, stop)
+        async with asyncio.TaskGroup() as group:
+
+            async def publish() -> None:
+                await self.publish()
+                if self._inspections.for_others and (self._publishing is None or self._publishing.done()):
+                    inspecting = self._publish_inspections(stop)
+                    self._publishing = group.create_task(inspecting, name="publish what is inspected")
+
+            await self._processes.keep(self.process, publish, stop)
 
     async def publish(self) -> None:
         """Renew the record, obey what was requested, and add the totals of all servers to the history."""
@@ -128,6 +143,22 @@ class Reports:
             for session in self._sync.sessions.all():
                 if session.id in closing:
                     close(session)
+        for session_id in requests.inspecting:
+            self._inspections.keep_for_others(session_id)
+
+    async def _publish_inspections(self, stop: asyncio.Event) -> None:
+        """Publish what other servers inspect, until they stop to ask."""
+        while not stop.is_set():
+            notes = await self._inspections.notes_for_others()
+            try:
+                for session_id in await self._processes.publish_inspections(self.process, notes):
+                    self._inspections.keep_for_others(session_id)
+            except Unavailable as error:
+                logger.debug("%s; trying again", error.diagnosis)
+            else:
+                if not notes:
+                    return
+            await set_within(stop, _INSPECTED_EVERY)
 
     def _state(self) -> State:
         before, now = self._counted, Counts.now(self._sync.window, self._written())
@@ -197,6 +228,21 @@ class Reports:
             if server.process != self.process:
                 found += [{**session, "server": server.process.name} for session in server.sessions or ()]
         return servers, found
+
+    async def inspect(self, session_id: str, after: int) -> tuple[str, dict[str, Any]] | None:
+        """Begin or continue to inspect a session of any server. Return its server, and the notes after one of them.
+
+        Those of another server begin at its next report, and come about a second late. Returns None if no server lists
+        the session; others are asked to list theirs from then on. Raises `RateLimited` and `Unavailable`.
+        """
+        if (inspection := self._inspections.keep(session_id)) is not None:
+            return self.process.name, await inspection.tree(after)
+        found = await self._processes.request_inspection(session_id, besides=self.process)
+        if found is None:
+            await self._processes.watch_sessions()
+            return None
+        server, notes = found
+        return server, notes_after(notes, after)
 
     async def close(self, session_id: str) -> str | None:
         """Close a session of any server. Return its server: a session of another one ends within seconds.

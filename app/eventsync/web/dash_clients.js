@@ -1,5 +1,6 @@
 // The open sessions of all servers, and the clients whose positions are stored.
 
+import { InspectView } from "./dash_inspect.js";
 import { Field, Loaded, Route, Section, Sure, Table, Time, duration, number, searchOf, useLoaded, valuesOf } from "./dash_parts.js";
 import { get, post } from "./http.js";
 import { html, useState } from "./ui.js";
@@ -8,6 +9,8 @@ const EVERY = 5000;
 const PAGE = 50;
 
 export function ClientsView({ route, mayChange }) {
+  const [id] = route.path;
+  if (id) return html`<${InspectView} key=${id} id=${id} />`;
   return html`<h1 class="hidden">Clients</h1><div class="grid">
     <${Sessions} query=${route.query} mayChange=${mayChange} />
     <${Stored} mayChange=${mayChange} />
@@ -34,7 +37,7 @@ function Sessions({ query, mayChange }) {
     </form>
     <${Loaded} of=${loaded}>${(found) => html`
       ${!found.complete && html`<p class="notice small">${incomplete(found.servers)}</p>`}
-      <${Table} label="Open sessions" columns=${["Principal", "Client", "Transport", "Since", "Lag", "Shapes", "Server", ""]}
+      <${Table} label="Open sessions" columns=${["Principal", "Client", "Transport", "Since", "Lag", "Shapes", "Server", "Live", ""]}
         rows=${found.clients.map((session) => sessionRow(session, mayChange, loaded.reload))} empty="No session is open." />
       <${Pages} after=${after} next=${found.next} go=${setAfter} />`}<//>
   <//>`;
@@ -60,6 +63,7 @@ function sessionRow(session, mayChange, reload) {
       number(session.lag_events),
       html`<${Shapes} of=${session} />`,
       html`<code>${session.server}</code>`,
+      html`<a href=${Route.to("clients", [session.id])} aria-label=${`Inspect the session of ${session.sub}`}>Inspect</a>`,
       mayChange ? html`<${Sure} label="Disconnect" question="Close it? The client resumes." run=${close} />` : "",
     ],
   };

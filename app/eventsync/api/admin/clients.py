@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,6 +16,9 @@ from eventsync.api.responses import JSON, NO_STORE
 from eventsync.api.state import access_of, services_of
 from eventsync.domain.values.extended_json import to_json
 from eventsync.errors import NotFound
+
+_SESSION_ID: Final = re.compile("[0-9a-f]{32}")
+_MAX_NOTE: Final = 2**53
 
 _FILTERS = ("sub", "transport", "shape", "server")
 
@@ -66,6 +70,22 @@ async def read(request: Request) -> Response:
     return Response(to_json(session), headers=NO_STORE, media_type=JSON)
 
 
+async def frames(request: Request) -> Response:
+    """Inspect one session, of any server: respond with what has passed since the last answer, and why.
+
+    The first request begins the inspection, which ends some seconds after the last one.
+    """
+    services, session_id = services_of(request), segment(request, "id")
+    after = conditions.number(request, "after", default=0, low=0, high=_MAX_NOTE)
+    if not _SESSION_ID.fullmatch(session_id) or (found := await services.reports.inspect(session_id, after)) is None:
+        raise _unknown(session_id)
+    server, notes = found
+    # What another server has noted begins at its next report: that first answer has nothing yet.
+    if after == 0:
+        record_action(access_of(request).principal, "inspect", session_id)
+    return Response(to_json({"id": session_id, "server": server} | notes), headers=NO_STORE, media_type=JSON)
+
+
 async def disconnect(request: Request) -> Response:
     """Close a session. Its client waits for some seconds, connects again and resumes.
 
@@ -94,4 +114,5 @@ routes = [
     ),
     Endpoint("/v1/admin/clients/{id}", read, methods=["GET"], access=AccessLevel.OBSERVER, name="admin_client"),
     Endpoint("/v1/admin/clients/{id}", disconnect, methods=["DELETE"], access=AccessLevel.OPERATOR),
+    Endpoint("/v1/admin/clients/{id}/frames", frames, methods=["GET"], access=AccessLevel.OBSERVER, query=("after",)),
 ]

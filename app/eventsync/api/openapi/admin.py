@@ -76,6 +76,55 @@ _CLIENT_EXAMPLE: Json = {
     "shapes": [{"shape": "theaters", "position": POSITION}],
     "more_shapes": 0,
 }
+_INSPECTION_EXAMPLE: Json = {
+    "id": _SESSION,
+    "server": _SERVER,
+    "state": "running",
+    "since": 1795411366.4,
+    "next": 13,
+    "missed": 0,
+    "left_out": {"messages": 0, "events": 0, "bytes": 0},
+    "shapes": [
+        {
+            "shape": "theaters",
+            "position": POSITION,
+            "hidden": ["margin"],
+            "plans": [
+                {
+                    "answer": "squashed",
+                    "reset": None,
+                    "at": 1795411366.1,
+                    "from": "k3f9ab2c:41",
+                    "reason": "cheapest",
+                    "source": None,
+                    "avoided": [],
+                    "behind": {"log_events": 8000, "events": 7000, "bytes": 3500000, "documents": 12},
+                    "costs": {"events": 304600, "squashed": 20300, "snapshot": 57000},
+                    "possible": ["events", "snapshot", "squashed"],
+                    "collection": {"documents": 1564, "bytes": 280000},
+                    "stored_snapshot": {"seq": 30, "documents": 1564},
+                    "horizon": 0,
+                    "archived_up_to": 0,
+                }
+            ],
+        }
+    ],
+    "frames": [
+        {
+            "n": 13,
+            "at": 1795411370.2,
+            "kind": "events",
+            "direction": "out",
+            "bytes": 312,
+            "shape": "theaters",
+            "from": "k3f9ab2c:127",
+            "to": POSITION,
+            "events": 1,
+            "direct": True,
+            "removed": {"fields": {"margin": 1}, "searched": 1},
+        }
+    ],
+}
 _EVENT_EXAMPLE: Json = {
     "seq": 128,
     "collection": "theaters",
@@ -175,6 +224,24 @@ PATHS: Final[Json] = {
             description="Its client waits for some seconds, connects again and resumes. To keep it out, revoke it.",
             parameters=[_ID],
         ),
+    },
+    "/v1/admin/clients/{id}/frames": {
+        "get": _read(
+            "inspectClient",
+            "Inspect one open session live: what passes, and why",
+            "AdminInspection",
+            _INSPECTION_EXAMPLE,
+            "not_found",
+            "rate_limited",
+            description=(
+                "The first request begins the inspection; 15 s after the last one it ends, and after 15 minutes in any "
+                "case. Ask about once a second, with the last `next` as `after`. The notes have no content of "
+                "documents. The last 300 are kept, and 50 a second are made: `missed` and `left_out` say what is not "
+                "in them. A session of another server is inspected from its next report on (`report_interval`); until "
+                "then `state` is `starting`. A server inspects 8 sessions at a time."
+            ),
+            parameters=[_ID, query("after", "The `next` of the answer before; 0 at first.", COUNT, 12)],
+        )
     },
     "/v1/admin/log": {
         "get": _read(

@@ -53,6 +53,51 @@ _TOTALS = object_of(
     delivery_p50=_NUMBER | {"description": "Seconds from a commit to the delivery of its event: the median."},
     delivery_p99=_NUMBER | {"description": "The same, that 1 % exceed; null without deliveries."},
 )
+_OPTIONAL_TEXT: Json = {"type": ["string", "null"]}
+_SIZE = object_of("documents bytes", documents=COUNT, bytes=COUNT)
+_WHY = object_of(
+    "answer reset at from reason source avoided",
+    answer={"enum": ["events", "squashed", "snapshot"]},
+    reset=_OPTIONAL_TEXT | {"description": "The reason of the `reset` that came first, if there was one."},
+    at={"type": "number", "description": "Unix seconds."},
+    **{"from": _OPTIONAL_TEXT},
+    reason={
+        "enum": ["no_position", "in_window", "cheapest", "only_exact", "others_failed", "reset"],
+        "description": "`in_window`: the server had all events after the position in memory.",
+    },
+    source={"enum": ["window", "hot", "archive", None], "description": "Where events came from."},
+    avoided=list_of(TEXT) | {"description": "Answers that had failed before."},
+    behind=object_of("log_events events bytes documents", log_events=COUNT, events=COUNT, bytes=COUNT, documents=COUNT)
+    | {"description": "Estimates; `log_events` are those of all collections."},
+    costs={"type": "object", "additionalProperties": COUNT, "description": "Estimated µs of each answer."},
+    possible=list_of(TEXT),
+    collection=_SIZE,
+    stored_snapshot={"type": ["object", "null"]},
+    horizon=_SEQ,
+    archived_up_to=_SEQ,
+)
+_FRAME = object_of(
+    "n at kind",
+    n=COUNT,
+    at={"type": "number", "description": "Unix seconds."},
+    kind={"type": "string", "description": "The type of the message or request; `plan` for a decision."},
+    direction={"enum": ["out", "in"]},
+    bytes={"type": ["integer", "null"], "description": "Of the message in JSON; null for requests."},
+    shape=TEXT,
+    to=_OPTIONAL_TEXT,
+    events=COUNT,
+    direct={"type": "boolean", "description": "Written to the connection at once, with those to all others."},
+    part=COUNT,
+    last={"type": "boolean"},
+    removed=object_of(
+        "fields searched",
+        fields={"type": "object", "additionalProperties": COUNT},
+        searched={"type": "integer", "description": "Events in which removed fields were looked for."},
+    )
+    | {"description": "Names of the fields that redaction removed, and how often."},
+    why=_WHY,
+    **{"from": _OPTIONAL_TEXT},
+)
 _TIER = object_of("events bytes", events=COUNT, bytes=COUNT)
 
 SCHEMAS: Final[Json] = {
@@ -124,6 +169,27 @@ SCHEMAS: Final[Json] = {
         servers=list_of(object_of("server connections listed", server=TEXT, connections=COUNT, listed=COUNT)),
         complete={"type": "boolean", "description": "False while some open sessions are not known to this server."},
         next={"type": "string", "description": "For `after`; absent on the last page."},
+    ),
+    "AdminInspection": object_of(
+        "id server state next missed left_out shapes frames",
+        id=TEXT,
+        server=TEXT,
+        state={"enum": ["starting", "running", "ended", "refused"]},
+        since={"type": "number", "description": "Unix seconds of the beginning of the inspection."},
+        next=COUNT | {"description": "For `after`."},
+        missed=COUNT | {"description": "Notes after `after` that are not kept any more."},
+        left_out=object_of("messages events bytes", messages=COUNT, events=COUNT, bytes=COUNT)
+        | {"description": "What came faster than it was noted, since the beginning."},
+        shapes=list_of(
+            object_of(
+                "shape position hidden plans",
+                shape=TEXT,
+                position=_OPTIONAL_TEXT,
+                hidden=list_of(TEXT) | {"description": "Fields that the rules hide from the principal."},
+                plans=list_of(_WHY) | {"description": "The newest plans, the oldest first."},
+            )
+        ),
+        frames=list_of(_FRAME),
     ),
     "AdminLog": object_of(
         "log head events searched",

@@ -4,4 +4,4 @@
 `ReadGrant` (`grants`) and a `WriteGuard` (`guards`). `redaction` hides fields of documents and patches.
 """
 
-__all__ = ["auth", "claims", "explanations", "grants", "guards", "principal", "redaction", "rules"]
+__all__ = ["auth", "claims", "explanations", "grants", "guards", "principal", "redaction", "removals", "rules"]

@@ -1,9 +1,10 @@
 """The processes of eventsync that run now: the collection `processes`, one record a server or worker.
 
-`{_id: name, kind, version, began, at, state, sessions, watched, closing}`. Each process renews its own record, and
-MongoDB removes one that is not renewed. A record says what its process does, so that any server can answer for all of
-them. It also carries requests to its process: to list its sessions for a while (`watched`), and to close some
-(`closing`). They are taken with the next renewal.
+`{_id: name, kind, version, began, at, state, sessions, watched, closing, inspecting, inspected}`. Each process renews
+its own record, and MongoDB removes one that is not renewed. A record says what its process does, so that any server can
+answer for all of them. It also carries requests to its process: to list its sessions for a while (`watched`), to close
+some (`closing`), and to inspect some (`inspecting`: since when, by session), whose notes are in `inspected`. They are
+taken with the next renewal.
 """
 
 from __future__ import annotations
@@ -45,6 +46,18 @@ _MAX_CLOSING: Final = 1000
 _MAX_PROCESSES: Final = 1000
 """Most records in one answer."""
 
+_OF_INSPECTIONS: Final = ("inspected", "inspecting")
+
+_INSPECTING: Final = {
+    "$arrayToObject": {
+        "$filter": {
+            "input": {"$objectToArray": {"$ifNull": ["$inspecting", {}]}},
+            "cond": {"$gt": ["$$this.v", ago(_WATCHED_FOR)]},
+        }
+    }
+}
+"""The requests of inspections that are not older than that."""
+
 Kind = Literal["server", "worker"]
 State = Mapping[str, Any]
 """A tree of texts, numbers and lists, as small as its process can make it."""
@@ -65,10 +78,11 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Requests:
-    """The requests to a process since its last renewal. `closing` are ids of sessions."""
+    """The requests to a process since its last renewal. `closing` and `inspecting` are ids of sessions."""
 
     is_watched: bool = False
     closing: Sequence[str] = ()
+    inspecting: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,16 +137,19 @@ class ProcessStore:
             "requested": {"$ifNull": ["$closing", []]},
             "closing": [],
             "is_watched": {"$gt": [{"$ifNull": ["$watched", None]}, ago(_WATCHED_FOR)]},
+            "inspecting": _INSPECTING,
         }
         with translated("the record of this process can't be written"), time_limit(_TIMEOUT):
             row = await self._processes.find_one_and_update(
                 {"_id": process.name},
                 [{"$set": fields}],
-                {"requested": 1, "is_watched": 1},
+                {"requested": 1, "is_watched": 1, "inspecting": 1},
                 upsert=True,
                 return_document=ReturnDocument.AFTER,
             )
-        return Requests() if row is None else Requests(bool(row["is_watched"]), tuple(row["requested"]))
+        if row is None:
+            return Requests()
+        return Requests(bool(row["is_watched"]), tuple(row["requested"]), tuple(row["inspecting"]))
 
     async def keep(self, process: Process, renew: Callable[[], Awaitable[object]], stop: asyncio.Event) -> None:
         """Call `renew`, which renews the record, each period until `stop`; then remove the record.
@@ -162,7 +179,7 @@ class ProcessStore:
             {"$match": {"$expr": {"$gte": ["$at", ago(LIVE_FOR * self.period)]}}},
             {"$sort": {"_id": 1}},
             {"$limit": _MAX_PROCESSES},
-            {"$unset": ["requested", "closing", *([] if with_sessions else ["sessions"])]},
+            {"$unset": ["requested", "closing", "inspecting", "inspected", *([] if with_sessions else ["sessions"])]},
             {"$set": {"now": NOW}},
         ]
         with translated("the processes can't be read"):
@@ -191,6 +208,37 @@ class ProcessStore:
                 {"_id": 1},
             )
         return None if row is None else str(row["_id"])
+
+    async def request_inspection(self, session: str, *, besides: Process) -> tuple[str, State | None] | None:
+        """Ask the process that lists a session to inspect it for a while.
+
+        Return the name of the process and what it has noted, which is None at first; or None without such a process.
+        `session` is hexadecimal. `besides` is not asked.
+        """
+        known = [{"sessions.id": session}, *({f"{name}.{session}": {"$exists": True}} for name in _OF_INSPECTIONS)]
+        with translated("the session can't be inspected"), time_limit(_TIMEOUT):
+            row = await self._processes.find_one_and_update(
+                {
+                    "_id": {"$ne": besides.name},
+                    "$or": known,
+                    "$expr": {"$gte": ["$at", ago(LIVE_FOR * self.period)]},
+                },
+                [{"$set": {f"inspecting.{session}": NOW}}],
+                {f"inspected.{session}": 1},
+            )
+        return None if row is None else (str(row["_id"]), row.get("inspected", {}).get(session))
+
+    async def publish_inspections(self, process: Process, notes: Mapping[str, State]) -> Sequence[str]:
+        """Publish what a process has noted, by session. Return the sessions that somebody still inspects."""
+        fields = {"inspected": {"$literal": dict(notes)} if notes else "$$REMOVE", "inspecting": _INSPECTING}
+        with translated("what was inspected can't be written"), time_limit(_TIMEOUT):
+            row = await self._processes.find_one_and_update(
+                {"_id": process.name},
+                [{"$set": fields}],
+                {"inspecting": 1},
+                return_document=ReturnDocument.AFTER,
+            )
+        return () if row is None else tuple(row["inspecting"])
 
 
 def _process(row: Mapping[str, Any]) -> RunningProcess:

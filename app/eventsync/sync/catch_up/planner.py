@@ -205,7 +205,7 @@ class Planner:
         else:
             # The touched documents of archived events are known by collection, not by key.
             squash_floor = tiers.squash_floor if shape.keys is None else tiers.archived_up_to
-        return replace(recent, horizon=tiers.horizon, squash_floor=squash_floor)
+        return replace(recent, horizon=tiers.horizon, squash_floor=squash_floor, archived_up_to=tiers.archived_up_to)
 
     async def _read_tiers(self, log: LogId) -> Tiers:
         return await self._tiers.get(log, lambda: self._stores.tiers.read(log))

@@ -21,11 +21,16 @@ from eventsync.domain.shapes import Shape
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """An `events` message for clients that have everything before it; `end` is their position afterwards."""
+    """An `events` message for clients that have everything before it; `end` is their position afterwards.
+
+    `events` is the number of events in it, which come after `start`.
+    """
 
     shape: Shape
     data: bytes
     end: Position
+    start: Seq = START
+    events: int = 0
 
 
 Encode = Callable[[Publication], bytes]
@@ -120,8 +125,14 @@ class Channel:
         """Remove a subscriber."""
         subscriber.detach()
         self.waiting.discard(subscriber)
+        self.tidy()
 
-    def publish(self, data: bytes, end: Position) -> int:
+    def tidy(self) -> None:
+        """Forget kinds of connections that no attached subscriber has, for which each publication is encoded."""
+        for encode in [encode for encode, attached in self.attached.items() if not attached]:
+            del self.attached[encode]
+
+    def publish(self, data: bytes, end: Position, start: Seq = START, events: int = 0) -> int:
         """Write an `events` message to all attached subscribers, and set the event of all others.
 
         Returns the number of subscribers that it was written to.
@@ -130,7 +141,7 @@ class Channel:
         a client: a subscriber whose connection does not accept the whole message at once receives none of it, is
         detached at its old position, and is woken.
         """
-        publication, written = Publication(self.shape, data, end), 0
+        publication, written = Publication(self.shape, data, end, start, events), 0
         for encode, attached in self.attached.items():
             encoded = encode(publication)
             # Detached only after the loop: a detach changes the dictionary that the loop goes through.

@@ -176,7 +176,8 @@ class Window:
             # More than one frame: each session reads the frames at its own pace.
             channel.wake()
         else:
-            written = channel.publish(frame.data, Position(scoped(self.log, shape.scope), frame.end))
+            end = Position(scoped(self.log, shape.scope), frame.end)
+            written = channel.publish(frame.data, end, frame.start, frame.events)
             self.figures.direct += written * frame.events
 
     def _drop_oldest(self) -> None:
@@ -292,6 +293,18 @@ class Window:
     def events(self, shape: Shape, after: Seq) -> Iterator[StoredEvent]:
         """Return the shape's events after `after`, which the window must cover, as its readers see them."""
         return self._shown(shape, reversed(self._split(shape, after)[0]))
+
+    def originals(self, shape: Shape, after: Seq, up_to: Seq) -> Iterator[tuple[StoredEvent, Transition]]:
+        """Yield the shape's events in `after < seq <= up_to` as the log has them, and what each means to its readers.
+
+        The newest first. Those that have left the window are missing.
+        """
+        for event in self._newest_first(shape):
+            if event.seq <= after:
+                return
+            transition = "stay" if shape.route is None else transition_of(event, shape.route)
+            if event.seq <= up_to and transition is not None:
+                yield event, transition
 
     def _shown(self, shape: Shape, events: Iterator[StoredEvent]) -> Iterator[StoredEvent]:
         return events if shape.route is None else followed(events, shape.route, self._body)

@@ -1,3 +1,3 @@
-"""Sessions and their subscriptions."""
+"""Sessions, their subscriptions, and the inspection of one."""
 
-__all__ = ["session", "sessions", "subscription"]
+__all__ = ["inspections", "session", "sessions", "subscription"]

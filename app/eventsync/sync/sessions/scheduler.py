@@ -15,7 +15,7 @@ from eventsync.domain.positions import Position, StateVector
 from eventsync.domain.shapes import Shape
 from eventsync.errors import EventsyncError
 from eventsync.sync.live.fan_out import DirectWriter
-from eventsync.sync.sessions.subscription import OutboundMessage, Subscription
+from eventsync.sync.sessions.subscription import OutboundMessage, PlanDecision, Subscription
 
 
 @dataclass(slots=True, eq=False)
@@ -77,6 +77,16 @@ class SubscriptionScheduler:
         """Position of the client in each shape. A shape without a complete state is left out."""
         items = self._by_shape.values()
         return {item.subscription.shape: item.position for item in items if item.position is not None}
+
+    @property
+    def subscriptions(self) -> list[Subscription]:
+        """The subscriptions, to look at."""
+        return [item.subscription for item in self._by_shape.values()]
+
+    def decisions(self, shape: Shape) -> tuple[PlanDecision, ...]:
+        """Return the newest plans for a shape."""
+        item = self._by_shape.get(shape)
+        return () if item is None else item.subscription.decisions
 
     def add(self, subscription: Subscription) -> None:
         """Schedule a subscription to a new shape."""

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from eventsync.access.access import Access
 from eventsync.access.live import LiveAccess
@@ -35,7 +35,7 @@ from eventsync.sync.catch_up.source import Source
 from eventsync.sync.live.fan_out import DirectWriter
 from eventsync.sync.live.window import Subscribers
 from eventsync.sync.sessions.scheduler import SubscriptionScheduler
-from eventsync.sync.sessions.subscription import OutboundMessage, Subscription
+from eventsync.sync.sessions.subscription import OutboundMessage, PlanDecision, Subscription
 
 MAX_REPLIES = 16
 """Replies (pongs, errors) that may be queued. While the queue is full, no more is read from the client."""
@@ -84,6 +84,22 @@ class Connection:
     """Waits until the connection accepts a message at once; None if it always does."""
 
 
+class Observer(Protocol):
+    """Notes what passes between a session and its client. None of its methods may block."""
+
+    def sent(self, message: OutboundMessage) -> None:
+        """Note a message that the connection has accepted."""
+
+    def received(self, request: Request) -> None:
+        """Note a request of the client."""
+
+    def ended(self) -> None:
+        """Note that the session has ended."""
+
+    def observed(self, writer: DirectWriter) -> DirectWriter:
+        """Return a writer that does the same, and notes what it writes."""
+
+
 class Session:
     """Created by `Sessions.open`, which also ends it."""
 
@@ -115,7 +131,8 @@ class Session:
         self._scheduler = SubscriptionScheduler(
             subscribers.event.set, self._on_error, self._may_send, connection.until_writable
         )
-        self._direct_writer = connection.direct_writer
+        self._direct_writer = self._plain_writer = connection.direct_writer
+        self._observer: Observer | None = None
         self._is_progress_asked = False
         """True from a `ping` until there is nothing to send before the `progress` that answers it."""
         self._attached_until: float | None = None
@@ -131,6 +148,29 @@ class Session:
     def access(self) -> Access:
         """The access of the client at present."""
         return self._live_access.access
+
+    # --- inspection ---------------------------------------------------------------------------------------------
+
+    def observe(self, observer: Observer | None) -> None:
+        """Have `observer` note what passes, or nobody.
+
+        Direct writes go to a writer of its own, so that those to other clients do not even ask whether one is observed.
+        """
+        self._detach()
+        for subscription in self.subscriptions:
+            subscription.tidy()
+        plain, self._observer = self._plain_writer, observer
+        self._direct_writer = plain if observer is None or plain is None else observer.observed(plain)
+        self._subscribers.event.set()
+
+    @property
+    def subscriptions(self) -> list[Subscription]:
+        """The subscriptions, to look at."""
+        return self._scheduler.subscriptions
+
+    def decisions(self, shape: Shape) -> tuple[PlanDecision, ...]:
+        """Return the newest plans for a shape."""
+        return self._scheduler.decisions(shape)
 
     # --- requests of the client ---------------------------------------------------------------------------------
 
@@ -166,6 +206,8 @@ class Session:
     async def request(self, request: Request) -> None:
         """Execute a request of the client. A failure is answered by an `error` message."""
         shape: Shape | None = None
+        if self._observer is not None:
+            self._observer.received(request)
         try:
             if isinstance(request, Subscribe):
                 shape = request.shape
@@ -296,6 +338,8 @@ class Session:
             async for message in self._round():
                 idle = False
                 yield message
+                if self._observer is not None:
+                    self._observer.sent(message)
             if not idle:
                 self._last_sent = time.monotonic()
             # Only an idle connection needs a heartbeat, and direct writes count as well.
@@ -303,7 +347,10 @@ class Session:
                 self._is_progress_asked = False
                 if not self._live_access.is_silent:
                     self._last_sent = time.monotonic()
-                    yield OutboundMessage("progress", self._progress())
+                    message = OutboundMessage("progress", self._progress())
+                    yield message
+                    if self._observer is not None:
+                        self._observer.sent(message)
         if self._failure is not None:
             raise self._failure
 
@@ -363,4 +410,6 @@ class Session:
 
     async def aclose(self) -> None:
         """Free the resources of all subscriptions (open reads)."""
+        if self._observer is not None:
+            self._observer.ended()
         await self._scheduler.aclose()

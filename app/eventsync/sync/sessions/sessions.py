@@ -56,6 +56,10 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._sessions)
 
+    def find(self, session_id: str) -> Session | None:
+        """Return the open session with this id, or None."""
+        return next((session for session in self._sessions if session.id == session_id), None)
+
     def all(self) -> list[Session]:
         """Return the sessions that are open."""
         return list(self._sessions)

@@ -9,6 +9,8 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from time import time
+from typing import Final, NamedTuple
 
 from eventsync.access.access import Access
 from eventsync.domain import protocol
@@ -33,17 +35,49 @@ _REPLAN_LAG = 10_000
 """Lag, in events, that a client may always reach before it gets a new plan."""
 
 
+class Extent(NamedTuple):
+    """The part of a shape that a message leads through, for inspection.
+
+    `events` is the number of events in it, and `part` that of the part of a state, of which more follow unless `last`.
+    """
+
+    shape: Shape
+    start: Position | None = None
+    end: Position | None = None
+    events: int = 0
+    part: int | None = None
+    last: bool = True
+
+
+class PlanDecision(NamedTuple):
+    """A plan of a subscription, made for a client at `position` at a Unix time.
+
+    `avoided` are answers that had failed before. `is_windowed` is True if the window had every event after `position`.
+    """
+
+    plan: Plan
+    position: Position | None
+    avoided: frozenset[Answer]
+    is_windowed: bool
+    at: float
+
+
+_DECISIONS: Final = 4
+"""Plans that a subscription remembers: each answer that brings a client closer is followed by another plan."""
+
+
 class OutboundMessage:
-    """An encoded message for the client; `kind` is its type.
+    """An encoded message for the client; `kind` is its type, and `extent` what it covers of a shape.
 
     A large message consists of several pieces, which a connection may send one by one without joining them.
     """
 
-    __slots__ = ("kind", "pieces")
+    __slots__ = ("extent", "kind", "pieces")
 
-    def __init__(self, kind: str, *pieces: bytes) -> None:
+    def __init__(self, kind: str, *pieces: bytes, extent: Extent | None = None) -> None:
         self.kind = kind
         self.pieces = pieces
+        self.extent = extent
 
     @property
     def data(self) -> bytes:
@@ -69,6 +103,8 @@ class Subscription:
         """`shape` is bound, and not subscribed to yet. `access` returns what the client may see at present."""
         self.shape = shape
         self.live = False
+        self.decisions: tuple[PlanDecision, ...] = ()
+        """The newest plans."""
         self._source = source
         self._subscribers = subscribers
         self._subscriber = subscribers.add(shape)
@@ -129,6 +165,7 @@ class Subscription:
         self._subscribers.remove(self.shape)
         subscription = Subscription(self._source, self._subscribers, self.shape, position, self._access)
         subscription._has_begun, subscription._is_other = self._has_begun, self._is_other
+        subscription.decisions = self.decisions
         return subscription
 
     def attach(self, writer: DirectWriter) -> None:
@@ -144,6 +181,10 @@ class Subscription:
         ):
             self._subscriber.attach(position, writer)
             self._attached = True
+
+    def tidy(self) -> None:
+        """Forget the writer of the last `attach`, if no other connection has one of its kind."""
+        self._subscriber.channel.tidy()
 
     def detach(self) -> float:
         """Detach the subscriber and continue after its position.
@@ -166,6 +207,7 @@ class Subscription:
         """
         while True:
             plan = await self._plan()
+            self.decisions = (*self.decisions[1 - _DECISIONS :], self._decision(plan))
             if plan.reset is not None:
                 yield self._reset(plan.reset)
                 # Only now does the client have it: a message that is dropped is the last one.
@@ -202,6 +244,11 @@ class Subscription:
             return Plan(Answer.SNAPSHOT, 0.0)
         return await self._source.planner.plan(self.shape, self._position, self._avoid)
 
+    def _decision(self, plan: Plan) -> PlanDecision:
+        position, window = self._position, self._source.window
+        is_windowed = position is not None and plan.reset is None and window.covers(position.seq, self.shape)
+        return PlanDecision(plan, position, self._avoid, is_windowed, time())
+
     def _rebind(self) -> None:
         """Bind the shape by the present definitions, and by what the client may see. Raises as `Source.bind`."""
         access = self._access()
@@ -220,7 +267,7 @@ class Subscription:
     def _reset(self, reason: ResetReason) -> OutboundMessage:
         self._position = None
         self._source.window.figures.resets[reason.value] += 1
-        return OutboundMessage("reset", protocol.reset(self.shape, reason.value))
+        return OutboundMessage("reset", protocol.reset(self.shape, reason.value), extent=Extent(self.shape))
 
     def _wait_for_checkpoint(self, plan: Plan) -> None:
         """Continue with events, which need no checkpoint. Raises `Unavailable` if that was tried before."""
@@ -244,31 +291,35 @@ class Subscription:
         # A snapshot at the client's own position would not advance it, and the same plan would be made again for ever.
         after = Seq(self._position.seq + 1) if self._position else self._damaged_up_to
         pieces: Sequence[bytes] = ()
+        extent = Extent(self.shape)
         self._has_begun = True
         limit = self._source.limit.bytes
         bootstrap = self._source.bootstraps.open(self.shape, after=after, live=self._ignore_stored, run_bytes=limit)
         async with bootstrap as snapshot, aclosing(parts_of(snapshot.rows, limit)) as parts:
             async for part in parts:
                 pieces = protocol.snapshot(snapshot.position, self.shape, part.number, part.rows, last=part.last)
+                extent = Extent(self.shape, None, snapshot.position, 0, part.number, part.last)
                 if not part.last:
-                    yield OutboundMessage("snapshot", *pieces)
+                    yield OutboundMessage("snapshot", *pieces, extent=extent)
             self._position = snapshot.position
         # The last part leaves when the read has ended and is confirmed: it completes the client's state.
-        yield OutboundMessage("snapshot", *pieces)
+        yield OutboundMessage("snapshot", *pieces, extent=extent)
 
     async def _squashed(self, start: Position) -> AsyncGenerator[OutboundMessage | None]:
         """Yield the present state of each document with events since `start`, in parts of bounded size."""
         pieces: Sequence[bytes] = ()
+        extent = Extent(self.shape)
         async with (
             self._source.catch_ups.open(self.shape, start) as catch_up,
             aclosing(parts_of(catch_up.rows, self._source.limit.bytes)) as parts,
         ):
             async for part in parts:
                 pieces = protocol.squashed(start, catch_up.end, self.shape, part.number, part.rows, last=part.last)
+                extent = Extent(self.shape, start, catch_up.end, 0, part.number, part.last)
                 if not part.last:
-                    yield OutboundMessage("squashed", *pieces)
+                    yield OutboundMessage("squashed", *pieces, extent=extent)
             self._position = catch_up.end
-        yield OutboundMessage("squashed", *pieces)
+        yield OutboundMessage("squashed", *pieces, extent=extent)
 
     async def _events(self, position: Position) -> AsyncGenerator[OutboundMessage | None]:
         """Yield the events after `position`, until another answer is cheaper, or the only exact one."""
@@ -281,17 +332,20 @@ class Subscription:
                 return
             if frame.data and frame.start > self._announced:
                 # The client does not know that the shape had no events up to the frame, and would detect a gap.
-                yield OutboundMessage("progress", protocol.progress({self.shape: position}))
+                extent = Extent(self.shape, None, position)
+                yield OutboundMessage("progress", protocol.progress({self.shape: position}), extent=extent)
             if frame.end > position.seq:
                 self._position = position = Position(position.log, frame.end)
             if frame.data:
                 self._announced = frame.end
                 self._source.window.figures.sent += frame.events
-                yield OutboundMessage("events", frame.data)
+                extent = Extent(self.shape, Position(position.log, frame.start), position, frame.events)
+                yield OutboundMessage("events", frame.data, extent=extent)
             elif self._source.window.covers(position.seq, self.shape) and not self.live:
                 self._become_live()
                 self._announced = position.seq
-                yield OutboundMessage("live", protocol.live(self.shape, position))
+                extent = Extent(self.shape, None, position)
+                yield OutboundMessage("live", protocol.live(self.shape, position), extent=extent)
             else:
                 yield None
             # The subscription may have been attached since.
