@@ -57,8 +57,8 @@ class Browser:
         self.script = script
         self.tabs: list[str] = []
 
-    async def open(self, condition: str = LIVE) -> str:
-        tab = await self.chromium.visit(f"{self.url}/healthz")
+    async def open(self, condition: str = LIVE, *, path: str = "/healthz") -> str:
+        tab = await self.chromium.visit(f"{self.url}{path}")
         await self.chromium.start(tab, self.script)
         await self.chromium.until(tab, f"globalThis.tab && {condition}")
         self.tabs.append(tab)
@@ -174,7 +174,11 @@ async def test_a_leader_that_ends_is_replaced(settings: Settings, script: str, t
 
 
 async def _is_one(browser: Browser) -> bool:
-    return await browser.connections() == 1
+    return await _are(browser, 1)
+
+
+async def _are(browser: Browser, connections: int) -> bool:
+    return await browser.connections() == connections
 
 
 async def test_a_write_of_a_killed_tab_arrives(settings: Settings, script: str, tmp_path: Path) -> None:
@@ -194,3 +198,34 @@ async def test_a_write_of_a_killed_tab_arrives(settings: Settings, script: str, 
             await browser.chromium.until(browser.tabs[0], f"tab.cards.get('w{number}') && !tab.db.status.pending")
         await browser.check(browser.tabs, since=4)
         assert await browser.connections() == 1
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+async def test_a_page_that_the_browser_had_in_its_cache_is_live_again(
+    settings: Settings, script: str, tmp_path: Path, *, isolated: bool
+) -> None:
+    """A tab goes to another page and back. Without a store it has a connection of its own, else another tab leads."""
+    if isolated:
+        script = script.replace('store: idb("tabs"), ', "")
+        assert 'idb("tabs")' not in script
+    async with running_system(settings) as url, browsing(url, script, tmp_path) as browser:
+        here = "/assets/client.js"  # The browser does not keep pages that forbid it to store them.
+        tab = await browser.open(path=here)
+        await browser.run(tab, "addEventListener('pageshow', ({ persisted }) => (tab.wasCached = persisted))")
+        other = None if isolated else await browser.open()
+        await browser.write("a", 1)
+        await browser.check(browser.tabs)
+        await browser.chromium.navigate(tab, f"{url}/livez")
+        if other:
+            await browser.another_leader([other])
+        else:
+            await eventually(lambda: _are(browser, 0))
+        await browser.write("a", 2)
+        await browser.chromium.start(tab, "history.back()")
+        await browser.chromium.until(tab, f"globalThis.tab && tab.wasCached && {LIVE}")
+        await browser.write("a", 3)
+        await browser.check(browser.tabs)
+        await browser.run(tab, "await (await tab.cards.insert({ _id: 'mine', n: 1 })).done")
+        await browser.check(browser.tabs)
+        await eventually(lambda: _is_one(browser))
+        assert await browser.run(tab, "return tab.statuses.includes('failed')") is False

@@ -118,8 +118,9 @@ export class Client {
   #writes = new Writes(this);
   #closed = false;
   #stopped = false; // by `stop`, until `start`
-  /** @type {AbortController | null} Ends listening to the browser's network. */
-  #network = null;
+  #isAway = false; // in the back/forward cache, and not stopped before
+  /** @type {AbortController | null} Ends listening to the page. */
+  #page = null;
   #announced = ""; // the last status
   /**
    * What this client shares with other tabs; null if it works alone.
@@ -151,8 +152,11 @@ export class Client {
       failed: (error) => (error instanceof Fenced ? this.tabs?.fenced(error.epoch) : this.report(error)),
     });
     if (typeof globalThis.addEventListener === "function") {
-      this.#network = new AbortController();
-      globalThis.addEventListener("online", () => this.hurry(), { signal: this.#network.signal });
+      const { signal } = (this.#page = new AbortController());
+      globalThis.addEventListener("online", () => this.hurry(), { signal });
+      // The back/forward cache keeps no page with a connection, or with a lock that another tab waits for.
+      globalThis.addEventListener("pagehide", ({ persisted }) => persisted && this.#hide(), { signal });
+      globalThis.addEventListener("pageshow", ({ persisted }) => persisted && this.#show(), { signal });
     }
     /** Resolves once the writes of a former process are here. @type {Promise<void>} */
     this.ready = this.#restore();
@@ -258,6 +262,18 @@ export class Client {
     void this.tabs?.pause(() => this.#stopped);
   }
 
+  #hide() {
+    this.#isAway = !this.#stopped;
+    this.#halt();
+    this.tabs?.hide();
+  }
+
+  #show() {
+    this.tabs?.show();
+    if (this.#isAway) this.start();
+    this.#isAway = false;
+  }
+
   #halt() {
     this.#stopped = true;
     this.do((engine) => engine.stop());
@@ -308,7 +324,7 @@ export class Client {
 
   async #end() {
     this.#closed = true;
-    this.#network?.abort();
+    this.#page?.abort();
     this.#halt();
     for (const handle of this.#handles.values()) handle.end();
     await this.persister.finish();

@@ -45,6 +45,8 @@ export class Tabs {
   /** @type {Map<string, AbortController>} The tabs that this one, as the leader, has heard of. */
   #watched = new Map();
   #isFrozen = false;
+  /** What lasts while the page is not in the back/forward cache: the lock that says so. */
+  #stay = new AbortController();
   #missed = 0;
   #refused = 0; // the greatest epoch that the store has named
   /** @type {ReturnType<typeof setTimeout> | undefined} */
@@ -59,6 +61,7 @@ export class Tabs {
     this.store = store;
     this.name = `eventsync ${store.group}`;
     this.locks = locks;
+    this.BroadcastChannel = BroadcastChannel;
     this.tab = new Tab(this.id, client.engine, {
       hold: (shape, info) => void this.#hold(shape, info).catch((error) => client.report(error)),
       status: () => client.status,
@@ -73,16 +76,37 @@ export class Tabs {
     });
     client.persister.follow();
     client.http.tokens.ask = (why) => this.#token(why);
-    this.channel = new BroadcastChannel(this.name);
-    this.channel.onmessage = ({ data }) => this.#receive(data);
-    // Held while this tab lives: the leader learns by it that a tab has gone.
+    this.channel = this.#join();
     const { signal } = this.#ended;
-    const life = new Promise((resolve) => signal.addEventListener("abort", resolve));
-    locks.request(`${this.name} ${this.id}`, { signal }, () => life).catch(() => {});
     // A frozen page still gets messages, so it would seem to be awake, but neither answers of the server nor timers.
     const { document } = globalThis;
     document?.addEventListener("freeze", () => this.#freeze(true), { signal });
     document?.addEventListener("resume", () => this.#freeze(false), { signal });
+  }
+
+  #join() {
+    const { signal } = (this.#stay = new AbortController());
+    // Held while this tab is here: the leader learns by it that a tab has gone.
+    const stay = new Promise((resolve) => signal.addEventListener("abort", resolve));
+    this.locks.request(`${this.name} ${this.id}`, { signal }, () => stay).catch(() => {});
+    const channel = new this.BroadcastChannel(this.name);
+    channel.onmessage = ({ data }) => this.#receive(data);
+    return channel;
+  }
+
+  /** Let go of all that other tabs may wait for, so that the browser keeps the page in its back/forward cache. */
+  hide() {
+    this.stop();
+    this.post();
+    this.#stay.abort();
+    this.channel.close();
+  }
+
+  /** Take part again after `hide`, as a tab that has heard nothing. */
+  show() {
+    if (this.#ended.signal.aborted) return;
+    this.channel = this.#join();
+    this.client.do((_, now) => this.tab.follow(now));
   }
 
   /** @param {boolean} isFrozen */
@@ -94,7 +118,7 @@ export class Tabs {
 
   /** Take part: lead as soon as no other tab does. */
   start() {
-    if (this.#ended.signal.aborted || this.#campaign || this.#isFrozen) return;
+    if (this.#stay.signal.aborted || this.#campaign || this.#isFrozen) return;
     this.#request(false);
     this.#plan();
   }
@@ -118,10 +142,8 @@ export class Tabs {
 
   /** Leave the other tabs. */
   end() {
-    this.stop();
-    this.post();
+    this.hide();
     this.#ended.abort();
-    this.channel.close();
   }
 
   /** Post what the tab has to say. */
@@ -214,7 +236,7 @@ export class Tabs {
 
   /** @param {any} post */
   #send(post) {
-    if (!this.#ended.signal.aborted) this.channel.postMessage(post);
+    if (!this.#stay.signal.aborted) this.channel.postMessage(post);
   }
 
   /** @param {any} post */

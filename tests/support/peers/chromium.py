@@ -79,11 +79,15 @@ class Chromium:
         await self._ask("Log.enable", session)
         await self._ask("Page.enable", session)
         await self._ask("Page.setLifecycleEventsEnabled", session, enabled=True)
+        await self.navigate(session, url)
+        return session
+
+    async def navigate(self, session: str, url: str) -> None:
+        """Have a page show another address, and wait until that has loaded."""
         opened = await self._ask("Page.navigate", session, url=url)
         assert "errorText" not in opened
         async with within(_PATIENCE):  # By its loader: the blank page may be loaded only now.
             await self._loaded[opened["loaderId"]].wait()
-        return session
 
     async def until(self, session: str, condition: str) -> None:
         """Wait until a JavaScript expression is true in the page."""
