@@ -29,6 +29,8 @@ export { idText, idValue, newId } from "./ids.js";
 /** @typedef {import("./schema.js").AnySchema} AnySchema */
 /** @template {Schema} S @typedef {import("./schema.js").CollectionName<S>} CollectionName */
 /** @template {Schema} S @typedef {import("./schema.js").ShapeName<S>} ShapeName */
+/** @template {Schema} S @typedef {import("./schema.js").ShapeText<S>} ShapeText */
+/** @template {Schema} S @template {string} Text @typedef {import("./schema.js").TextDocument<S, Text>} TextDocument */
 
 /**
  * What `createClient` takes.
@@ -220,9 +222,10 @@ export class Client {
   /**
    * The shape of a text, such as `orders`, `orders/42` or `my_orders?owner=7`.
    *
-   * @param {string} text
+   * @template {ShapeText<S>} Text
+   * @param {Text} text
    * @param {ShapeInfo} [info]
-   * @returns {Handle}
+   * @returns {Handle<TextDocument<S, Text>>}
    */
   follow(text, info = {}) {
     if (isDeclared(text)) return this.#handle(canonicalShape(text), info, ShapeHandle);

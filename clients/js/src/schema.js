@@ -45,6 +45,24 @@
  */
 
 /**
+ * The texts of shapes: `cards`, `cards/42`, `my_cards?board=7`.
+ *
+ * @template {Schema} S
+ * @typedef {CollectionName<S> | `${CollectionName<S>}/${string}` | `${ShapeName<S>}?${string}`} ShapeText
+ */
+
+/**
+ * The type of the documents of the shape of a text.
+ *
+ * @template {Schema} S
+ * @template {string} Text
+ * @typedef {Text extends `${infer Name extends ShapeName<S>}?${string}` ? ShapeDocument<S, Name>
+ *   : Text extends `${infer Name extends CollectionName<S>}/${string}` ? S["collections"][Name]
+ *   : Text extends CollectionName<S> ? S["collections"][Text]
+ *   : any} TextDocument
+ */
+
+/**
  * A document that is written: its `_id` is made, or is that of the id text.
  *
  * @template Doc

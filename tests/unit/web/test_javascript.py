@@ -129,8 +129,8 @@ def tsc(*options: str, cwd: Path) -> None:
     [
         (["engine"], 12_000),
         (["client"], 18_000),
-        (["client", "adapters/idb", "adapters/react"], 27_050),
-        (["client", "adapters/idb", "adapters/react", "decode"], 28_250),
+        (["client", "adapters/idb", "adapters/react"], 27_100),
+        (["client", "adapters/idb", "adapters/react", "decode"], 28_300),
     ],
 )
 def test_an_application_loads_few_bytes(entries: list[str], limit: int) -> None:

@@ -21,6 +21,36 @@ import {
 /** @template [Doc=any] @typedef {import("../handles.js").Handle<Doc>} Handle */
 /** @template [Doc=any] @typedef {import("../handles.js").DocumentHandle<Doc>} DocumentHandle */
 /** @typedef {import("../replica.js").Message} Message */
+/** @typedef {import("../schema.js").Schema} Schema */
+/** @template {Schema} S @typedef {import("../schema.js").CollectionName<S>} CollectionName */
+/** @template {Schema} S @typedef {import("../schema.js").ShapeText<S>} ShapeText */
+
+/**
+ * The type of the documents of what `useShape` takes.
+ *
+ * @template {Schema} S
+ * @template Shape
+ * @typedef {Shape extends Handle<infer Doc> ? Doc
+ *   : Shape extends string ? import("../schema.js").TextDocument<S, Shape>
+ *   : any} DocumentOf
+ */
+
+/**
+ * The hooks for the documents of a schema.
+ *
+ * @template {Schema} S
+ * @typedef {object} Hooks
+ * @property {typeof Provider} Provider
+ * @property {() => import("../client.js").Client<S>} useClient
+ * @property {<Shape extends ShapeText<S> | Handle | null, Data = readonly DocumentOf<S, Shape>[]>(
+ *   shape: Shape, options?: { select?: (documents: readonly DocumentOf<S, Shape>[]) => Data }
+ * ) => ShapeState<Data>} useShape
+ * @property {{
+ *   <Name extends CollectionName<S>>(collection: Name, id: string): DocumentState<DocumentOf<S, Name>>,
+ *   <Doc>(document: DocumentHandle<Doc>): DocumentState<Doc>,
+ * }} useDocument
+ * @property {typeof useStatus} useStatus
+ */
 
 /**
  * What a component shows of a shape.
@@ -119,6 +149,16 @@ export function useStatus({ select, client } = {}) {
   const context = useContext(Context);
   const derive = /** @type {(status: Status) => any} */ (select ?? whole);
   return useDerived(statusSource(provided(client ?? context)), derive);
+}
+
+/**
+ * The hooks of this module, typed by a schema: `export const { useShape, useDocument } = createHooks<Schema>()`.
+ *
+ * @template {Schema} S
+ * @returns {Hooks<S>}
+ */
+export function createHooks() {
+  return { Provider, useClient, useShape, useDocument, useStatus };
 }
 
 /** @param {Client | null} client */

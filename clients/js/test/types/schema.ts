@@ -101,3 +101,10 @@ loose.shape("any_shape", { any: "parameter" }).list.map(({ whatever }) => whatev
 const status: Status["name"] = loose.status.name;
 
 export const used = [column, titles, title, past, mineToo, status];
+
+const followed: Card | undefined = db.follow("my_cards?board=7").get("a");
+const board: string | undefined = db.follow("boards/a").get("a")?.name;
+const untyped = createClient().follow("anything?at=all").list.map(({ anything }) => anything);
+// @ts-expect-error there is no such collection
+db.follow("card");
+console.log(followed, board, untyped);
