@@ -179,6 +179,9 @@ class Page extends Run {
         this.answered.add(key); // its request may still be under way
         this.tab.ended(key, { problem: output.problem });
         return;
+      case "status":
+        this.tab.statusChanged();
+        return;
       case "confirmed":
         if (this.seen.has(output.shape)) this.confirmed(output);
         return;
@@ -252,7 +255,12 @@ class Page extends Run {
 
   hear() {
     const senders = [...this.inbox].filter(([, posts]) => posts.length);
-    if (senders.length) this.tab.receive(this.pick(senders)[1].shift(), this.now);
+    if (!senders.length) return;
+    const post = this.pick(senders)[1].shift();
+    const { epoch, shared } = this.tab;
+    this.tab.receive(post, this.now);
+    // Of a tab that has not noticed that it leads no more.
+    ok(!(post.epoch < epoch) || this.tab.shared === shared, () => `${this.id} takes the status of a former leader`);
   }
 
   storeWorks() {
@@ -487,11 +495,16 @@ class World {
 
   isSettled() {
     const { pages, server, disk } = this;
-    if (pages.filter(({ tab }) => tab.leads).length !== 1) return false;
+    const leaders = pages.filter(({ tab }) => tab.leads);
+    if (leaders.length !== 1) return false;
     for (const { engine, pending, requests, seen } of pages) {
       if (engine.outbox.size || pending.length || requests.length) return false;
       if (seen.size && engine.core.status !== "live") return false;
       if ([...seen.keys()].some((shape) => engine.core.position(shape) !== server.position(shape))) return false;
+    }
+    for (const { tab, id } of pages) {
+      const { status } = leaders[0].engine.core;
+      ok(tab.leads || tab.shared?.name === status, () => `${id} takes the status to be ${tab.shared?.name}: ${status}`);
     }
     for (const { engine, seen, outcomes, made, told, id } of pages) {
       for (const shape of seen.keys()) {
