@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, Final
 
 from eventsync.nodestorage.author import Author
 from eventsync.nodestorage.retry import Lost
 from eventsync.tracing.process import current
 
 if TYPE_CHECKING:  # it imports OpenTelemetry
-    from eventsync.tracing.spans import TraceSpan
+    from eventsync.tracing.spans import TraceSpan, Tracing
 
-_LOST = "lost_race"
+_LOST: Final = "lost_race"
+_UNTRACED: Final = nullcontext()
 
 
 class CommitSpans:
@@ -36,18 +37,23 @@ class CommitSpans:
                 span.fail(type(outcome).__name__)
 
 
-@contextmanager
 def committing(
     collection: Any, operation: str, authors: Sequence[Author], *, size: int = 0
-) -> Iterator[CommitSpans | None]:
+) -> AbstractContextManager[CommitSpans | None]:
     """Trace a command that makes the writes of `authors`, one each, while the block runs. None if none is traced.
 
     `collection` is the driver's. `size` is the number of operations, where it is another than that of the authors.
     """
     tracing = current()
     if tracing is None or all(author.trace is None for author in authors):
-        yield None
-        return
+        return _UNTRACED
+    return _committing(tracing, collection, operation, authors, size)
+
+
+@contextmanager
+def _committing(
+    tracing: Tracing, collection: Any, operation: str, authors: Sequence[Author], size: int
+) -> Iterator[CommitSpans]:
     attributes: dict[str, str | int] = {
         "db.system.name": "mongodb",
         "db.namespace": collection.database.name,

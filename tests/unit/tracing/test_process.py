@@ -71,6 +71,8 @@ async def test_running_ends_with_the_outermost_block(monkeypatch: pytest.MonkeyP
             assert process.current() is found
         assert process.current() is found
     assert process.current() is None
+    async with process.running("eventsync-server", enabled=True):
+        assert process.current() not in {None, found}, "a process that restarts in place traces again"
 
 
 HOSTED = """

@@ -27,8 +27,8 @@ class DeliverySpans:
 
     def __init__(self, tracing: Tracing) -> None:
         self._tracing = tracing
-        self._arrived: dict[Seq, tuple[str, int]] = {}
-        """The `traceparent` of each row, and the time of its arrival."""
+        self._arrived: dict[tuple[Any, Seq], tuple[str, int]] = {}
+        """The `traceparent` of each row and the time of its arrival, by its log and number."""
 
     @classmethod
     def of_process(cls) -> DeliverySpans | None:
@@ -41,18 +41,23 @@ class DeliverySpans:
         now = time.time_ns()
         for row in rows:
             trace, key = row.get(TRACE), row.get("_id")
-            if isinstance(trace, str) and isinstance(key, dict) and len(self._arrived) < _MOST:
-                self._arrived[key.get("n", 0)] = trace, now
+            if not isinstance(trace, str) or not isinstance(key, dict) or len(self._arrived) >= _MOST:
+                continue
+            log, seq = key.get("l"), key.get("n")
+            if isinstance(log, str) and isinstance(seq, int):
+                self._arrived[log, Seq(seq)] = trace, now
 
     def published(self, window: Window, events: Iterable[StoredEvent]) -> None:
         """End the spans of events that the window has just published."""
         if not self._arrived:
             return
         for event in events:
-            if (noted := self._arrived.pop(event.seq, None)) is not None:
+            if (noted := self._arrived.pop((window.log, event.seq), None)) is not None:
                 self._delivered(window, event, *noted)
-        # Rows that came twice, or that were of another log.
-        self._arrived = {seq: noted for seq, noted in self._arrived.items() if seq > window.head}
+        # Without rows that came twice, and those of another log.
+        self._arrived = {
+            (log, seq): noted for (log, seq), noted in self._arrived.items() if log == window.log and seq > window.head
+        }
 
     def _delivered(self, window: Window, event: StoredEvent, trace: str, began: int) -> None:
         channels = window.seen_by(event)
