@@ -39,9 +39,9 @@ def test_text_has_totals_and_cumulated_buckets() -> None:
         "test_open": 2,
         "test_oldest": 2,
         "test_newest": 2,
-        "test_seconds_bucket 0.1 /x": 2,
-        "test_seconds_bucket 1.0 /x": 3,
-        "test_seconds_bucket +Inf /x": 4,
+        "test_seconds_bucket /x 0.1": 2,
+        "test_seconds_bucket /x 1.0": 3,
+        "test_seconds_bucket /x +Inf": 4,
         "test_seconds_count /x": 4,
         "test_seconds_sum /x": pytest.approx(7.65),
     }
@@ -52,6 +52,18 @@ def test_a_metric_without_a_value_is_there_with_its_help() -> None:
     found.put_all(COUNTER, {})
     [family] = text_string_to_metric_families(found.text().decode())
     assert (family.name, family.documentation, family.samples) == ("test_steps", "Steps.", [])
+
+
+def test_labels_and_help_may_have_any_text() -> None:
+    found, odd = Figures(), 'a "quoted" \\ and\nthen {x="y"} ö'
+    found.put(Metric("test_odd", "gauge", "Help \\ of\nlines.", ("a", "b")), float("inf"), odd, "")
+    [family] = text_string_to_metric_families(found.text().decode())
+    [sample] = family.samples
+    assert (sample.labels, sample.value, family.documentation) == (
+        {"a": odd, "b": ""},
+        float("inf"),
+        "Help \\ of\nlines.",
+    )
 
 
 def test_several_processes_are_added_by_what_each_metric_is() -> None:

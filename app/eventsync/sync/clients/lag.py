@@ -102,16 +102,19 @@ class ServerLag:
     """Events of the log between that client and the head."""
 
 
-def server_lag(window: Window, vectors: Iterable[StateVector]) -> ServerLag:
-    """Return the lag of clients with these state vectors.
+def server_lag(window: Window, vectors: Iterable[StateVector], *, is_any_current: bool = False) -> ServerLag:
+    """Return the lag of clients with these state vectors; with `is_any_current`, also of one that is at the head.
 
     A client whose shape has no newer event counts as at the head, also if its position was last moved earlier.
     """
+    # Most of thousands of clients share a shape and a position.
+    distinct = {(shape.topic, position): shape for vector in vectors for shape, position in vector.items()}
     positions = [
         window.head if window.is_current(shape, position.seq) else position.seq
-        for vector in vectors
-        for shape, position in vector.items()
+        for (_, position), shape in distinct.items()
         if position.log == window.log_of(shape)
     ]
+    if is_any_current:
+        positions.append(window.head)
     oldest = min(positions, default=None)
     return ServerLag(window.log, oldest, max(0, window.head - oldest) if oldest is not None else 0)

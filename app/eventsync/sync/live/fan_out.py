@@ -67,6 +67,11 @@ class Subscriber:
         """Position of the client after all direct writes; None before the first `attach`."""
         return self.channel.end if self._was_written_to() else self._position
 
+    @property
+    def is_attached(self) -> bool:
+        """True while publications are written directly: the client has every event of the shape."""
+        return self._encode is not None
+
     def attach(self, position: Position, writer: DirectWriter) -> None:
         """Write publications directly from now on. The client is at `position` and has everything before it."""
         self._position, self._encode = position, writer.encode

@@ -88,6 +88,11 @@ class SubscriptionScheduler:
         item = self._by_shape.get(shape)
         return () if item is None else item.subscription.decisions
 
+    @property
+    def is_attached(self) -> bool:
+        """True while there are subscriptions, all of them attached."""
+        return bool(self._by_shape) and all(item.subscription.is_attached for item in self._by_shape.values())
+
     def add(self, subscription: Subscription) -> None:
         """Schedule a subscription to a new shape."""
         self._by_shape[subscription.shape] = ScheduledSubscription(subscription, subscription.messages())

@@ -325,6 +325,11 @@ class Session:
         """State vector of the client after all messages so far."""
         return self._scheduler.vector
 
+    @property
+    def is_attached(self) -> bool:
+        """True while all publications are written to the client directly. It has every event of its shapes then."""
+        return self._attached_until is not None and self._scheduler.is_attached
+
     async def messages(self) -> AsyncGenerator[OutboundMessage]:
         """Yield every message for the client, in order, until `close`. Raises `Unauthenticated` and `Unavailable`."""
         client = self.client

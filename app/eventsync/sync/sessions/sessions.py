@@ -150,4 +150,6 @@ class Sessions:
 
     def lag(self) -> ServerLag:
         """Lag of the clients that are connected to this server."""
-        return server_lag(self._source.window, (session.vector for session in self._sessions))
+        behind = [session for session in self._sessions if not session.is_attached]
+        is_any_current = len(behind) < len(self._sessions)
+        return server_lag(self._source.window, (session.vector for session in behind), is_any_current=is_any_current)

@@ -132,6 +132,11 @@ class Subscription:
         return self._subscriber.position if self._attached else self._position
 
     @property
+    def is_attached(self) -> bool:
+        """True while publications are written to the client directly, which so has every event of the shape."""
+        return self._subscriber.is_attached
+
+    @property
     def in_window(self) -> bool:
         """True while the next message comes from the window, now or later: `messages` does not wait for it."""
         window, position = self._source.window, self._position

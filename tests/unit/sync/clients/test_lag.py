@@ -34,6 +34,11 @@ def test_server_lag_is_that_of_the_oldest_client() -> None:
     assert server_lag(window(), [{ORDERS: Position(LOG, Seq(4))}]) == ServerLag(LOG, Seq(4), 16)
 
 
+def test_server_lag_includes_clients_that_are_written_to_directly() -> None:
+    assert server_lag(window(), [], is_any_current=True) == ServerLag(LOG, Seq(20), 0)
+    assert server_lag(window(), [{ORDERS: Position(LOG, Seq(4))}], is_any_current=True) == ServerLag(LOG, Seq(4), 16)
+
+
 def test_server_lag_ignores_clients_of_quiet_shapes() -> None:
     assert server_lag(window(), [{ORDERS: Position(LOG, Seq(18))}]) == ServerLag(LOG, Seq(20), 0)
     assert server_lag(window(), [{Shape("nothing"): Position(LOG, Seq(12))}]) == ServerLag(LOG, Seq(20), 0)
