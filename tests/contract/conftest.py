@@ -34,7 +34,7 @@ class Served:
 @pytest.fixture(scope="package")
 async def served(mongodb_uri: str, client: Client) -> AsyncIterator[Served]:
     name = f"contract_{secrets.token_hex(6)}"
-    limits: Any = time_limits(hello_timeout=0.5, send_timeout=1.0, body_timeout=0.5)
+    limits: Any = time_limits(hello_timeout=2.0, send_timeout=1.0, body_timeout=2.0)
     settings = Settings(
         mongodb_uri=mongodb_uri,
         database=name,
@@ -90,7 +90,7 @@ def new_id() -> Callable[[], str]:
 @pytest.fixture(scope="package")
 async def ruled(mongodb_uri: str, client: Client, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ruled]:
     name = f"doors_{secrets.token_hex(6)}"
-    limits: Any = time_limits(hello_timeout=0.5, send_timeout=1.0, body_timeout=0.5)
+    limits: Any = time_limits(hello_timeout=2.0, send_timeout=1.0, body_timeout=2.0)
     settings = Settings(
         mongodb_uri=mongodb_uri,
         database=name,

@@ -42,7 +42,8 @@ async def test_each_answer_is_about_its_own_write(served: Any, api: httpx.AsyncC
         for number in range(20):
             path, item = paths[(writer + number) % len(paths)], f"{writer}.{number}"
             answer = await append(api, path, item)
-            body = answer.raise_for_status().json()
+            assert answer.is_success, answer.text
+            body = answer.json()
             assert body["id"] == path[1:]
             assert body["patch"] == [{"op": "add", "path": f"/l/{body['version'] - 2}", "value": item}]
             assert body["doc"]["l"][-1] == item

@@ -34,6 +34,7 @@ OBSERVER = {
     "/v1/admin/overview",
     "/v1/admin/clients",
     "GET /v1/admin/clients/{id}",
+    "/v1/admin/clients/{id}/frames",
     "/v1/admin/log",
     "/v1/admin/collections",
     "/v1/admin/settings",
