@@ -51,9 +51,9 @@ LIMITS: Final = {
     "small files with one importer": 27,
     "class names used twice": 0,
     "lines: all": 182_000,
-    "lines: docs/benchmarks": 960,
+    "lines: docs/benchmarks": 1_010,
     "lines: locks": 2_520,
-    "lines: scripts/bench": 5_450,
+    "lines: scripts/bench": 5_630,
     "lines: tests/support": 13_500,
     "subjects of the last 50 commits over 72 characters": 0,
 }

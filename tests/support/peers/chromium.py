@@ -132,6 +132,10 @@ class Chromium:
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         await self._ask("Emulation.setDeviceMetricsOverride", session, **size)
 
+    async def keep_visible(self, session: str) -> None:
+        """Have the page be visible whichever page is in front, as if it were alone in a browser of its own."""
+        await self._ask("Emulation.setFocusEmulationEnabled", session, enabled=True)
+
     async def press(self, session: str, key: str, text: str = "") -> None:
         """Press and release a key, such as `Tab`, or one that types `text`."""
         codes = {"Enter": 13, "Tab": 9, "Escape": 27}
