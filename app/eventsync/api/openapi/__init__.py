@@ -88,6 +88,7 @@ _OBSERVERS = {
     "/v1/admin/overview": ["get"],
     "/v1/admin/clients": ["get"],
     "/v1/admin/clients/{id}": ["get"],
+    "/v1/admin/clients/{id}/frames": ["get"],
     "/v1/admin/log": ["get"],
     "/v1/admin/collections": ["get"],
     "/v1/admin/settings": ["get"],
