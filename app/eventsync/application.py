@@ -69,6 +69,7 @@ from eventsync.sync.catch_up.time_travel import TimeTravelReads
 from eventsync.sync.operations import CachedOverview
 from eventsync.sync.reports import Reports
 from eventsync.sync.service import SyncService
+from eventsync.sync.tasks import Tasks
 from eventsync.tracing.process import running as tracing_in_process
 
 logger = logging.getLogger(__name__)
@@ -203,7 +204,7 @@ async def running(
             writes,
             access,
             Budgets(_limits(settings)),
-            Reports(sync, stores, overview, lambda: writes.done),
+            Reports(sync, stores, overview, lambda: writes.done, Tasks(settings)),
             stores,
             monitoring,
         )

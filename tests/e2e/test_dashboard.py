@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -201,6 +202,38 @@ async def test_client_is_disconnected_and_forgotten(
         said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("operator: ")]
         assert ['subject="olga"' in line for line in said] == [True, True]
         assert ["disconnect" in said[0], "forget" in said[1]] == [True, True]
+
+
+async def test_collection_is_shown_as_it_was_and_restored(settings: Settings, tmp_path: Path) -> None:
+    async with looking(settings, tmp_path) as dashboard, dashboard.ruled.client("root", roles=["ops"]) as operator:
+        known = (await operator.get("/v1/admin/collections/things/history")).json()["since_at"]
+
+        async def is_past() -> bool:
+            # The slider ends some seconds ago, up to which the worker has read all changes.
+            return bool(time.time() > max(known, made) + 7)
+
+        made = time.time()
+        await eventually(is_past, 20)
+        (await operator.delete(f"{THINGS}/d0")).raise_for_status()
+        await dashboard.show("data/things?past=1")
+        await dashboard.until("document.querySelectorAll('main .events li').length === 50")
+        await dashboard.until("document.querySelector('main .events').textContent.includes('deleted since')")
+        await dashboard.browser.value(dashboard.page, "document.querySelector('main .events summary').click(), null")
+        await dashboard.until("document.querySelectorAll('.sides').length === 1")
+        for dark, width in ((False, 1280), (True, 1280), (False, 390)):
+            await dashboard.browser.look_like(dashboard.page, dark=dark, width=width)
+            assert not AXE.is_file() or await faults(dashboard) == [], (dark, width)
+            wide = "document.documentElement.scrollWidth > innerWidth"
+            assert not await dashboard.browser.value(dashboard.page, wide), width
+        fill = "document.querySelector('[name=into]').value = 'things_before'"
+        await dashboard.browser.value(dashboard.page, f"{fill}, null")
+        await dashboard.click("Restore")
+        await dashboard.click("Yes")
+        await dashboard.until(
+            "document.querySelector('[aria-label=\"Table: Restores\"]')?.textContent.includes('done')"
+        )
+        (task,) = (await operator.get("/v1/admin/tasks")).json()["tasks"]
+        assert (task["state"], task["by"], task["result"]["into"]) == ("done", "olga", "things_before")
 
 
 async def test_session_is_inspected_live(settings: Settings, tmp_path: Path) -> None:

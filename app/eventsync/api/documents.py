@@ -43,13 +43,17 @@ from eventsync.nodestorage import (
     WriteResult,
 )
 from eventsync.server.sized_response import Parts
+from eventsync.stores.history.past_pages import PastCursor
 from eventsync.sync.catch_up.binder import is_guessable
 
 _DEFAULT_PAGE = 100
-_LISTING: Final = ("after", "limit", "filter", "sort", "shape")
+_LISTING: Final = ("after", "limit", "filter", "sort", "shape", "at", "position")
 """The query parameters of a listing. Beside `shape`, others are parameters of that shape."""
 
 _MAX_SKIP = 2**31 - 1
+_MAX_PAST: Final = 100
+"""Most documents of a page of the past: each has to be replayed."""
+
 _BODY_WEIGHT = 3
 """Memory of an event in a history page, as a multiple of its body: read, cached and in the response."""
 
@@ -100,6 +104,8 @@ async def listing(request: Request) -> Response:
     collection = segment(request, "collection")
     visible = Permissions(request).visible(collection)
     limit = conditions.number(request, "limit", default=_DEFAULT_PAGE, low=1, high=services.settings.page_documents)
+    if not {"at", "position"}.isdisjoint(request.query_params):
+        return await _past(request, collection, visible, min(limit, _MAX_PAST))
     if not {"filter", "shape", "sort"}.isdisjoint(request.query_params):
         return await _found(request, collection, visible, limit)
     cursor = PageCursor.parse(request.query_params.get("after"))
@@ -115,6 +121,26 @@ async def listing(request: Request) -> Response:
     body: dict[str, Any] = {"documents": [_row(node) for node in page.nodes]}
     if page.more:
         body["next"] = str(cursor.moved(page.passed))
+    return Response(to_json(body), headers=NO_STORE, media_type=JSON)
+
+
+async def _past(request: Request, collection: str, visible: Visible | None, limit: int) -> Response:
+    """List the documents as they were at a point, each compared with what it is now."""
+    services, query = services_of(request), request.query_params
+    point = time_travel.requested_point(request)
+    if point is None or not {"filter", "shape", "sort"}.isdisjoint(query):
+        raise Malformed("at and position list a whole collection: without filter, shape and sort")
+    after = PastCursor.parse(query["after"]) if "after" in query else None
+    page = await services.time_travel.page(
+        collection, point, after, limit=limit, max_bytes=services.settings.page_bytes, visible=visible
+    )
+    body: dict[str, Any] = {
+        "position": str(page.position),
+        "compared_with": str(page.head),
+        "documents": [JsonText(row) for row in page.rows],
+    }
+    if page.end is not None:
+        body["next"] = str(page.end)
     return Response(to_json(body), headers=NO_STORE, media_type=JSON)
 
 

@@ -9,6 +9,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 
 from eventsync.concurrency.offload import Offload, inline
 from eventsync.mongodb.client import Client
+from eventsync.mongodb.errors import translated
 from eventsync.mongodb.leases import LeaseStore
 from eventsync.settings import Settings
 from eventsync.stores.access.keys import KeyStore
@@ -192,6 +193,11 @@ class Stores:
             tracking=TrackingStore(log),
             definitions=DefinitionStore(log),
         )
+
+    async def has_collection(self, name: str) -> bool:
+        """Return True if the user's database has a collection of this name. Raises `Unavailable`."""
+        with translated("the collections can't be listed"):
+            return bool(await self.data.list_collection_names(filter={"name": name}))
 
     async def ensure_indexes(self) -> None:
         """Record the versions of the stored formats, and create missing indexes. A worker does this first.

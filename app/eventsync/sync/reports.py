@@ -27,6 +27,7 @@ from eventsync.sync.operations import CachedOverview
 from eventsync.sync.service import SyncService
 from eventsync.sync.sessions.inspections import Inspections, notes_after
 from eventsync.sync.sessions.session import Session
+from eventsync.sync.tasks import Tasks
 
 logger = logging.getLogger(__name__)
 
@@ -100,8 +101,11 @@ class Counts:
 class Reports:
     """One a server process. `run` publishes; the other methods answer."""
 
-    def __init__(self, sync: SyncService, stores: Stores, overview: CachedOverview, written: Callable[[], int]) -> None:
+    def __init__(
+        self, sync: SyncService, stores: Stores, overview: CachedOverview, written: Callable[[], int], tasks: Tasks
+    ) -> None:
         """`written` returns the number of writes of documents since the start."""
+        self.tasks = tasks
         self._overview = overview
         self._facts: TTLCache[Facts] = TTLCache(ttl=_FACTS_AGE, max_entries=1)
         self.process = Process.new("server")
@@ -126,7 +130,10 @@ class Reports:
                     inspecting = self._publish_inspections(stop)
                     self._publishing = group.create_task(inspecting, name="publish what is inspected")
 
-            await self._processes.keep(self.process, publish, stop)
+            try:
+                await self._processes.keep(self.process, publish, stop)
+            finally:
+                await self.tasks.close()
 
     async def publish(self) -> None:
         """Renew the record, obey what was requested, and add the totals of all servers to the history."""
@@ -143,6 +150,8 @@ class Reports:
             for session in self._sync.sessions.all():
                 if session.id in closing:
                     close(session)
+            for task_id in closing:
+                self.tasks.cancel(task_id)
         for session_id in requests.inspecting:
             self._inspections.keep_for_others(session_id)
 
@@ -176,6 +185,7 @@ class Reports:
             "deliveries": (now.delivered - before.delivered) / seconds,
             "connections": self.connections(),
             "delays": self._sync.window.figures.take_delays(),
+            "tasks": self.tasks.trees(),
         }
 
     # --- answering ----------------------------------------------------------------------------------------------------
@@ -243,6 +253,18 @@ class Reports:
             return None
         server, notes = found
         return server, notes_after(notes, after)
+
+    async def all_tasks(self) -> list[dict[str, Any]]:
+        """Describe the tasks of all servers, each with its `server`, the newest first. Raises `Unavailable`."""
+        found = [task | {"server": self.process.name} for task in self.tasks.trees()]
+        for server in (await self._processes.running()).of("server"):
+            if server.process != self.process:
+                found += [{**task, "server": server.process.name} for task in server.state.get("tasks", ())]
+        return sorted(found, key=lambda task: -task["began"])
+
+    async def cancel_elsewhere(self, task_id: str) -> bool:
+        """Ask the server that runs a task to cancel it. Return False without such a server. Raises `Unavailable`."""
+        return await self._processes.request_cancel(task_id, besides=self.process)
 
     async def close(self, session_id: str) -> str | None:
         """Close a session of any server. Return its server: a session of another one ends within seconds.

@@ -2,6 +2,7 @@
 
 import { Pages } from "./dash_clients.js";
 import { DocumentView } from "./dash_document.js";
+import { PastView } from "./dash_past.js";
 import { Field, Loaded, Route, Section, Sure, number, searchOf, useLoaded, valuesOf } from "./dash_parts.js";
 import { editCell } from "./editor.js";
 import { get, newKey, post } from "./http.js";
@@ -18,6 +19,7 @@ export function DataView({ route, mayChange }) {
     const names = collections.map(({ name }) => name);
     const [name = names[0], id] = route.path;
     if (id !== undefined) return html`<${DocumentView} key=${`${name}/${id}`} collection=${name} id=${id} />`;
+    if (name !== undefined && route.query.past) return html`<${PastView} key=${`past ${name}`} collection=${name} query=${route.query} mayChange=${mayChange} />`;
     return html`<h1 class="hidden">Data</h1><div class="split">
       <${Collections} names=${names} current=${name} mayChange=${mayChange} reload=${loaded.reload} />
       ${name === undefined ? html`<p class="empty">No collection is tracked yet.</p>` : html`<${Documents} key=${`${name} ${JSON.stringify(route.query)}`} collection=${name} query=${route.query} />`}
@@ -81,7 +83,7 @@ function Documents({ collection, query }) {
     setAfter("");
     location.hash = Route.to("data", [collection], valuesOf(event.currentTarget));
   };
-  return html`<${Section} title=${collection} aside=${html`<button type="button" class="small" onClick=${loaded.reload}>Refresh</button>`}>
+  return html`<${Section} title=${collection} aside=${html`<span class="links"><a href=${Route.to("data", [collection], { past: "1" })}>Time machine</a> <button type="button" class="small" onClick=${loaded.reload}>Refresh</button></span>`}>
     <form class="filters" onSubmit=${submit}>
       <${Field} label="Filter"><input name="filter" class="long mono" defaultValue=${query.filter ?? ""} placeholder='{"city": "Springfield"}' autocomplete="off" spellcheck="false" /><//>
       <${Field} label="Sort"><input name="sort" class="mono" defaultValue=${query.sort ?? ""} placeholder="name,-age" autocomplete="off" spellcheck="false" /><//>

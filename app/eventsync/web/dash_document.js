@@ -143,11 +143,12 @@ function Comparison({ path, state, chosen: { left, right }, changed }) {
   <//>`;
 }
 
-function Sides({ before, after }) {
+/** Two states of a document side by side; a missing one is null. */
+export function Sides({ before, after, names = ["Left", "Right"] }) {
   const [left, right] = compareLines(before ? JSON.stringify(before, null, 2) : "", after ? JSON.stringify(after, null, 2) : "");
   const line = ({ text, same }, kind, n) => html`<${same ? "span" : kind} key=${n}>${text}<//>`;
   const side = (name, lines, kind) => html`<div><h3>${name}</h3>${lines.length
     ? html`<pre tabindex="0" role="region" aria-label=${name}>${lines.map((each, n) => line(each, kind, n))}</pre>`
     : html`<p class="empty">It did not exist.</p>`}</div>`;
-  return html`<div class="sides">${side("Left", left, "del")}${side("Right", right, "ins")}</div>`;
+  return html`<div class="sides">${side(names[0], left, "del")}${side(names[1], right, "ins")}</div>`;
 }

@@ -27,6 +27,8 @@ OPERATOR = {
     "DELETE /v1/admin/clients/{id}",
     "/v1/admin/collections/{collection}",
     "/v1/admin/collections/{collection}/snapshots",
+    "/v1/admin/collections/{collection}/restores",
+    "/v1/admin/tasks/{id}",
     "/v1/admin/access/explain",
 }
 OBSERVER = {
@@ -35,6 +37,8 @@ OBSERVER = {
     "/v1/admin/clients",
     "GET /v1/admin/clients/{id}",
     "/v1/admin/clients/{id}/frames",
+    "/v1/admin/collections/{collection}/history",
+    "/v1/admin/tasks",
     "/v1/admin/log",
     "/v1/admin/collections",
     "/v1/admin/settings",

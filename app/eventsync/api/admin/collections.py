@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from eventsync.access.audit import record_action
+from eventsync.api.bodies import read_small
 from eventsync.api.endpoint import AccessLevel, Endpoint
 from eventsync.api.paths import segment
 from eventsync.api.responses import JSON, NO_STORE
 from eventsync.api.state import access_of, services_of
+from eventsync.domain.names import check_collection
+from eventsync.domain.points import parse_instant
+from eventsync.domain.positions import Position
 from eventsync.domain.shapes import Shape
 from eventsync.domain.values.extended_json import to_json
-from eventsync.errors import NotFound
+from eventsync.errors import Conflict, Malformed, NotFound
 from eventsync.mongodb.clocks import cluster_time
+from eventsync.stores.history.time_travel import TimeTravel
 from eventsync.stores.stats.counters import EventCount
 from eventsync.stores.stores import Stores
+from eventsync.sync.tasks import Task, restoring
+
+_BODY: Final = 4096
 
 
 async def listing(request: Request) -> Response:
@@ -43,6 +51,55 @@ async def listing(request: Request) -> Response:
         }
         rows.append(row | ({"reason": item.refused} if item.refused else {}))
     return Response(to_json({"collections": rows}), headers=NO_STORE, media_type=JSON)
+
+
+async def history(request: Request) -> Response:
+    """Respond with the positions and the time since when the states of a collection are known."""
+    name, stores = segment(request, "collection"), services_of(request).stores
+    travel = TimeTravel(stores)
+    retained = await travel.retained(name)
+    known_at = None if retained.snapshot is None else retained.snapshot[1].as_datetime()
+    body = {
+        "name": name,
+        "since": str(Position(retained.log, retained.since)),
+        "since_at": None if known_at is None else known_at.timestamp(),
+        "head": str(Position(retained.log, await travel.head(retained.log))),
+    }
+    return Response(to_json(body), headers=NO_STORE, media_type=JSON)
+
+
+async def restore(request: Request) -> Response:
+    """Begin to restore a collection, as it was at a point, into a new one. The tasks show the progress."""
+    services, name = services_of(request), segment(request, "collection")
+    tree = await read_small(request, _BODY)
+    if not isinstance(tree, dict) or tree.keys() not in ({"into", "at"}, {"into", "position"}):
+        raise Malformed('the body is {"into": "orders_restored", "at": "2026-11-23T05:22:46Z"}, or with a position')
+    if not all(isinstance(text, str) for text in tree.values()):
+        raise Malformed("into, at and position are texts")
+    into = check_collection(tree["into"])
+    point = parse_instant(tree["at"]) if "at" in tree else Position.parse_in_log(tree["position"])
+    position = await TimeTravel(services.stores).position(name, point)
+    if await services.stores.has_collection(into):
+        raise Conflict(f"there is a collection {into} already: a restore makes a new one")
+    principal = access_of(request).principal
+    task = Task("restore", f"{name} at {position} into {into}", principal.sub)
+    services.reports.tasks.begin(task, restoring(name, position, into))
+    record_action(principal, "restore", task.target)
+    return Response(to_json(task.tree() | {"server": services.reports.process.name}), 202, NO_STORE, JSON)
+
+
+async def tasks(request: Request) -> Response:
+    """List the tasks of all servers, the newest first."""
+    return Response(to_json({"tasks": await services_of(request).reports.all_tasks()}), 200, NO_STORE, JSON)
+
+
+async def cancel(request: Request) -> Response:
+    """Cancel a task. Responds 202: it ends soon, and removes what it has begun."""
+    services, task_id = services_of(request), segment(request, "id")
+    if not services.reports.tasks.cancel(task_id) and not await services.reports.cancel_elsewhere(task_id):
+        raise NotFound(f"no task {task_id[:64]!r} runs")
+    record_action(access_of(request).principal, "cancel", task_id)
+    return Response(status_code=202, headers=NO_STORE)
 
 
 async def track(request: Request) -> Response:
@@ -82,5 +139,9 @@ routes = [
     Endpoint("/v1/admin/collections", listing, methods=["GET"], access=AccessLevel.OBSERVER, name="admin_collections"),
     Endpoint(_PATH, track, methods=["PUT"], access=AccessLevel.OPERATOR, name="admin_collection"),
     Endpoint(_PATH, untrack, methods=["DELETE"], access=AccessLevel.OPERATOR),
+    Endpoint(_PATH + "/history", history, methods=["GET"], access=AccessLevel.OBSERVER),
+    Endpoint(_PATH + "/restores", restore, methods=["POST"], access=AccessLevel.OPERATOR),
+    Endpoint("/v1/admin/tasks", tasks, methods=["GET"], access=AccessLevel.OBSERVER),
+    Endpoint("/v1/admin/tasks/{id}", cancel, methods=["DELETE"], access=AccessLevel.OPERATOR),
     Endpoint(_PATH + "/snapshots", snapshot, methods=["POST"], access=AccessLevel.OPERATOR),
 ]

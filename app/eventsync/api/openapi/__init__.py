@@ -79,6 +79,8 @@ _OPERATORS = {
     "/v1/admin/clients/{id}": ["delete"],
     "/v1/admin/collections/{collection}": ["put", "delete"],
     "/v1/admin/collections/{collection}/snapshots": ["post"],
+    "/v1/admin/collections/{collection}/restores": ["post"],
+    "/v1/admin/tasks/{id}": ["delete"],
     "/v1/admin/access/explain": ["post"],
 }
 """Operations for principals with the role `operator`."""
@@ -89,6 +91,8 @@ _OBSERVERS = {
     "/v1/admin/clients": ["get"],
     "/v1/admin/clients/{id}": ["get"],
     "/v1/admin/clients/{id}/frames": ["get"],
+    "/v1/admin/collections/{collection}/history": ["get"],
+    "/v1/admin/tasks": ["get"],
     "/v1/admin/log": ["get"],
     "/v1/admin/collections": ["get"],
     "/v1/admin/settings": ["get"],

@@ -137,6 +137,20 @@ _EVENT_EXAMPLE: Json = {
     "op_id": "0f8fad5b-d9cb-469f-a165-70867728950e",
     "by": "ada",
 }
+_TASK_EXAMPLE: Json = {
+    "id": "5f2c81ab09d3e417",
+    "kind": "restore",
+    "target": "theaters at k3f9ab2c:128 into theaters_restored",
+    "by": "paul",
+    "server": _SERVER,
+    "state": "running",
+    "began": 1795411366.4,
+    "ended": None,
+    "done": 500,
+    "total": 1692,
+    "result": None,
+    "reason": None,
+}
 _ID: Json = {
     "name": "id",
     "in": "path",
@@ -333,6 +347,66 @@ PATHS: Final[Json] = {
             },
             "not_found",
             parameters=parameters("collection"),
+        )
+    },
+    "/v1/admin/collections/{collection}/history": {
+        "get": _read(
+            "readCollectionHistory",
+            "Since when the states of a collection are known",
+            "AdminHistory",
+            {"name": "theaters", "since": "k3f9ab2c:0", "since_at": 1795407866.0, "head": POSITION},
+            "not_tracked",
+            description=(
+                "`GET /v1/collections/{collection}/documents?at=` lists the documents as they were, as far as the "
+                "rules show them."
+            ),
+            parameters=parameters("collection"),
+        )
+    },
+    "/v1/admin/collections/{collection}/restores": {
+        "post": _operation(
+            "restoreCollection",
+            "Restore a collection, as it was, into a new one",
+            {"202": answer("Begun; the tasks show its progress.", content(schema("AdminTask"), _TASK_EXAMPLE))},
+            "not_tracked",
+            "conflict",
+            "gone",
+            "reset",
+            "damaged",
+            "rate_limited",
+            description=(
+                "The new collection appears under its name once it is complete and checked; it is not tracked. 409 if "
+                "there is one of this name. Documents keep their versions and all BSON types; indexes and validation "
+                "are not restored. The server that answers runs the task, and two at a time."
+            ),
+            parameters=parameters("collection"),
+            requestBody={
+                "required": True,
+                "content": content(
+                    schema("RestoreRequest"), {"into": "theaters_restored", "at": "2026-11-23T05:22:46Z"}
+                ),
+            },
+        )
+    },
+    "/v1/admin/tasks": {
+        "get": _read(
+            "listTasks",
+            "The tasks of all servers, the newest first",
+            "AdminTasks",
+            {"tasks": [_TASK_EXAMPLE]},
+            description=(
+                "A server lists its last 20 tasks as long as it runs. Those of other servers than the one that answers "
+                "are as of their last report (`report_interval`)."
+            ),
+        )
+    },
+    "/v1/admin/tasks/{id}": {
+        "delete": _operation(
+            "cancelTask",
+            "Cancel a task",
+            {"202": answer("It ends soon, and removes what it has made.")},
+            "not_found",
+            parameters=[_ID | {"description": "The id of a task.", "example": _TASK_EXAMPLE["id"]}],
         )
     },
     "/v1/admin/settings": {

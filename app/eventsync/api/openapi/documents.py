@@ -23,6 +23,8 @@ from eventsync.api.openapi.parts import (
 )
 from eventsync.api.responses import NDJSON
 
+_AT: Final = "2026-11-23T05:22:46Z"
+_TIME: Final[Json] = {"type": "string", "format": "date-time"}
 _ID: Final = THEATER["_id"]["$oid"]
 _NEW: Final = {name: value for name, value in THEATER.items() if name != "_id"}
 _ROW: Final = {"id": _ID, "version": 6, "doc": THEATER}
@@ -109,10 +111,30 @@ _LIST: Json = {
             "my_cards",
         ),
         query("sort", "Up to 4 paths, separated by commas; `-` before a path: descending.", _TEXT, "-_id"),
+        query(
+            "at",
+            "The collection as it was at this instant, in pages of at most 100.",
+            _TIME,
+            _AT,
+        ),
+        query("position", "The collection as it was at this position.", schema("Position"), POSITION),
     ],
     "responses": {
-        "200": answer("A page.", content(schema("DocumentPage"), {"documents": [_ROW], "next": _ID})),
-        **failures(*_READ, "unknown_shape", "invalid_predicate", "index_needed", "too_large", "too_complex"),
+        "200": answer(
+            "A page; with `at` or `position` one of the past, in which `now` compares each document with the present.",
+            content(schema("DocumentPage"), {"documents": [_ROW], "next": _ID}),
+        ),
+        **failures(
+            *_READ,
+            "unknown_shape",
+            "invalid_predicate",
+            "index_needed",
+            "too_large",
+            "too_complex",
+            "reset",
+            "gone",
+            "damaged",
+        ),
     },
 }
 
@@ -201,7 +223,6 @@ _HISTORY: Json = {
 }
 
 _ROW_AT: Final = {"id": _ID, "version": 6, "doc": THEATER, "position": POSITION}
-_AT: Final = "2026-11-23T05:22:46Z"
 _POINT_READ: Final = (
     "malformed",
     "not_tracked",
@@ -227,7 +248,7 @@ _READ_DOCUMENT: Json = {
     "parameters": [
         *parameters("if_changed", "if_still"),
         query("version", "The state at this version, the last time that the document had it.", schema("Version"), 6),
-        query("at", "The state at this instant (RFC 3339).", {"type": "string", "format": "date-time"}, _AT),
+        query("at", "The state at this instant (RFC 3339).", _TIME, _AT),
         query("position", "The state at this position.", schema("Position"), POSITION),
     ],
     "responses": {

@@ -171,7 +171,14 @@ _PROBLEM: dict[str, Json] = {
 
 _BODIES: Json = {
     "Event": _EVENT,
-    "Row": _object("id version doc", id=schema("Id"), version=schema("Version"), doc=schema("Document")),
+    "Row": _object(
+        "id version doc",
+        id=schema("Id"),
+        version=schema("Version"),
+        doc=schema("Document"),
+        position=_described(schema("Position"), "Only in a page of the past."),
+        now={"enum": ["same", "changed", "deleted"], "description": "Only in a page of the past."},
+    ),
     "PastRow": _object(
         "id version doc",
         id=schema("Id"),
@@ -208,6 +215,8 @@ _BODIES: Json = {
         "documents",
         documents=_list(schema("Row")),
         next=_described(schema("Id"), "The next page's `after`; absent on the last."),
+        position=_described(schema("Position"), "Of a page of the past: where the documents were so."),
+        compared_with=_described(schema("Position"), "The present position, for the `now` of each document."),
     ),
     "History": _object(
         "events",

@@ -6,6 +6,7 @@ __all__ = [
     "instants",
     "log_search",
     "log_state",
+    "past_pages",
     "restore",
     "route_verification",
     "time_travel",

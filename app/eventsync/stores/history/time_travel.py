@@ -6,6 +6,8 @@ positions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -28,6 +30,7 @@ from eventsync.errors import BehindRetention, Malformed, NotFound, ResetRequired
 from eventsync.mongodb.clocks import wall_time
 from eventsync.mongodb.errors import translated
 from eventsync.stores.history.log_state import NoBase
+from eventsync.stores.history.past_pages import PastCursor, PastPages
 from eventsync.stores.log.stored_event import UNREADABLE, StoredEvent
 from eventsync.stores.log.tiers import BehindHorizon
 from eventsync.stores.log.tracking import inactive
@@ -120,6 +123,23 @@ class TimeTravel:
         if seq < retained.since:
             raise retained.behind_retention(f"{collection} at {retained.log}:{seq}")
         return Position(retained.log, seq)
+
+    async def page(
+        self, collection: str, point: Point, after: PastCursor | None, limit: int
+    ) -> tuple[Position, Position, list[tuple[IdText, PastCursor]]]:
+        """Return the position of a point, the head, and the next ids that the collection may have had there."""
+        position = await self.position(collection, point)
+        try:
+            ids = await PastPages(self._stores).ids(collection, position, after, limit)
+        except BehindHorizon as error:
+            raise (await self.retained(collection)).behind_retention(f"{collection} at {position}") from error
+        return position, Position(position.log, await self.head(position.log)), ids
+
+    async def states(self, collection: str, position: Position, ids: Sequence[IdText]) -> dict[IdText, EncodedState]:
+        """Return the states of those documents that existed at a position. Pass a few of them."""
+        state = self._stores.history.state
+        async with aclosing(state.states(position.log, collection, ids, position.seq)) as states:
+            return {text: encoded async for text, encoded in states}
 
     async def head(self, log: LogId) -> Seq:
         """Return the newest event that no further one of its transaction follows."""

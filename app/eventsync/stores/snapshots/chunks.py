@@ -71,6 +71,15 @@ class ChunkStore:
             raise Damaged(f"{name} has {len(lines)} rows for {len(rows[0]['ids'])} ids")
         return Chunk([IdText(text) for text in rows[0]["ids"]], lines)
 
+    async def ids(self, snapshot: str, number: int) -> Sequence[IdText]:
+        """Return the ids of one chunk. Raises `Damaged` if it is missing."""
+        name = f"chunk {number} of snapshot {snapshot}"
+        with translated(f"{name} can't be read"):
+            row = await self._chunks.find_one({"_id": {"s": snapshot, "n": number, "p": 0}}, {"ids": 1})
+        if row is None:
+            raise Damaged(f"{name} is missing")
+        return [IdText(text) for text in row["ids"]]
+
     async def numbers(self, snapshot: str) -> set[int]:
         """Return the numbers of all chunks that exist, complete or not."""
         with translated(f"the chunks of snapshot {snapshot} can't be listed"):

@@ -176,6 +176,10 @@ class SnapshotStore:
         if count != snapshot.documents:
             raise Damaged(f"snapshot {snapshot.id} has {count} documents instead of {snapshot.documents}")
 
+    async def ids(self, snapshot: StoredSnapshot, number: int) -> Sequence[IdText]:
+        """Return the ids of a chunk, without its documents. Raises `Damaged` if it is missing."""
+        return await self._chunks.ids(snapshot.id, number)
+
     async def lines_of(self, snapshot: StoredSnapshot, ids: Sequence[IdText]) -> AsyncGenerator[StoredLine]:
         """Yield the stored rows of those `ids` that are in the snapshot. Raises `Damaged`, which names the chunk."""
         wanted = frozenset(ids)

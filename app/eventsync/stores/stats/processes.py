@@ -196,17 +196,27 @@ class ProcessStore:
 
         `besides` is not asked: it knows its own sessions.
         """
-        closing = {"$slice": [{"$setUnion": [{"$ifNull": ["$closing", []]}, [session]]}, _MAX_CLOSING]}
         with translated("the session can't be closed"):
-            row = await self._processes.find_one_and_update(
-                {
-                    "_id": {"$ne": besides.name},
-                    "sessions.id": session,
-                    "$expr": {"$gte": ["$at", ago(LIVE_FOR * self.period)]},
-                },
-                [{"$set": {"closing": closing}}],
-                {"_id": 1},
-            )
+            return await self._request_end({"sessions.id": session}, session, besides)
+
+    async def request_cancel(self, task: str, *, besides: Process) -> bool:
+        """Ask the process that runs a task to cancel it. Return False without one."""
+        running = {"state.tasks": {"$elemMatch": {"id": task, "state": "running"}}}
+        with translated("the task can't be cancelled"):
+            return await self._request_end(running, task, besides) is not None
+
+    async def _request_end(self, of: Mapping[str, Any], name: str, besides: Process) -> str | None:
+        """Add a session or a task to those that its process is to end. Return the name of the process, or None."""
+        closing = {"$slice": [{"$setUnion": [{"$ifNull": ["$closing", []]}, [{"$literal": name}]]}, _MAX_CLOSING]}
+        row = await self._processes.find_one_and_update(
+            {
+                "_id": {"$ne": besides.name},
+                **of,
+                "$expr": {"$gte": ["$at", ago(LIVE_FOR * self.period)]},
+            },
+            [{"$set": {"closing": closing}}],
+            {"_id": 1},
+        )
         return None if row is None else str(row["_id"])
 
     async def request_inspection(self, session: str, *, besides: Process) -> tuple[str, State | None] | None:

@@ -5,19 +5,38 @@ A small request may replay a long history, so these reads have the same admissio
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from eventsync.concurrency.admission import Admission
 from eventsync.concurrency.offload import Offload
 from eventsync.concurrency.single_flight import SingleFlight
-from eventsync.domain.encoded_state import difference_json, document_json, seen
+from eventsync.domain.encoded_state import EncodedState, difference_json, document_json, seen
+from eventsync.domain.ids import IdText
 from eventsync.domain.points import Point
-from eventsync.domain.positions import LogId, Seq
+from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.domain.shapes import Shape
 from eventsync.nodestorage import Visible
+from eventsync.stores.history.past_pages import PastCursor
 from eventsync.stores.history.time_travel import Reading, TimeTravel
 from eventsync.sync.live.continuity import Continuity
 from eventsync.sync.live.window import Window
+
+_AT_ONCE: Final = 20
+"""Documents whose states are computed at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class PastPage:
+    """Documents of a collection as they were at `position`, each `{"id", "version", "doc", "position", "now"}` in JSON.
+
+    `now` is `same`, `changed` or `deleted`, at `head`. `end` is None on the last page.
+    """
+
+    position: Position
+    head: Position
+    rows: list[bytes]
+    end: PastCursor | None
 
 
 class TimeTravelReads:
@@ -55,6 +74,56 @@ class TimeTravelReads:
         show = visible.guard.shown
         state = await self._offload.call(len(reading.encoded[1]), seen, reading.encoded, show)
         return replace(reading, encoded=state, view=visible.digest)
+
+    async def page(
+        self,
+        collection: str,
+        point: Point,
+        after: PastCursor | None,
+        *,
+        limit: int,
+        max_bytes: int,
+        visible: Visible | None = None,
+    ) -> PastPage:
+        """Return a page of a collection as it was, each document compared with what it is now.
+
+        With `visible`, those that may be read both then and now, as far as they may be seen.
+        """
+        async with self._continuity.reading(), self._admission.admitted():
+            position, head, ids = await self._time_travel.page(collection, point, after, limit)
+            rows: list[bytes] = []
+            end, size = ids[-1][1] if len(ids) == limit else None, 0
+            for first in range(0, len(ids), _AT_ONCE):
+                some = ids[first : first + _AT_ONCE]
+                texts = [text for text, _ in some]
+                then = await self._time_travel.states(collection, position, texts)
+                now = await self._time_travel.states(collection, head, texts)
+                for text, cursor in some:
+                    row = await self._past_row(text, then.get(text), now.get(text), position, visible)
+                    if row is not None:
+                        rows.append(row)
+                        size += len(row)
+                    if size >= max_bytes:
+                        return PastPage(position, head, rows, cursor)
+        return PastPage(position, head, rows, end)
+
+    async def _past_row(
+        self, text: IdText, then: EncodedState, now: EncodedState, position: Position, visible: Visible | None
+    ) -> bytes | None:
+        if visible is not None:
+            then, now = await self._seen(then, visible), await self._seen(now, visible)
+            # A reader of the whole collection loses nothing by a rule: a document that is gone was deleted.
+            if now is None and visible.filter is not None:
+                return None
+        if then is None:
+            return None
+        body, _ = await self._offload.call(len(then[1]), document_json, text, then, str(position))
+        how = b"deleted" if now is None else b"same" if now[1] == then[1] else b"changed"
+        return b'%b,"now":"%b"}' % (body[:-1], how)
+
+    async def _seen(self, state: EncodedState, visible: Visible) -> EncodedState:
+        show: Any = visible.guard.shown
+        return None if state is None else await self._offload.call(len(state[1]), seen, state, show)
 
     async def document_json(self, shape: Shape, reading: Reading) -> tuple[bytes, str]:
         """Return the answer with the document of a reading, which has to have one, and the document's digest."""

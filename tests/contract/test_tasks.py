@@ -1,0 +1,109 @@
+"""`/v1/admin/tasks`: a collection is restored, as it was, into a new one, with progress."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from support.ruled import Ruled
+from support.systems import running_server
+from support.waiting import eventually, patience
+
+from .test_admin import code_of
+from .test_openapi import check
+from .test_past_pages import head_with
+
+Json = dict[str, Any]
+RESTORES = "/v1/admin/collections/{collection}/restores"
+
+
+async def ended(operator: httpx.AsyncClient, task_id: str) -> Json:
+    """Return a task once it has ended."""
+
+    async def found() -> Json | None:
+        listed = check(await operator.get("/v1/admin/tasks"), "/v1/admin/tasks", "get")["tasks"]
+        return next((task for task in listed if task["id"] == task_id and task["state"] != "running"), None)
+
+    task: Json = await eventually(found, 40)
+    return task
+
+
+async def known(operator: httpx.AsyncClient, collection: str) -> Json:
+    """Return the known history of a collection, once its first snapshot is stored."""
+    path = "/v1/admin/collections/{collection}/history"
+
+    async def found() -> Json | None:
+        answer = await operator.get(path.format(collection=collection))
+        return None if answer.status_code == 503 else check(answer, path, "get")
+
+    history: Json = await eventually(found, 20)
+    return history
+
+
+async def test_collection_is_restored_as_it_was(
+    operator: httpx.AsyncClient, ruled: Ruled, new_id: Callable[[], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    name, path = new_id(), "/v1/collections/closed/documents"
+    (await operator.put(f"{path}/{name}", json={"n": 1})).raise_for_status()
+    (await operator.put(f"{path}/{name}", json={"n": 2})).raise_for_status()
+    position = await head_with(operator, "closed", name, 2)
+    (await operator.delete(f"{path}/{name}")).raise_for_status()
+    assert (await known(operator, "closed"))["since"].split(":")[0] == position.split(":")[0]
+
+    into = f"restored_{name}"
+    body = {"into": into, "position": position}
+    with caplog.at_level(logging.INFO, logger="eventsync.access.audit"):
+        begun = check(await operator.post(RESTORES.format(collection="closed"), json=body), RESTORES, "post")
+    assert (begun["state"], begun["by"]) == ("running", "root")
+    task = await ended(operator, begun["id"])
+    assert (task["state"], task["reason"], task["result"]["into"]) == ("done", None, into)
+    assert task["done"] == task["total"] or task["done"] > 0
+    (line,) = [record.getMessage() for record in caplog.records if '"restore"' in record.getMessage()]
+    assert 'subject="root"' in line
+
+    # What is there is what was there, and it can be followed once it is tracked.
+    (await operator.put(f"/v1/admin/collections/{into}")).raise_for_status()
+
+    async def read() -> Json | None:
+        answer = await operator.get(f"/v1/collections/{into}/documents/{name}")
+        return answer.json() if answer.status_code == 200 else None
+
+    restored = await eventually(read, 30)
+    assert (restored["doc"]["n"], restored["version"]) == (2, 2)
+    assert await code_of(operator, "POST", RESTORES.format(collection="closed"), json=body) == (409, "conflict")
+
+
+async def test_task_of_another_server_is_listed(
+    operator: httpx.AsyncClient, ruled: Ruled, new_id: Callable[[], str]
+) -> None:
+    await known(operator, "open")
+    position = (await known(operator, "open"))["head"]
+    async with (
+        running_server(ruled.settings) as other,
+        httpx.AsyncClient(base_url=other, headers=operator.headers, timeout=patience(20)) as beside,
+    ):
+        body = {"into": f"beside_{new_id()}", "position": position}
+        begun = check(await beside.post(RESTORES.format(collection="open"), json=body), RESTORES, "post")
+        task = await ended(operator, begun["id"])
+        assert (task["state"], task["server"]) == ("done", begun["server"])
+    assert await code_of(operator, "DELETE", f"/v1/admin/tasks/{begun['id']}") == (404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"into": "x"}, (400, "malformed")),
+        ({"into": "$x", "at": "2026-11-23T05:22:46Z"}, (400, "malformed")),
+        ({"into": "x", "at": 7}, (400, "malformed")),
+        ({"into": "x", "at": "2999-01-01T00:00:00Z"}, (400, "malformed")),
+        ({"into": "x", "position": "zzzzzzzz:1"}, (409, "reset")),
+        ({"into": "x", "at": "2001-01-01T00:00:00Z"}, (410, "gone")),
+    ],
+)
+async def test_bad_requests_begin_nothing(operator: httpx.AsyncClient, body: Json, expected: tuple[int, str]) -> None:
+    await known(operator, "open")
+    assert await code_of(operator, "POST", RESTORES.format(collection="open"), json=body) == expected
