@@ -245,6 +245,8 @@ class IndexedStore {
   async #begin(tables, mode) {
     const database = await this.connect();
     try {
+      // What is stored is acknowledged to the server and to the application, so it must survive a crash of the machine.
+      // In Chromium this takes a step of three rows from about 3 ms to 8 ms; steps that wait meanwhile are joined.
       const transaction = database.transaction(tables, mode, { durability: "strict" });
       const done = doneOf(transaction);
       done.catch(() => {}); // its requests and its writers report why it failed
