@@ -49,8 +49,8 @@ _SCRAPE_PERIOD: Final = 1.0
 _DELIVERIES: Final = """\
 CPU of a server, by event and client. The writes of the events, over HTTP, are divided among the servers; each writes a
 line of JSON for each request if it is *logged*. *scraped*: `/metrics` once a second. *of neither*: over the CPU of the
-server that is neither, of the same seconds. *beyond*: ms of CPU a second more than that one's. A scrape costs the same
-however much is delivered, so that with Prometheus' usual 15 s it is a fifteenth of this."""
+server that is neither, of the same seconds. *beyond*: ms of CPU a second more than that one's, which does not
+depend on how much is delivered."""
 
 _DASHBOARDS: Final = """\
 CPU of a server with tabs of the dashboard that are open in Chromium, visible and loaded, less that of a server without
