@@ -204,6 +204,9 @@ class Reports:
         try:
             with time_limit(_TIMEOUT):
                 health, running = await sync.health(), await self._processes.running()
+                # A record that was written at the start says for some seconds that the server does not serve yet.
+                now = sync.feed.state
+                running = running.updated(self.process, {"live": now.live, "detail": now.detail})
         except Unavailable as error:
             logger.warning("no overview: %s", error.diagnosis)
         return Facts(

@@ -105,3 +105,11 @@ def test_worst_problems_come_first() -> None:
     found = facts([server("s1", live=False), worker("w1")], refused={"views": "a view"}, is_open=True)
     severities = [problem.severity for problem in problems(found)]
     assert severities == ["error", "warning", "note", "note"]
+
+
+def test_state_as_it_is_now_replaces_that_of_the_record() -> None:
+    """The record of a server that has just begun to serve says that it does not."""
+    starting = {"live": False, "detail": "MongoDB was not reached yet"}
+    running = RunningProcesses((server("s1", **starting), server("s2", **starting)))
+    updated = running.updated(Process("s1", "server"), {"live": True, "detail": "live"})
+    assert updated.of("server") == [server("s1"), server("s2", **starting)]

@@ -15,7 +15,7 @@ import os
 import socket
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from pymongo import ReturnDocument
@@ -109,6 +109,12 @@ class RunningProcesses:
     def of(self, kind: Kind) -> list[RunningProcess]:
         """Return those of a kind."""
         return [each for each in self.processes if each.process.kind == kind]
+
+    def updated(self, process: Process, state: State) -> RunningProcesses:
+        """Return them with parts of one's state as it is now, which is newer than its record."""
+        return RunningProcesses(
+            [replace(one, state={**one.state, **state}) if one.process == process else one for one in self.processes]
+        )
 
 
 class ProcessStore:
