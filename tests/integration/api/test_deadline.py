@@ -47,8 +47,11 @@ READS = {
     "/v1/state-vectors/{client_id}": "/v1/state-vectors/somebody",
     "/v1/admin/clients": "/v1/admin/clients",
     "/v1/admin/clients/{id}": "/v1/admin/clients/nobody",
+    "/v1/admin/clients/{id}/frames": f"/v1/admin/clients/{'0' * 32}/frames",
     "/v1/admin/log": "/v1/admin/log",
     "/v1/admin/collections": "/v1/admin/collections",
+    "/v1/admin/collections/{collection}/history": "/v1/admin/collections/docs/history",
+    "/v1/admin/tasks": "/v1/admin/tasks",
 }
 WAITS_ITSELF = {"/v1/sync/sse", "/v1/sync/snapshot", "/readyz", "/metrics", "/v1/admin/overview"}
 NEEDS_NO_MONGODB = {"/v1/collections", "/healthz", "/", "/docs", "/openapi.json", "/assets/{name}", "/v1/sync", "/try"}

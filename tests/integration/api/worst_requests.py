@@ -147,6 +147,11 @@ async def _hello(client: Client) -> None:
             lives += orjson.loads(await socket.recv())["type"] == "live"
 
 
+async def _past(client: Client) -> None:
+    position = (await client.http.get("/readyz")).json()["position"]
+    await client.ask("GET", f"{DOCUMENTS}?position={position}&limit=100")
+
+
 async def _log(client: Client) -> None:
     log = (await client.ask("GET", "/readyz", 200, 503)).json()["position"].partition(":")[0]
     await client.ask("GET", f"/v1/sync/log?shape=things&position={log}:0&limit=1000")
@@ -193,6 +198,7 @@ WORST: Final[dict[tuple[str, str], Ask]] = {
     ("GET", f"{DOCUMENTS}/ID/diff"): _get(f"{DOCUMENTS}/big/diff?from=1&to=2"),
     ("GET", "as it was"): _get(f"{DOCUMENTS}/big?version=2"),
     ("GET", "control characters"): _get(f"{DOCUMENTS}/control"),
+    ("GET", "past"): _past,
     ("GET", "listings at a time"): lambda client: _together(client, f"{DOCUMENTS}?limit=1000"),
     ("GET", "documents at a time"): lambda client: _together(client, f"{DOCUMENTS}/wide0"),
     ("GET", "log pages at a time"): _logs,
@@ -222,6 +228,7 @@ WORST: Final[dict[tuple[str, str], Ask]] = {
     ("GET", "/v1/admin/clients"): _get("/v1/admin/clients?limit=1000"),
     ("GET", "/v1/admin/clients/ID"): _get("/v1/admin/clients/none", 404),
     ("DELETE", "/v1/admin/clients/ID"): _send("DELETE", "/v1/admin/clients/none", b"", {}, 404),
+    ("GET", "/v1/admin/clients/ID/frames"): _get(f"/v1/admin/clients/{'0' * 32}/frames", 404),
     ("GET", "/v1/admin/log"): _get("/v1/admin/log?limit=1000"),
     ("GET", "/v1/admin/collections"): _get("/v1/admin/collections"),
     ("PUT", "/v1/admin/collections/things"): _send("PUT", "/v1/admin/collections/things", b"", {}, 202),
@@ -229,6 +236,12 @@ WORST: Final[dict[tuple[str, str], Ask]] = {
     ("POST", "/v1/admin/collections/things/snapshots"): _send(
         "POST", "/v1/admin/collections/none/snapshots", b"", {}, 404
     ),
+    ("GET", "/v1/admin/collections/things/history"): _get("/v1/admin/collections/things/history"),
+    ("POST", "/v1/admin/collections/things/restores"): _send(
+        "POST", "/v1/admin/collections/things/restores", b'{"into":"x","at":"%b"}' % (b"0" * 4000), JSON, 400
+    ),
+    ("GET", "/v1/admin/tasks"): _get("/v1/admin/tasks"),
+    ("DELETE", "/v1/admin/tasks/ID"): _send("DELETE", "/v1/admin/tasks/none", b"", {}, 404),
     ("GET", "/v1/admin/settings"): _get("/v1/admin/settings"),
     ("GET", "/v1/admin/access"): _get("/v1/admin/access"),
     ("POST", "/v1/admin/access/explain"): _send(
