@@ -44,13 +44,12 @@ VIEWS: Final = {
 """A view of the dashboard → the condition that it shows what it has."""
 
 _WARM: Final = 20
-_SCRAPE_PERIOD: Final = 1.0
 
 _DELIVERIES: Final = """\
 CPU of a server, by event and client. The writes of the events, over HTTP, are divided among the servers; each writes a
-line of JSON for each request if it is *logged*. *scraped*: `/metrics` once a second. *of neither*: over the CPU of the
-server that is neither, of the same seconds. *beyond*: ms of CPU a second more than that one's, which does not
-depend on how much is delivered."""
+line of JSON for each request if it is *logged*. *scraped*: `/metrics` as often as `every` says. *of neither*: over the
+CPU of the server that is neither, of the same seconds. *beyond*: ms of CPU a second more than that one's, which does
+not depend on how much is delivered."""
 
 _DASHBOARDS: Final = """\
 CPU of a server with tabs of the dashboard that are open in Chromium, visible and loaded, less that of a server without
@@ -64,7 +63,8 @@ GOALS: Final = (
 
 OPTIONS: Final = {
     "rounds": (4, "rounds of the deliveries"),
-    "seconds": (10.0, "how long a round takes"),
+    "seconds": (30.0, "how long a round takes"),
+    "every": (15.0, "seconds between two scrapes, as in deploy/prometheus"),
     "clients": (500, "clients of each server"),
     "rate": (40.0, "events a second"),
     "tabs": (10, "tabs"),
@@ -104,12 +104,12 @@ class _Server:
         async with httpx.AsyncClient(timeout=PATIENCE) as client:
             return (await client.get(f"http://127.0.0.1:{self.port}/metrics")).raise_for_status().text
 
-    async def scrape(self) -> None:
-        """Scrape each second over one connection, as Prometheus does, until cancelled."""
+    async def scrape(self, every: float) -> None:
+        """Scrape each `every` seconds over one connection, as Prometheus does, until cancelled."""
         async with httpx.AsyncClient(timeout=PATIENCE) as client:
             while True:
                 (await client.get(f"http://127.0.0.1:{self.port}/metrics")).raise_for_status()
-                await asyncio.sleep(_SCRAPE_PERIOD)
+                await asyncio.sleep(every)
 
 
 _Servers = Mapping[str, _Server]
@@ -148,7 +148,9 @@ async def _delivered(servers: _Servers, options: argparse.Namespace) -> dict[str
             return events
 
         before = await write(_WARM)
-        scraping = [asyncio.create_task(server.scrape()) for name, server in servers.items() if name != NEITHER]
+        scraping = [
+            asyncio.create_task(server.scrape(options.every)) for name, server in servers.items() if name != NEITHER
+        ]
         try:
             began, cpu = time.monotonic(), Cpu(**{name: server.pid for name, server in servers.items()})
             deliveries = await write(max(1, round(options.seconds * options.rate))) - before
