@@ -27,7 +27,9 @@ async def scraped(root: httpx.AsyncClient) -> dict[str, dict[str, float]]:
     for family in text_string_to_metric_families(answer.text):
         found.setdefault(f"{family.name}_total" if family.type == "counter" else family.name, {})
         for sample in family.samples:
-            found.setdefault(sample.name, {})["|".join(sample.labels.values())] = sample.value
+            found.setdefault(sample.name, {})["|".join(text for _, text in sorted(sample.labels.items()))] = (
+                sample.value
+            )
     return found
 
 
