@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import pytest
 from bson.int64 import Int64
 
 from eventsync.cli.verify import prove
+from eventsync.cli.verify_report import Report
 from eventsync.domain.positions import LogId
 from eventsync.domain.predicates.definitions import Route, define
 from eventsync.domain.routes import joined
+from eventsync.errors import Unavailable
 from eventsync.mongodb.client import Client
 from eventsync.settings import Settings
 from eventsync.stores.log.registry import Declaration
@@ -20,15 +23,23 @@ from eventsync.stores.stores import Stores
 from integration.workers.test_converter_property import Maker
 from integration.workers.test_repair import based
 from integration.workers.test_routes import DEFINITIONS, change_at_random, routed
+from support import waiting
 from support.replay import caught_up, eventually
 from support.systems import running_worker
+from support.waiting import patience
 
 BY_N = define("by_n", "docs", {"n": "$n"}, {"n": ["int"]})
 ONE, TWO, FAR = (BY_N.bind({"n": number}).key for number in (1, 2, 77))
 
 
 async def wrong(settings: Settings) -> str | None:
-    (proof,) = (await prove(settings, ["docs"])).proofs
+    async def proved() -> Report | None:
+        # MongoDB does not read at a time at which a collection is being made.
+        with suppress(Unavailable):
+            return await prove(settings, ["docs"])
+        return None
+
+    (proof,) = (await waiting.eventually(proved, patience(20))).proofs
     return None if proof.wrong is None else proof.wrong.text
 
 
