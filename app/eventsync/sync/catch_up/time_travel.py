@@ -11,6 +11,7 @@ from typing import Any, Final
 from eventsync.concurrency.admission import Admission
 from eventsync.concurrency.offload import Offload
 from eventsync.concurrency.single_flight import SingleFlight
+from eventsync.concurrency.slices import Slices
 from eventsync.domain.encoded_state import EncodedState, difference_json, document_json, seen
 from eventsync.domain.ids import IdText
 from eventsync.domain.points import Point
@@ -23,7 +24,10 @@ from eventsync.sync.live.continuity import Continuity
 from eventsync.sync.live.window import Window
 
 _AT_ONCE: Final = 20
-"""Documents whose states are computed at a time."""
+"""Most documents whose states are computed at a time."""
+
+_SMALL: Final = 256 * 1024
+"""Bytes of their states; after more, fewer documents are taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,10 @@ class PastPage:
     head: Position
     rows: list[bytes]
     end: PastCursor | None
+
+
+def _size(state: EncodedState) -> int:
+    return 0 if state is None else len(state[1])
 
 
 class TimeTravelReads:
@@ -93,13 +101,17 @@ class TimeTravelReads:
             position, head, ids = await self._time_travel.page(collection, point, after, limit)
             rows: list[bytes] = []
             end, size = ids[-1][1] if len(ids) == limit else None, 0
-            for first in range(0, len(ids), _AT_ONCE):
-                some = ids[first : first + _AT_ONCE]
+            slices, first, count = Slices(), 0, 1
+            while some := ids[first : first + count]:
+                first += count
                 texts = [text for text, _ in some]
                 then = await self._time_travel.states(collection, position, texts)
                 now = await self._time_travel.states(collection, head, texts)
+                sizes = {text: _size(then.get(text)) + _size(now.get(text)) for text in texts}
+                count = max(1, count // 2) if sum(sizes.values()) > _SMALL else min(2 * count, _AT_ONCE)
                 for text, cursor in some:
                     row = await self._past_row(text, then.get(text), now.get(text), position, visible)
+                    await slices.did(sizes[text])
                     if row is not None:
                         rows.append(row)
                         size += len(row)
