@@ -306,17 +306,23 @@ async def test_failing_worker_neither_undoes_a_refusal_nor_tracks_what_was_untra
 # --- workers that do not know that they are deposed ---------------------------------------------------------------
 
 
-async def test_the_event_of_a_deposed_worker_makes_a_first_activation_void(
-    stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """It was read from a stream without the collection, so a change of that may be missing before it."""
-    caplog.set_level(logging.INFO)
+async def _asked_for_late(stores: Stores, settings: Settings) -> LogId:
+    """Begin a log with an event of `docs`, and ask for `late` once its worker has ended."""
     async with running_worker(settings):
         log = await began(stores, "docs")
         await stores.data["docs"].insert_one({"_id": 1})
         await caught_up(stores)
     await stores.data.create_collection("late", changeStreamPreAndPostImages={"enabled": True})
     await stores.tracking.ask(["late"])
+    return log
+
+
+async def test_the_event_of_a_deposed_worker_makes_a_first_activation_void(
+    stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was read from a stream without the collection, so a change of that may be missing before it."""
+    caplog.set_level(logging.INFO)
+    log = await _asked_for_late(stores, settings)
     checkpoint = await stores.logs.read_checkpoint(log)
     assert checkpoint is not None
     with monkeypatch.context() as deposed:
@@ -356,22 +362,19 @@ async def test_a_deposed_worker_records_no_checkpoint_that_its_successor_contrad
         await going.wait()
         return await record(recorder)
 
-    async with running_worker(settings):
-        log = await began(stores, "docs")
-        await stores.data["docs"].insert_one({"_id": 1})
-        await caught_up(stores)
-    await stores.data.create_collection("late", changeStreamPreAndPostImages={"enabled": True})
-    await stores.tracking.ask(["late"])
+    log = await _asked_for_late(stores, settings)
     with monkeypatch.context() as deposed:
         deposed.setattr(ActiveCollections, "check_registry", _do_nothing)
         deposed.setattr(CheckpointRecorder, "record", held)
-        async with watch(stores.log, [{"$match": {"ns.coll": "heads"}}]) as recorded, running_worker(settings):
-            await _logged(caplog, stores, f"log {log}: sequencing docs from 1")
-            change = await _activated_by_a_successor(stores.written_by(client, "successor"), log)
-            going.set()
-            await eventually(stores, "heads", lambda: _checkpoint_of(stores, log, Seq(2)))
-            await stores.data["late"].insert_one({"_id": "more"})
-            replay = await assert_complete(stores, "docs", "late")
+        async with watch(stores.log, [{"$match": {"ns.coll": "heads"}}]) as recorded:
+            async with running_worker(settings):
+                await _logged(caplog, stores, f"log {log}: sequencing docs from 1")
+                change = await _activated_by_a_successor(stores.written_by(client, "successor"), log)
+                going.set()
+                await eventually(stores, "heads", lambda: _checkpoint_of(stores, log, Seq(2)))
+                await stores.data["late"].insert_one({"_id": "more"})
+                replay = await assert_complete(stores, "docs", "late")
+            # A worker that runs records ever more.
             heads = await _recorded(recorded)
     assert f"another worker has taken over log {log}" in caplog.text
     assert [event["id"] for event in replay.events] == ["int:1", "once", "more"]
