@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from itertools import accumulate
 from typing import Any, Final, Literal
 
 import orjson
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.registry import Collector
 
 from eventsync.metrics.instruments import Histogram
 
@@ -18,6 +21,7 @@ CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 Kind = Literal["counter", "gauge", "histogram"]
 Merge = Literal["sum", "max", "min"]
 Labels = tuple[str, ...]
+Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,35 +114,36 @@ class Figures:
         return figures
 
     def text(self) -> bytes:
-        """Return Prometheus' text format. The library's own writer takes five times as long."""
-        return "".join(line for metric, values in self._values.items() for line in _lines(metric, values)).encode()
+        """Return Prometheus' text format."""
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(_Collected(self._values))
+        return generate_latest(registry)
 
 
-def _lines(metric: Metric, values: Mapping[Labels, Value]) -> Iterator[str]:
-    yield _head(metric)
+class _Collected(Collector):
+    def __init__(self, values: Mapping[Metric, Mapping[Labels, Value]]) -> None:
+        self._values = values
+
+    def collect(self) -> Iterator[Family]:
+        for metric, values in self._values.items():
+            yield _family(metric, values)
+
+
+def _family(metric: Metric, values: Mapping[Labels, Value]) -> Family:
+    if metric.kind == "histogram":
+        histogram = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
+        for labels, value in values.items():
+            if isinstance(value, Buckets):
+                bounds = [*(str(bound) for bound in value.bounds), "+Inf"]
+                sums = list(zip(bounds, accumulate(map(float, value.counts)), strict=True))
+                histogram.add_metric(list(labels), sums, value.sum)
+        return histogram
+    made = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+    family = made(metric.name.removesuffix("_total"), metric.help, labels=metric.labels)
     for labels, value in values.items():
-        pairs = [f'{name}="{_escaped(text)}"' for name, text in zip(metric.labels, labels, strict=True)]
-        of = f"{{{','.join(pairs)}}}" if pairs else ""
-        if isinstance(value, Buckets):
-            total, before = 0, "".join(f"{pair}," for pair in pairs)
-            for bound, count in zip((*value.bounds, "+Inf"), value.counts, strict=True):
-                total += count
-                yield f'{metric.name}_bucket{{{before}le="{bound}"}} {total}\n'
-            yield f"{metric.name}_count{of} {total}\n{metric.name}_sum{of} {value.sum!r}\n"
-        else:
-            yield f"{metric.name}{of} {value!r}\n"
-
-
-@cache
-def _head(metric: Metric) -> str:
-    about = metric.help.replace("\\", r"\\").replace("\n", r"\n")
-    return f"# HELP {metric.name} {about}\n# TYPE {metric.name} {metric.kind}\n"
-
-
-def _escaped(label: str) -> str:
-    if label.isalnum():
-        return label
-    return label.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+        if not isinstance(value, Buckets):
+            family.add_metric(list(labels), value)
+    return family
 
 
 def _merged(metric: Metric, one: Value, other: Value) -> Value:

@@ -39,9 +39,9 @@ def test_text_has_totals_and_cumulated_buckets() -> None:
         "test_open": 2,
         "test_oldest": 2,
         "test_newest": 2,
-        "test_seconds_bucket /x 0.1": 2,
-        "test_seconds_bucket /x 1.0": 3,
-        "test_seconds_bucket /x +Inf": 4,
+        "test_seconds_bucket 0.1 /x": 2,
+        "test_seconds_bucket 1.0 /x": 3,
+        "test_seconds_bucket +Inf /x": 4,
         "test_seconds_count /x": 4,
         "test_seconds_sum /x": pytest.approx(7.65),
     }
