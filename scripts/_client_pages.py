@@ -51,7 +51,7 @@ def _entry(name: str, found: Any) -> Iterator[str]:
     head = f"class {name}{_parameters(found)}"
     yield from (
         "```python",
-        *_wrapped(head),
+        *wrapped(head),
         *(line for one, member in members for line in _shown(one, member)),
         "```",
         "",
@@ -59,13 +59,7 @@ def _entry(name: str, found: Any) -> Iterator[str]:
     yield from (*_text(found), "")
     for one, member in members:
         if text := _text(member):
-            yield from textwrap.wrap(
-                re.sub(r"\s+", " ", f"- `{one}`: {' '.join(text)}"),
-                120,
-                subsequent_indent="  ",
-                break_long_words=False,
-                break_on_hyphens=False,
-            )
+            yield from point(one, " ".join(text))
     if any(_text(member) for _, member in members):
         yield ""
 
@@ -88,7 +82,7 @@ def _shown(name: str, member: Any) -> Iterator[str]:
         yield f"    {name}: {_plain(str(returned))}"
         return
     word = "async def" if inspect.iscoroutinefunction(member) else "def"
-    yield from _wrapped(f"{word} {name}{_plain(str(inspect.signature(member)))}", "    ")
+    yield from wrapped(f"{word} {name}{_plain(str(inspect.signature(member)))}", "    ")
 
 
 def _parameters(found: type) -> str:
@@ -103,9 +97,20 @@ def _plain(text: str) -> str:
     return re.sub(r"\b(?:[a-z_]+\.)+(?=[A-Za-z])", "", text).replace("'", '"')
 
 
-def _wrapped(text: str, indent: str = "") -> list[str]:
-    following = f"{indent}    "
-    return textwrap.wrap(text, 118, initial_indent=indent, subsequent_indent=following, break_on_hyphens=False)
+def point(name: str, text: str) -> list[str]:
+    """Return the lines of a point about a name."""
+    line = f"- `{name}`" + (f": {text}" if text else "")
+    return _lines(re.sub(r"\s+", " ", line), 120, "", "  ")
+
+
+def wrapped(text: str, indent: str = "") -> list[str]:
+    """Return the lines of a signature."""
+    return _lines(text, 118, indent, f"{indent}    ")
+
+
+def _lines(text: str, width: int, first: str, following: str) -> list[str]:
+    options: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
+    return textwrap.wrap(text, width, initial_indent=first, subsequent_indent=following, **options)
 
 
 def _text(found: Any) -> list[str]:

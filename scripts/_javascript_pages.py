@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from scripts._client_pages import point, wrapped
 from scripts._jsdoc import Entry, Named, Package
 
 _PACKAGE: Final = Path(__file__).resolve().parent.parent / "clients" / "js"
@@ -94,17 +94,17 @@ def _export(entry: Entry) -> Iterator[str]:
     entry = _public(entry)
     yield from (f"### {entry.name}", "", "```ts")
     if entry.kind == "function":
-        yield from _wrapped(_signature(entry))
+        yield from wrapped(_signature(entry))
     else:
         base = f" extends {entry.base}" if entry.base else ""
         yield f"class {entry.name}{_generic(entry.templates)}{base}"
         for member in entry.members:
-            yield from _wrapped(_signature(member), "    ")
+            yield from wrapped(_signature(member), "    ")
     yield from ("```", "", *entry.text.splitlines(), "")
     points = list(_explained(entry.parameters))
     for member in entry.members:
         notes = " ".join(f"`{one.name}`: {_sentence(one.text)}" for one in member.parameters if one.text)
-        points.append(_point(member.name, " ".join(filter(None, (_flat(member.text), notes)))))
+        points.append(point(member.name, " ".join(filter(None, (_flat(member.text), notes)))))
     if points:
         yield from (line for point in points for line in point)
         yield ""
@@ -117,12 +117,12 @@ def _type(entry: Entry) -> Iterator[str]:
     if entry.properties:
         for one in entry.properties:
             mark = "?" if one.optional else ""
-            yield from _point(f"{one.name}{mark}: {_plain(one.type)}", one.text)
+            yield from point(f"{one.name}{mark}: {_plain(one.type)}", one.text)
         yield ""
     else:
         yield from (
             "```ts",
-            *_wrapped(f"type {entry.name}{_generic(entry.templates)} = {_plain(entry.type)}"),
+            *wrapped(f"type {entry.name}{_generic(entry.templates)} = {_plain(entry.type)}"),
             "```",
             "",
         )
@@ -131,7 +131,7 @@ def _type(entry: Entry) -> Iterator[str]:
 def _explained(parameters: list[Named]) -> Iterator[list[str]]:
     for one in parameters:
         if one.text:
-            yield _point(one.name, one.text)
+            yield point(one.name, one.text)
 
 
 def _signature(entry: Entry) -> str:
@@ -165,20 +165,9 @@ def _plain(type_: str) -> str:
     return re.sub(r'import\("[^"]+"\)\.', "", type_)
 
 
-def _point(name: str, text: str) -> list[str]:
-    line = f"- `{name}`" + (f": {_flat(text)}" if text else "")
-    return textwrap.wrap(line, 120, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
-
-
 def _sentence(text: str) -> str:
     return text if text.endswith((".", "?")) else f"{text}."
 
 
 def _flat(text: str) -> str:
     return re.sub(r"\s+", " ", text)
-
-
-def _wrapped(text: str, indent: str = "") -> list[str]:
-    following = f"{indent}    "
-    options = {"break_on_hyphens": False, "break_long_words": False}
-    return textwrap.wrap(text, 118, initial_indent=indent, subsequent_indent=following, **options)  # type: ignore[arg-type]

@@ -106,7 +106,7 @@ def database(profile: Path) -> Path:
 
 
 class Killed:
-    """What the pages of one profile say, whose browsers are killed."""
+    """The answers of the pages of one profile, whose browsers are killed."""
 
     def __init__(self, url: str, said: queue.Queue[Any], profile: Path) -> None:
         self.url = url

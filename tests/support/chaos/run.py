@@ -7,7 +7,7 @@ import random
 import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -289,10 +289,9 @@ class _Run:
 
     async def _writes(self, more: int) -> None:
         """Wait until so many more writes are acknowledged, for `pause` seconds at most."""
-        goal = self._rig.recorder.acknowledged + more
-        deadline = time.monotonic() + scaled(self._plan.pause)
-        while self._rig.recorder.acknowledged < goal and time.monotonic() < deadline:  # noqa: ASYNC110 - or it is over
-            await asyncio.sleep(0.01)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(scaled(self._plan.pause)):
+                await self._acknowledged(self._rig.recorder.acknowledged + more)
 
     async def _acknowledged(self, count: int) -> None:
         while self._rig.recorder.acknowledged < count:  # noqa: ASYNC110 - the workload's

@@ -1,4 +1,4 @@
-"""What is an incomplete record at the end of a log of LevelDB."""
+"""Recognition of an incomplete record at the end of a log of LevelDB."""
 
 from __future__ import annotations
 

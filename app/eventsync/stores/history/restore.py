@@ -107,9 +107,8 @@ class Restore:
         return Restored(into, source.position, building.count)
 
     async def _check_absent(self, into: str) -> None:
-        with translated("the collections can't be listed"):
-            if await self._stores.data.list_collection_names(filter={"name": into}):
-                raise _taken(into)
+        if await self._stores.has_collection(into):
+            raise _taken(into)
 
     async def _check_untracked(self, into: str) -> None:
         if into in {item.name for item in await self._stores.tracking.read()}:

@@ -124,6 +124,8 @@ class ProcessStore:
         """`period`: seconds between two renewals of a record."""
         self.period = period
         self._processes: AsyncCollection[Any] = database["processes"]
+        self._running: Final = {"$expr": {"$gte": ["$at", ago(LIVE_FOR * period)]}}
+        """The condition that a process was heard lately."""
 
     async def ensure_indexes(self) -> None:
         """Create the TTL index that removes the records of processes that have ended."""
@@ -182,7 +184,7 @@ class ProcessStore:
     async def running(self, *, with_sessions: bool = False) -> RunningProcesses:
         """Return the processes that run, by name."""
         pipeline: list[dict[str, Any]] = [
-            {"$match": {"$expr": {"$gte": ["$at", ago(LIVE_FOR * self.period)]}}},
+            {"$match": self._running},
             {"$sort": {"_id": 1}},
             {"$limit": _MAX_PROCESSES},
             {"$unset": ["requested", "closing", "inspecting", "inspected", *([] if with_sessions else ["sessions"])]},
@@ -215,11 +217,7 @@ class ProcessStore:
         """Add a session or a task to those that its process is to end. Return the name of the process, or None."""
         closing = {"$slice": [{"$setUnion": [{"$ifNull": ["$closing", []]}, [{"$literal": name}]]}, _MAX_CLOSING]}
         row = await self._processes.find_one_and_update(
-            {
-                "_id": {"$ne": besides.name},
-                **of,
-                "$expr": {"$gte": ["$at", ago(LIVE_FOR * self.period)]},
-            },
+            {"_id": {"$ne": besides.name}, **of, **self._running},
             [{"$set": {"closing": closing}}],
             {"_id": 1},
         )
@@ -234,11 +232,7 @@ class ProcessStore:
         known = [{"sessions.id": session}, *({f"{name}.{session}": {"$exists": True}} for name in _OF_INSPECTIONS)]
         with translated("the session can't be inspected"), time_limit(_TIMEOUT):
             row = await self._processes.find_one_and_update(
-                {
-                    "_id": {"$ne": besides.name},
-                    "$or": known,
-                    "$expr": {"$gte": ["$at", ago(LIVE_FOR * self.period)]},
-                },
+                {"_id": {"$ne": besides.name}, "$or": known, **self._running},
                 [{"$set": {f"inspecting.{session}": NOW}}],
                 {f"inspected.{session}": 1},
             )

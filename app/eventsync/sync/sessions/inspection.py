@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from eventsync.concurrency.slices import Slices
@@ -61,7 +61,7 @@ class Note:
 
 @dataclass(slots=True)
 class LeftOut:
-    """What was too much to be noted since the inspection began."""
+    """Counts of the messages that were too many to be noted since the inspection began."""
 
     messages: int = 0
     events: int = 0
@@ -180,11 +180,7 @@ class Inspection:
             "since": round(self.began, 3),
             "next": self._count,
             "missed": self._count - after - len(kept),
-            "left_out": {
-                "messages": self.left_out.messages,
-                "events": self.left_out.events,
-                "bytes": self.left_out.bytes,
-            },
+            "left_out": asdict(self.left_out),
             "shapes": self._at_end if self.has_ended else self._shapes(),
             "frames": kept,
         }

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from eventsync.errors import RateLimited
 from eventsync.sync.live.window import Window
-from eventsync.sync.sessions.inspection import Inspection
+from eventsync.sync.sessions.inspection import Inspection, LeftOut
 from eventsync.sync.sessions.sessions import Sessions
 
 MAX_INSPECTIONS: Final = 8
@@ -25,7 +25,7 @@ MAX_SECONDS: Final = 900.0
 _NOTHING: Final[Mapping[str, Any]] = {
     "next": 0,
     "missed": 0,
-    "left_out": {"messages": 0, "events": 0, "bytes": 0},
+    "left_out": asdict(LeftOut()),
     "shapes": [],
     "frames": [],
 }
