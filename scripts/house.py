@@ -51,7 +51,7 @@ LIMITS: Final = {
     "small files with one importer": 28,
     "class names used twice": 0,
     "lines: all": 182_000,
-    "lines: docs/benchmarks": 1_010,
+    "lines: docs/benchmarks": 1_030,
     "lines: locks": 2_520,
     "lines: scripts/bench": 5_630,
     "lines: tests/support": 13_500,

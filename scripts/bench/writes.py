@@ -182,7 +182,7 @@ async def _import(deployment: Deployment, clients: Process, name: str, count: in
     file = deployment.directory / f"{name}.ndjson"
     file.write_bytes(b"\n".join(to_json(order(number, _SIZE)) for number in range(count)))
     async with staged(deployment, clients, name, 0) as stage, stage.serving() as server, stage.without_snapshots():
-        through = ("--server", f"http://127.0.0.1:{stage.settings.port}")
+        through = ("--url", f"http://127.0.0.1:{stage.settings.port}")
         for row, words in (("into the database", ()), ("through a server", through)):
             cpu, docs = Cpu(server=server, mongod=deployment.pid), stage.stores.data[SHAPE]
             took = await ran(stage.settings, "import", str(file), "--collection", SHAPE, *words)
