@@ -1,4 +1,4 @@
-"""`/v1/admin/tasks`: a collection is restored, as it was, into a new one, with progress."""
+"""`/v1/admin/tasks`: restores of collections and verifications, with progress and results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from support.ruled import Ruled
+from eventsync.mongodb.client import connect
+from support.ruled import CANARY, Ruled
 from support.systems import running_server
 from support.waiting import eventually, patience
 
@@ -19,6 +20,7 @@ from .test_past_pages import head_with
 
 Json = dict[str, Any]
 RESTORES = "/v1/admin/collections/{collection}/restores"
+VERIFICATIONS = "/v1/admin/collections/{collection}/verifications"
 
 
 async def ended(operator: httpx.AsyncClient, task_id: str) -> Json:
@@ -107,3 +109,40 @@ async def test_task_of_another_server_is_listed(
 async def test_bad_requests_begin_nothing(operator: httpx.AsyncClient, body: Json, expected: tuple[int, str]) -> None:
     await known(operator, "open")
     assert await code_of(operator, "POST", RESTORES.format(collection="open"), json=body) == expected
+
+
+async def verified(operator: httpx.AsyncClient, path: str, **names: str) -> Json:
+    """Verify, and return the task once it has ended."""
+    begun = check(await operator.post(path.format(**names)), path, "post")
+    assert (begun["kind"], begun["state"]) == ("verify", "running")
+    return await ended(operator, begun["id"])
+
+
+async def test_verification_names_the_document_that_differs(
+    operator: httpx.AsyncClient, ruled: Ruled, new_id: Callable[[], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    id_ = new_id()
+    (await operator.put(f"/v1/collections/closed/documents/{id_}", json={"secret": CANARY})).raise_for_status()
+    await known(operator, "closed")
+    await head_with(operator, "closed", id_, 1)
+    with caplog.at_level(logging.INFO, logger="eventsync.access.audit"):
+        task = await verified(operator, VERIFICATIONS, collection="closed")
+    assert (task["state"], task["target"], task["by"]) == ("done", "closed", "root")
+    assert task["result"] | {"head": ""} == {
+        "whole": True, "head": "", "collections": 1, "findings": [], "more": 0, "note": None,
+    }  # fmt: skip
+    (line,) = [record.getMessage() for record in caplog.records if '"verify"' in record.getMessage()]
+    assert 'subject="root"' in line
+
+    async with connect(ruled.settings, "test") as client:
+        events = client[ruled.settings.log_db]["events"]
+        await events.update_one({"i": id_}, {"$set": {"c": "elsewhere"}})
+        try:
+            task = await verified(operator, "/v1/admin/verifications")
+        finally:
+            await events.update_one({"i": id_}, {"$set": {"c": "closed"}})
+    assert (task["state"], task["target"], task["result"]["whole"]) == ("done", "all collections", False)
+    assert task["result"]["findings"] == [
+        {"collection": "closed", "text": f"closed/{id_} is only in the collection", "shape": f"closed/{id_}"}
+    ]
+    assert await code_of(operator, "POST", VERIFICATIONS.format(collection="none")) == (404, "not_tracked")

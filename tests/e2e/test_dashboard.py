@@ -19,6 +19,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from eventsync.settings import Settings
+from eventsync.stores.readiness import connected
 from support.peers import chromium
 from support.peers.chromium import Chromium, running_chromium
 from support.peers.python import connect
@@ -56,6 +57,16 @@ class Dashboard:
         await self.browser.value(self.page, f"location.hash = '#/{view}', null")
         if view in VIEWS:
             await self.until(VIEWS[view])
+
+    async def looks_well(self, view: str | None = None) -> None:
+        """Check a view, or this one, in light, dark and on a phone: by axe-core, and that nothing is beside it."""
+        for dark, width in ((False, 1280), (True, 1280), (False, 390)):
+            await self.browser.look_like(self.page, dark=dark, width=width)
+            if view is not None:
+                await self.show(view)
+            assert not AXE.is_file() or await faults(self) == [], (view, dark, width)
+            wide = "document.documentElement.scrollWidth > innerWidth"
+            assert not await self.browser.value(self.page, wide), (view, width)
 
     async def click(self, label: str, within: str = "main") -> None:
         """Click the first button with this text."""
@@ -126,12 +137,7 @@ async def test_each_view_shows_real_data_accessibly(settings: Settings, tmp_path
         pytest.skip("needs axe-core: scripts/peers installs it")
     async with looking(settings, tmp_path) as dashboard:
         for view in VIEWS:
-            for dark, width in ((False, 1280), (True, 1280), (False, 390)):
-                await dashboard.browser.look_like(dashboard.page, dark=dark, width=width)
-                await dashboard.show(view)
-                assert await faults(dashboard) == [], (view, dark, width)
-                wide = "document.documentElement.scrollWidth > innerWidth"
-                assert not await dashboard.browser.value(dashboard.page, wide), (view, width)
+            await dashboard.looks_well(view)
 
 
 async def test_document_is_edited_by_keyboard_and_restored(settings: Settings, tmp_path: Path) -> None:
@@ -220,11 +226,7 @@ async def test_collection_is_shown_as_it_was_and_restored(settings: Settings, tm
         await dashboard.until("document.querySelector('main .events').textContent.includes('deleted since')")
         await dashboard.browser.value(dashboard.page, "document.querySelector('main .events summary').click(), null")
         await dashboard.until("document.querySelectorAll('.sides').length === 1")
-        for dark, width in ((False, 1280), (True, 1280), (False, 390)):
-            await dashboard.browser.look_like(dashboard.page, dark=dark, width=width)
-            assert not AXE.is_file() or await faults(dashboard) == [], (dark, width)
-            wide = "document.documentElement.scrollWidth > innerWidth"
-            assert not await dashboard.browser.value(dashboard.page, wide), width
+        await dashboard.looks_well()
         fill = "document.querySelector('[name=into]').value = 'things_before'"
         await dashboard.browser.value(dashboard.page, f"{fill}, null")
         await dashboard.click("Restore")
@@ -234,6 +236,23 @@ async def test_collection_is_shown_as_it_was_and_restored(settings: Settings, tm
         )
         (task,) = (await operator.get("/v1/admin/tasks")).json()["tasks"]
         assert (task["state"], task["by"], task["result"]["into"]) == ("done", "olga", "things_before")
+
+
+async def test_collections_are_verified(settings: Settings, tmp_path: Path) -> None:
+    async with looking(settings, tmp_path) as dashboard:
+        await dashboard.show("data/things")
+        await dashboard.click("Verify")
+        await dashboard.until(
+            "document.querySelector('.verdict')?.textContent.includes('gives exactly one collection')"
+        )
+        async with connected(dashboard.ruled.settings, "test") as client:
+            await client[dashboard.ruled.settings.log_db]["events"].update_one({"i": "d3"}, {"$set": {"c": "open"}})
+        await dashboard.show("log/maintenance")
+        await dashboard.click("Verify all collections")
+        await dashboard.until("document.querySelector('.findings')?.textContent.includes('things/d3')")
+        await dashboard.looks_well("log/maintenance")
+        link = "document.querySelector('.findings a').getAttribute('href')"
+        assert await dashboard.browser.value(dashboard.page, link) == "#/data/things/d3"
 
 
 async def test_session_is_inspected_live(settings: Settings, tmp_path: Path) -> None:
@@ -249,11 +268,7 @@ async def test_session_is_inspected_live(settings: Settings, tmp_path: Path) -> 
             "document.querySelector('[aria-label=\"Table: Frames\"] tbody td:last-child code') !== null"
         )
         assert CANARY not in await dashboard.browser.value(dashboard.page, "document.querySelector('main').innerHTML")
-        for dark, width in ((False, 1280), (True, 1280), (False, 390)):
-            await dashboard.browser.look_like(dashboard.page, dark=dark, width=width)
-            assert not AXE.is_file() or await faults(dashboard) == [], (dark, width)
-            wide = "document.documentElement.scrollWidth > innerWidth"
-            assert not await dashboard.browser.value(dashboard.page, wide), width
+        await dashboard.looks_well()
         await dashboard.click("Hold")
         await dashboard.until("document.querySelector('main [role=status]').textContent === 'held'")
 

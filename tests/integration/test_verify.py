@@ -13,14 +13,16 @@ from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 
 from eventsync.cli.verify import prove
-from eventsync.cli.verify_report import Wrong
 from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.values.extended_json import Document
 from eventsync.errors import NotTracked, Unavailable
 from eventsync.settings import Settings
+from eventsync.stores.history import proof
 from eventsync.stores.history.log_state import NoBase
+from eventsync.stores.history.proof import Wrong
 from eventsync.stores.snapshots.store import StoredSnapshot
 from eventsync.stores.stores import Stores
+from eventsync.sync.tasks import Cancelled, Task
 from support.environment import command_environment
 from support.histories import History, based
 from support.load import under_load
@@ -114,6 +116,19 @@ async def test_it_says_what_is_wrong_and_exits_with_1(base: StoredSnapshot, stor
     code, text = await run(settings)
     assert code == 1
     assert 'WRONG docs: docs/new is only in the collection: {"_id": "new", "n": {"$numberInt": "1"}}' in text
+
+
+async def test_cancelled_proof_ends_at_its_next_batch(base: StoredSnapshot, stores: Stores) -> None:
+    class Cancelling(Task):
+        def begin_step(self, name: str, total: int | None) -> None:
+            super().begin_step(name, total)
+            self.is_cancelled = name == "docs: documents"
+
+    task = Cancelling("verify", "docs", "paul")
+    with pytest.raises(Cancelled):
+        await proof.prove(stores, ["docs"], task)
+    assert (task.step, task.done) == ("docs: documents", 60)
+    assert task.total == 2 * await stores.data["docs"].count_documents({})
 
 
 async def test_a_log_without_events(stores: Stores, settings: Settings) -> None:

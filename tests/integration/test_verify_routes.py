@@ -11,13 +11,13 @@ import pytest
 from bson.int64 import Int64
 
 from eventsync.cli.verify import prove
-from eventsync.cli.verify_report import Report
 from eventsync.domain.positions import LogId
 from eventsync.domain.predicates.definitions import Route, define
 from eventsync.domain.routes import joined
 from eventsync.errors import Unavailable
 from eventsync.mongodb.client import Client
 from eventsync.settings import Settings
+from eventsync.stores.history.proof import Report
 from eventsync.stores.log.registry import Declaration
 from eventsync.stores.stores import Stores
 from integration.workers.test_converter_property import Maker

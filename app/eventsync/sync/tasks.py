@@ -1,4 +1,4 @@
-"""Long tasks that operators begin on a server: restores of collections.
+"""Long tasks that operators begin on a server: restores and verifications of collections.
 
 A task runs in a thread with an event loop and a MongoDB client of its own, so that it delays no request. The server
 that runs it publishes its progress with its record, and any server lists it.
@@ -11,7 +11,7 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from eventsync.domain.positions import Position
 from eventsync.errors import EventsyncError, RateLimited, public_error
 from eventsync.process import event_loop
 from eventsync.settings import Settings
+from eventsync.stores.history.proof import prove
 from eventsync.stores.history.restore import Restore
 from eventsync.stores.readiness import connected
 from eventsync.stores.stores import Stores
@@ -31,6 +32,9 @@ MAX_RUNNING: Final = 2
 _KEPT: Final = 20
 """Tasks of a server that are listed, the newest ones."""
 
+_MAX_CHAINS: Final = 250_000
+"""Documents whose version chains a verification holds in memory, at 200 bytes each."""
+
 
 class Cancelled(EventsyncError):
     """An operator, or the end of the server, has cancelled the task."""
@@ -41,7 +45,10 @@ class Cancelled(EventsyncError):
 
 @dataclass(slots=True)
 class Task:
-    """A task and its progress. `total` is an estimate; it is None before the work is known."""
+    """A task and its progress. `total` is an estimate; it is None before the work is known.
+
+    `done` and `total` are of `step`, if the task has several.
+    """
 
     kind: str
     target: str
@@ -49,12 +56,17 @@ class Task:
     id: str = field(default_factory=lambda: secrets.token_hex(8))
     began: float = field(default_factory=time.time)
     ended: float | None = None
+    step: str | None = None
     done: int = 0
     total: int | None = None
     state: str = "running"
     result: Mapping[str, Any] | None = None
     reason: str | None = None
     is_cancelled: bool = False
+
+    def begin_step(self, name: str, total: int | None) -> None:
+        """Begin the next step."""
+        self.step, self.done, self.total = name, 0, total
 
     def advance(self, count: int) -> None:
         """Count finished work. Raises `Cancelled`."""
@@ -72,6 +84,7 @@ class Task:
             "state": self.state,
             "began": round(self.began, 3),
             "ended": None if self.ended is None else round(self.ended, 3),
+            "step": self.step,
             "done": self.done,
             "total": self.total,
             "result": self.result,
@@ -155,3 +168,12 @@ def restoring(collection: str, position: Position, into: str) -> Work:
         return {"into": made.into, "position": str(made.position), "documents": made.documents}
 
     return restore
+
+
+def verifying(collections: Sequence[str]) -> Work:
+    """Return the work that verifies the log and these collections, or all."""
+
+    async def verify(stores: Stores, task: Task) -> Mapping[str, Any]:
+        return (await prove(stores, collections, task, max_chains=_MAX_CHAINS)).summary()
+
+    return verify

@@ -4,6 +4,7 @@ import { Pages } from "./dash_clients.js";
 import { DocumentView } from "./dash_document.js";
 import { PastView } from "./dash_past.js";
 import { Field, Loaded, Route, Section, Sure, number, searchOf, useLoaded, valuesOf } from "./dash_parts.js";
+import { Verify, useTasks } from "./dash_tasks.js";
 import { editCell } from "./editor.js";
 import { get, newKey, post } from "./http.js";
 import { columnsOf, valueAt } from "./table.js";
@@ -52,13 +53,14 @@ function Collections({ names, current, mayChange, reload }) {
       <${Field} label="Track a collection"><input name="name" required autocomplete="off" spellcheck="false" /><//>
       <button type="submit">Track</button>
     </form>`}
-    ${mayChange && names.includes(current) && html`<${Actions} name=${current} item=${known.get(current)} reload=${() => (sizes.reload(), reload())} />`}
+    ${mayChange && names.includes(current) && html`<${Actions} key=${current} name=${current} item=${known.get(current)} reload=${() => (sizes.reload(), reload())} />`}
   <//>`;
 }
 
 function Actions({ name, item, reload }) {
   const path = `/v1/admin/collections/${encodeURIComponent(name)}`;
   const [asked, setAsked] = useState("");
+  const tasks = useTasks("verify");
   const snapshot = async () => {
     await post(`${path}/snapshots`);
     setAsked("Asked for: the overview shows it once a worker has made it.");
@@ -66,6 +68,7 @@ function Actions({ name, item, reload }) {
   return html`<div class="actions-of">
     <p class="muted">${item?.snapshot ? `Newest stored snapshot at ${number(item.snapshot.seq)}.` : "No snapshot is stored yet."} ${asked}</p>
     <button type="button" class="small" onClick=${snapshot}>Store a snapshot</button>
+    <${Verify} collection=${name} tasks=${tasks} mayChange />
     <${Sure} label=${`Untrack ${name}`} question="Stop tracking it? Clients can't follow it then." run=${async () => {
       await post(path, { method: "DELETE" });
       reload();

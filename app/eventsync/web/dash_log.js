@@ -1,6 +1,8 @@
-// The log, searched backwards: by position, time, collection, document, principal and operation.
+// The log: its events, searched backwards by position, time, collection, document, principal and operation; and what
+// keeps it in order.
 
 import { Field, Loaded, Route, Section, Time, number, searchOf, useLoaded, valuesOf } from "./dash_parts.js";
+import { Verifications } from "./dash_tasks.js";
 import { differences, sentence } from "./describe.js";
 import { get } from "./http.js";
 import { html, useState } from "./ui.js";
@@ -8,7 +10,16 @@ import { html, useState } from "./ui.js";
 const PAGE = 50;
 const LONGEST = 200; // characters of a description
 
-export function LogView({ route: { query } }) {
+const PARTS = [["", "Events"], ["maintenance", "Maintenance"]];
+
+export function LogView({ route: { path: [part = ""], query }, mayChange }) {
+  return html`<h1 class="hidden">Log</h1>
+    <nav class="parts" aria-label="Parts of the log">${PARTS.map(([name, title]) => html`
+      <a key=${name} href=${Route.to("log", name ? [name] : [])} aria-current=${name === part ? "page" : null}>${title}</a>`)}</nav>
+    <div class="grid">${part === "maintenance" ? html`<${Verifications} mayChange=${mayChange} />` : html`<${Search} query=${query} />`}</div>`;
+}
+
+function Search({ query }) {
   const [upTo, setUpTo] = useState("");
   const { from, to, ...others } = query;
   const wanted = { ...others, from: instant(from), to: instant(to), limit: PAGE, ...(upTo && { up_to: upTo }) };
@@ -21,7 +32,7 @@ export function LogView({ route: { query } }) {
     if (location.hash === next) loaded.reload();
     location.hash = next;
   };
-  return html`<h1 class="hidden">Log</h1><div class="grid"><${Section} title="Events" wide>
+  return html`<${Section} title="Events" wide>
     <form class="filters" onSubmit=${submit}>
       <${Field} label="Collection"><input name="collection" defaultValue=${query.collection ?? ""} autocomplete="off" /><//>
       <${Field} label="Document"><input name="id" defaultValue=${query.id ?? ""} autocomplete="off" /><//>
@@ -41,7 +52,7 @@ export function LogView({ route: { query } }) {
         <button type="button" disabled=${!upTo} onClick=${() => setUpTo("")}>Newest</button>
         <button type="button" disabled=${!found.next} onClick=${() => setUpTo(found.next)}>Search further back</button>
       </div>`}<//>
-  <//></div>`;
+  <//>`;
 }
 
 /** The instant of a local time, as a field has it. */

@@ -40,7 +40,8 @@ export function searchOf(query) {
 }
 
 /**
- * Load something, again when `deps` change, and every so many milliseconds while the page is visible.
+ * Load something, again when `deps` change, and while the page is visible `every` so many milliseconds, or after as many
+ * as it says of the value.
  * Returns `{ value, error, busy, reload }`; a value stays while it is loaded again.
  */
 export function useLoaded(load, deps, every = 0) {
@@ -60,7 +61,8 @@ export function useLoaded(load, deps, every = 0) {
     }
     if (number !== latest.current) return;
     setState((before) => ({ value: before.value, ...next }));
-    if (every) timer.current = setTimeout(() => (document.hidden ? null : reload()), every);
+    const pause = typeof every === "function" ? every(next.value) : every;
+    if (pause) timer.current = setTimeout(() => (document.hidden ? null : reload()), pause);
   }, deps);
   useEffect(() => {
     setState({ value: null, error: null, busy: true });

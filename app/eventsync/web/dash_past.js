@@ -2,7 +2,8 @@
 
 import { Pages } from "./dash_clients.js";
 import { Sides } from "./dash_document.js";
-import { Field, Loaded, Route, Section, Sure, Table, Time, attempt, number, searchOf, useLoaded, valuesOf } from "./dash_parts.js";
+import { Field, Loaded, Route, Section, Sure, Time, searchOf, useLoaded, valuesOf } from "./dash_parts.js";
+import { TaskTable, useTasks } from "./dash_tasks.js";
 import { get, pathOf, post } from "./http.js";
 import { html, useRef, useState } from "./ui.js";
 import { brief } from "./values.js";
@@ -10,7 +11,6 @@ import { brief } from "./values.js";
 const PAGE = 50;
 const STEP = 1000; // ms
 const RECENT = 5; // seconds; the worker may not have read all changes of the newest ones
-const EVERY = 1500; // ms
 const LONGEST = 160; // characters of a document in the list
 
 export function PastView({ collection, query, mayChange }) {
@@ -101,7 +101,7 @@ function Compared({ collection, row }) {
 
 function Restores({ collection, at, mayChange }) {
   const form = useRef(null);
-  const tasks = useLoaded(() => get("/v1/admin/tasks"), [], EVERY);
+  const tasks = useTasks("restore");
   const restore = async () => {
     const { into } = valuesOf(form.current);
     if (!into) return form.current.reportValidity();
@@ -114,27 +114,6 @@ function Restores({ collection, at, mayChange }) {
       <${Field} label="Into a new collection"><input name="into" required autocomplete="off" spellcheck="false" placeholder=${`${collection}_restored`} /><//>
       <${Sure} label="Restore" question="Write all documents as they were into it?" danger=${false} run=${restore} />
     </form>`}
-    <${Loaded} of=${tasks}>${(found) => html`<${Table} label="Restores" columns=${["Task", "By", "Begun", "State", "Progress", ""]}
-      rows=${found.tasks.map((task) => taskRow(task, mayChange, tasks.reload))} empty="No restore was begun lately." />`}<//>
+    <${Loaded} of=${tasks}>${(found) => html`<${TaskTable} label="Restores" tasks=${found} reload=${tasks.reload} mayChange=${mayChange} empty="No restore was begun lately." />`}<//>
   <//>`;
-}
-
-function taskRow(task, mayChange, reload) {
-  const running = task.state === "running";
-  const cancel = () => attempt(async () => {
-    await post(`/v1/admin/tasks/${task.id}`, { method: "DELETE" });
-    reload();
-  });
-  const done = task.result ? `${number(task.result.documents)} documents` : task.reason ?? "";
-  return {
-    key: task.id,
-    cells: [
-      `${task.kind} ${task.target}`,
-      task.by,
-      html`<${Time} at=${task.began} />`,
-      html`<span class=${`tag ${task.state === "failed" ? "error" : ""}`}>${task.state}</span>`,
-      running ? html`<progress max=${Math.max(1, task.total ?? 1)} value=${task.done} aria-label=${`Progress of ${task.target}`}></progress> ${number(task.done)}` : done,
-      running && mayChange ? html`<button type="button" class="small" onClick=${cancel}>Cancel</button>` : "",
-    ],
-  };
 }

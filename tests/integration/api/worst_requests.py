@@ -240,6 +240,10 @@ WORST: Final[dict[tuple[str, str], Ask]] = {
     ("POST", "/v1/admin/collections/things/restores"): _send(
         "POST", "/v1/admin/collections/things/restores", b'{"into":"x","at":"%b"}' % (b"0" * 4000), JSON, 400
     ),
+    ("POST", "/v1/admin/collections/things/verifications"): _send(
+        "POST", "/v1/admin/collections/none/verifications", b"", {}, 404
+    ),
+    ("POST", "/v1/admin/verifications"): _send("POST", "/v1/admin/verifications", b"", {}, 202),
     ("GET", "/v1/admin/tasks"): _get("/v1/admin/tasks"),
     ("DELETE", "/v1/admin/tasks/ID"): _send("DELETE", "/v1/admin/tasks/none", b"", {}, 404),
     ("GET", "/v1/admin/settings"): _get("/v1/admin/settings"),

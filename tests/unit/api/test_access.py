@@ -28,6 +28,8 @@ OPERATOR = {
     "/v1/admin/collections/{collection}",
     "/v1/admin/collections/{collection}/snapshots",
     "/v1/admin/collections/{collection}/restores",
+    "/v1/admin/collections/{collection}/verifications",
+    "/v1/admin/verifications",
     "/v1/admin/tasks/{id}",
     "/v1/admin/access/explain",
 }

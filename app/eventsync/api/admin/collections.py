@@ -1,4 +1,4 @@
-"""`/v1/admin/collections`: the tracked collections and their sizes; tracking, untracking, and requests of snapshots."""
+"""`/v1/admin/collections`: the tracked collections, their sizes, and what operators do with them; also the tasks."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from eventsync.domain.shapes import Shape
 from eventsync.domain.values.extended_json import to_json
 from eventsync.errors import Conflict, Malformed, NotFound
 from eventsync.mongodb.clocks import cluster_time
+from eventsync.stores.history.proof import collections_to_prove
 from eventsync.stores.history.time_travel import TimeTravel
 from eventsync.stores.stats.counters import EventCount
 from eventsync.stores.stores import Stores
-from eventsync.sync.tasks import Task, restoring
+from eventsync.sync.tasks import Task, Work, restoring, verifying
 
 _BODY: Final = 4096
 
@@ -81,11 +82,24 @@ async def restore(request: Request) -> Response:
     position = await TimeTravel(services.stores).position(name, point)
     if await services.stores.has_collection(into):
         raise Conflict(f"there is a collection {into} already: a restore makes a new one")
-    principal = access_of(request).principal
-    task = Task("restore", f"{name} at {position} into {into}", principal.sub)
-    services.reports.tasks.begin(task, restoring(name, position, into))
-    record_action(principal, "restore", task.target)
-    return Response(to_json(task.tree() | {"server": services.reports.process.name}), 202, NO_STORE, JSON)
+    return _begun(request, "restore", f"{name} at {position} into {into}", restoring(name, position, into))
+
+
+async def verify(request: Request) -> Response:
+    """Begin to verify a collection and the log, or all collections. The tasks show the progress and the result."""
+    stores = services_of(request).stores
+    names = [segment(request, "collection")] if "collection" in request.path_params else []
+    await collections_to_prove(stores, await stores.logs.require(), names)
+    return _begun(request, "verify", names[0] if names else "all collections", verifying(names))
+
+
+def _begun(request: Request, kind: str, target: str, work: Work) -> Response:
+    """Begin a task of the principal. Raises `RateLimited`."""
+    reports, principal = services_of(request).reports, access_of(request).principal
+    task = Task(kind, target, principal.sub)
+    reports.tasks.begin(task, work)
+    record_action(principal, kind, target)
+    return Response(to_json(task.tree() | {"server": reports.process.name}), 202, NO_STORE, JSON)
 
 
 async def tasks(request: Request) -> Response:
@@ -141,6 +155,8 @@ routes = [
     Endpoint(_PATH, untrack, methods=["DELETE"], access=AccessLevel.OPERATOR),
     Endpoint(_PATH + "/history", history, methods=["GET"], access=AccessLevel.OBSERVER),
     Endpoint(_PATH + "/restores", restore, methods=["POST"], access=AccessLevel.OPERATOR),
+    Endpoint(_PATH + "/verifications", verify, methods=["POST"], access=AccessLevel.OPERATOR),
+    Endpoint("/v1/admin/verifications", verify, methods=["POST"], access=AccessLevel.OPERATOR),
     Endpoint("/v1/admin/tasks", tasks, methods=["GET"], access=AccessLevel.OBSERVER),
     Endpoint("/v1/admin/tasks/{id}", cancel, methods=["DELETE"], access=AccessLevel.OPERATOR),
     Endpoint(_PATH + "/snapshots", snapshot, methods=["POST"], access=AccessLevel.OPERATOR),

@@ -80,6 +80,8 @@ _OPERATORS = {
     "/v1/admin/collections/{collection}": ["put", "delete"],
     "/v1/admin/collections/{collection}/snapshots": ["post"],
     "/v1/admin/collections/{collection}/restores": ["post"],
+    "/v1/admin/collections/{collection}/verifications": ["post"],
+    "/v1/admin/verifications": ["post"],
     "/v1/admin/tasks/{id}": ["delete"],
     "/v1/admin/access/explain": ["post"],
 }

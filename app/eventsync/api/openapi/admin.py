@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from eventsync.api.openapi.admin_schemas import COUNT, TEXT, object_of
@@ -146,10 +147,37 @@ _TASK_EXAMPLE: Json = {
     "state": "running",
     "began": 1795411366.4,
     "ended": None,
+    "step": None,
     "done": 500,
     "total": 1692,
     "result": None,
     "reason": None,
+}
+_VERIFY_EXAMPLE: Json = _TASK_EXAMPLE | {
+    "id": "0b9e27f4c1d35a68",
+    "kind": "verify",
+    "target": "theaters",
+    "step": "theaters: documents",
+    "total": 3128,
+}
+_VERIFIED_EXAMPLE: Json = _VERIFY_EXAMPLE | {
+    "state": "done",
+    "ended": 1795411368.9,
+    "done": 3128,
+    "result": {
+        "whole": False,
+        "head": POSITION,
+        "collections": 1,
+        "findings": [
+            {
+                "collection": "theaters",
+                "text": "theaters/59a47286cfa9a3a73e51e72c differs at /location/geo",
+                "shape": "theaters/59a47286cfa9a3a73e51e72c",
+            }
+        ],
+        "more": 0,
+        "note": None,
+    },
 }
 _ID: Json = {
     "name": "id",
@@ -173,6 +201,26 @@ def _operation(name: str, summary: str, ok: Json, *codes: str, **more: Any) -> J
 
 def _read(name: str, summary: str, of: str, example: Any, *codes: str, **more: Any) -> Json:
     return _operation(name, summary, {"200": answer(f"{summary}.", content(schema(of), example))}, *codes, **more)
+
+
+def _verify(name: str, summary: str, given: Sequence[Json]) -> Json:
+    return _operation(
+        name,
+        summary,
+        {
+            "202": answer(
+                "Begun; the tasks show its progress and result.", content(schema("AdminTask"), _VERIFY_EXAMPLE)
+            )
+        },
+        "not_tracked",
+        "rate_limited",
+        description=(
+            "As `eventsync verify` does, while everything runs: the log's numbers and segments, the versions of each "
+            "document, snapshot and events against the documents, and the routes. The result names the first fault of "
+            "the log and of each collection. The server that answers runs the task, and two at a time."
+        ),
+        parameters=given,
+    )
 
 
 _LIMIT = query("limit", "The most entries of a page.", {"type": "integer", "minimum": 1}, 100)
@@ -388,12 +436,18 @@ PATHS: Final[Json] = {
             },
         )
     },
+    "/v1/admin/collections/{collection}/verifications": {
+        "post": _verify("verifyCollection", "Prove that the log gives exactly a collection", parameters("collection"))
+    },
+    "/v1/admin/verifications": {
+        "post": _verify("verifyCollections", "Prove that the log gives exactly all collections", [])
+    },
     "/v1/admin/tasks": {
         "get": _read(
             "listTasks",
             "The tasks of all servers, the newest first",
             "AdminTasks",
-            {"tasks": [_TASK_EXAMPLE]},
+            {"tasks": [_VERIFIED_EXAMPLE, _TASK_EXAMPLE]},
             description=(
                 "A server lists its last 20 tasks as long as it runs. Those of other servers than the one that answers "
                 "are as of their last report (`report_interval`)."

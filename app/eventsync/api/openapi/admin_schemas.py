@@ -236,17 +236,39 @@ SCHEMAS: Final[Json] = {
     "AdminTask": object_of(
         "id kind target by server state began ended done total result reason",
         id=TEXT,
-        kind={"enum": ["restore"]},
+        kind={"enum": ["restore", "verify"]},
         target=TEXT,
         by={"type": "string", "description": "The principal that began it."},
         server=TEXT,
         state={"enum": ["running", "done", "failed", "cancelled"]},
         began={"type": "number", "description": "Unix seconds."},
         ended=_NUMBER,
+        step=_OPTIONAL_TEXT | {"description": "The part that `done` and `total` are of, if the task has several."},
         done={"type": "integer", "description": "Documents and events so far."},
         total={"type": ["integer", "null"], "description": "An estimate."},
-        result={"type": ["object", "null"]},
+        result={
+            "description": "None before it is done.",
+            "oneOf": [{"type": "null"}, schema("RestoreResult"), schema("VerifyResult")],
+        },
         reason=_OPTIONAL_TEXT | {"description": "Why it has failed."},
+    ),
+    "RestoreResult": object_of("into position documents", into=TEXT, position=schema("Position"), documents=COUNT),
+    "VerifyResult": object_of(
+        "whole head collections findings more note",
+        whole={"type": "boolean", "description": "True if no fault was found."},
+        head=schema("Position"),
+        collections=COUNT | {"description": "Collections that were verified."},
+        findings=list_of(
+            object_of(
+                "collection text shape",
+                collection=_OPTIONAL_TEXT | {"description": "Null for a fault of the log itself."},
+                text={"type": "string", "description": "Without content of documents."},
+                shape=_OPTIONAL_TEXT | {"description": "The document that differs."},
+            )
+        )
+        | {"description": "The first fault of the log, and of each collection; 10 at most."},
+        more=COUNT | {"description": "Faults that are not listed."},
+        note=_OPTIONAL_TEXT | {"description": "Why the collections were compared as they are now, if they were."},
     ),
     "AdminTasks": object_of("tasks", tasks=list_of(schema("AdminTask"))),
     "AdminSettings": object_of(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
 from bson.int64 import Int64
@@ -48,11 +48,15 @@ class ChangeReader:
         archived_up_to = (await self._tiers.read(log)).archived_up_to
         return await self._archive.touched.count(log, collection) + max(0, head - archived_up_to)
 
-    async def check_segments(self, log: LogId) -> None:
-        """Read every byte of every segment. Raises `Damaged` for the first one that differs from what was written."""
+    async def check_segments(self, log: LogId, progress: Callable[[int], None]) -> None:
+        """Read every byte of every segment. Raises `Damaged` for the first one that differs from what was written.
+
+        Before each of them `progress` is called with 0: it may raise an error.
+        """
         tiers = await self._tiers.read(log)
         async with aclosing(self._archive.segments.covering(log, tiers.horizon, tiers.archived_up_to)) as segments:
             async for segment in segments:
+                progress(0)
                 await self._archive.reader.check(segment)
 
     async def in_order(self, log: LogId, shape: Shape | None, *, after: Seq, up_to: Seq) -> AsyncGenerator[Change]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Final
 
 from bson.timestamp import Timestamp
 
@@ -20,8 +21,8 @@ Progress = Callable[[int], None]
 
 _STEP = 500
 
-_CHAINS = 1_000_000
-"""Most documents whose version chains are checked in one pass. Each takes about 200 bytes."""
+MAX_CHAINS: Final = 1_000_000
+"""Most documents whose version chains are checked in one pass by default. Each takes about 200 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +45,18 @@ class Verification:
     Every check raises `Damaged` for unreadable data, and `Unavailable`.
     """
 
-    def __init__(self, reader: ChangeReader, comparison: Comparison) -> None:
+    def __init__(self, reader: ChangeReader, comparison: Comparison, *, max_chains: int = MAX_CHAINS) -> None:
+        """`max_chains`: documents whose chains are held in memory. With more documents, the log is read again."""
         self._reader = reader
         self._comparison = comparison
+        self._max_chains = max_chains
 
     async def numbers(self, point: VerifiedPoint, progress: Progress) -> str | None:
         """Check that seqs are dense from the horizon, or from 1, to the head, and that transactions are contiguous.
 
         Also check every byte of the archived segments.
         """
-        await self._reader.check_segments(point.log)
+        await self._reader.check_segments(point.log, progress)
         horizon = await self._reader.horizon(point.log)
         numbers, count = SequenceCheck(horizon), _Count(progress)
         async with aclosing(self._reader.numbering(point.log, after=horizon, up_to=point.head)) as events:
@@ -69,7 +72,7 @@ class Verification:
     ) -> str | None:
         """Check that the versions of each document form a chain, in the events after `tracked_from`."""
         documents = await self._reader.max_documents(point.log, collection, point.head)
-        passes, count = 1 + documents // _CHAINS, _Count(progress)
+        passes, count = 1 + documents // self._max_chains, _Count(progress)
         for number in range(passes):
             if wrong := await self._chains(point, collection, count, tracked_from, number, passes):
                 return wrong
