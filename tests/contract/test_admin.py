@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -16,6 +17,9 @@ from websockets.exceptions import ConnectionClosed
 
 from eventsync.api.endpoint import AccessLevel, Endpoint
 from eventsync.application import ROUTES
+from eventsync.stores.readiness import connected
+from eventsync.stores.stats.processes import Process
+from eventsync.stores.stores import Stores
 from support.peers.python import connect
 from support.ruled import CANARY, MERGE, THINGS, Ruled, made
 from support.systems import running_server
@@ -363,3 +367,38 @@ async def test_explanation_shows_a_document_as_a_principal_sees_it(
 async def test_explanation_needs_rules(root: httpx.AsyncClient) -> None:
     body = {"shape": "things", "claims": {}}
     assert await code_of(root, "POST", "/v1/admin/access/explain", json=body) == (409, "conflict")
+
+
+# --- jobs ------------------------------------------------------------------------------------------------------------
+
+
+async def test_jobs_say_what_they_did_last(observer: httpx.AsyncClient, ruled: Ruled) -> None:
+    async def found() -> Json | None:
+        jobs = {job["name"]: job for job in (await read(observer, "/v1/admin/jobs"))["jobs"]}
+        return jobs if jobs["snapshotting"]["worked"] and jobs["archiving"]["succeeded"] else None
+
+    jobs = await eventually(found, 30)
+    assert set(jobs) == {"snapshotting", "archiving", "compacting"}
+    snapshotting = jobs["snapshotting"]
+    assert snapshotting["worked"]["done"]["snapshots"] >= 1
+    assert snapshotting["worked"]["at"] <= snapshotting["succeeded"]["at"] <= time.time() + 1
+    assert snapshotting["worker"] == (await read(observer, "/v1/admin/overview"))["jobs"]["snapshotting"]
+    assert snapshotting["failed"] is None
+
+
+async def test_runs_of_a_worker_that_lost_the_job_are_shown(observer: httpx.AsyncClient, ruled: Ruled) -> None:
+    """Beside a worker of an earlier release, which publishes none."""
+    failed = {"at": time.time(), "seconds": 0.5, "done": {}, "reason": "the archive can't be read"}
+    job = {"running_since": 1.0, "next_at": None, "succeeded": None, "worked": None, "failed": failed}
+    earlier, other = Process.new("worker"), Process.new("worker")
+    async with connected(ruled.settings, "test") as client:
+        processes = Stores.of(client, ruled.settings).stats.processes
+        await processes.renew(earlier, {})
+        await processes.renew(other, {"jobs": {"compacting": job}})
+        try:
+            jobs = {job["name"]: job for job in (await read(observer, "/v1/admin/jobs"))["jobs"]}
+        finally:
+            await processes.remove(earlier)
+            await processes.remove(other)
+    assert (jobs["compacting"]["failed"], jobs["compacting"]["running_since"]) == (failed, None)
+    assert jobs["compacting"]["worker"] not in {None, other.name}

@@ -36,6 +36,7 @@ VIEWS: Final = {
     "data/things/d7": "document.querySelectorAll('.timeline tbody tr').length === 2",
     "clients": "(document.querySelector('main').textContent.match(/watcher/g) ?? []).length === 2",
     "log": "document.querySelectorAll('.events li').length === 50",
+    "log/maintenance": "document.querySelector('[aria-label=\"Table: Jobs\"]')?.textContent.includes('snapshot')",
     "access": "document.querySelector('main').textContent.includes('secret, lines.cost')",
     "settings": "document.querySelectorAll('tbody tr').length > 50",
 }

@@ -99,8 +99,12 @@ class Worker:
             self._stop.set()
 
     async def _announce(self, processes: ProcessStore) -> None:
-        """Keep the record of this process: servers list the workers that stand by."""
-        await processes.keep(self._process, lambda: processes.renew(self._process, {}), self._stop)
+        """Keep the record of this process: servers list the workers that stand by, and the last runs of the jobs."""
+
+        async def renew() -> None:
+            await processes.renew(self._process, {"jobs": self._figures.jobs_tree()})
+
+        await processes.keep(self._process, renew, self._stop)
 
     async def _claim_archive(self, stores: Stores) -> None:
         """Record the archive, or compare it with the recorded one. Raises `ConfigurationError` if it is another one.

@@ -1,8 +1,8 @@
 // The log: its events, searched backwards by position, time, collection, document, principal and operation; and what
 // keeps it in order.
 
+import { Maintenance } from "./dash_maintenance.js";
 import { Field, Loaded, Route, Section, Time, number, searchOf, useLoaded, valuesOf } from "./dash_parts.js";
-import { Verifications } from "./dash_tasks.js";
 import { differences, sentence } from "./describe.js";
 import { get } from "./http.js";
 import { html, useState } from "./ui.js";
@@ -16,7 +16,7 @@ export function LogView({ route: { path: [part = ""], query }, mayChange }) {
   return html`<h1 class="hidden">Log</h1>
     <nav class="parts" aria-label="Parts of the log">${PARTS.map(([name, title]) => html`
       <a key=${name} href=${Route.to("log", name ? [name] : [])} aria-current=${name === part ? "page" : null}>${title}</a>`)}</nav>
-    <div class="grid">${part === "maintenance" ? html`<${Verifications} mayChange=${mayChange} />` : html`<${Search} query=${query} />`}</div>`;
+    <div class="grid">${part === "maintenance" ? html`<${Maintenance} mayChange=${mayChange} />` : html`<${Search} query=${query} />`}</div>`;
 }
 
 function Search({ query }) {

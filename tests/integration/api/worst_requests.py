@@ -230,6 +230,7 @@ WORST: Final[dict[tuple[str, str], Ask]] = {
     ("DELETE", "/v1/admin/clients/ID"): _send("DELETE", "/v1/admin/clients/none", b"", {}, 404),
     ("GET", "/v1/admin/clients/ID/frames"): _get(f"/v1/admin/clients/{'0' * 32}/frames", 404),
     ("GET", "/v1/admin/log"): _get("/v1/admin/log?limit=1000"),
+    ("GET", "/v1/admin/jobs"): _get("/v1/admin/jobs"),
     ("GET", "/v1/admin/collections"): _get("/v1/admin/collections"),
     ("PUT", "/v1/admin/collections/things"): _send("PUT", "/v1/admin/collections/things", b"", {}, 202),
     ("DELETE", "/v1/admin/collections/things"): _send("DELETE", "/v1/admin/collections/none", b"", {}, 404),

@@ -41,6 +41,7 @@ OBSERVER = {
     "/v1/admin/clients/{id}/frames",
     "/v1/admin/collections/{collection}/history",
     "/v1/admin/tasks",
+    "/v1/admin/jobs",
     "/v1/admin/log",
     "/v1/admin/collections",
     "/v1/admin/settings",

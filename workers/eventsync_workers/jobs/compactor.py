@@ -69,6 +69,7 @@ class Compactor(Job):
 
     async def _raise_horizon(self, log_id: LogId) -> None:
         tiers = await self._stores.tiers.read(log_id)
+        before = tiers.horizon
         segments = await self._segments(log_id, tiers.archived_up_to)
         sealed = [SealedRange(segment.span.last, segment.size) for segment in segments]
         target = await self._before_pins(log_id, await self._wanted_horizon(log_id, sealed))
@@ -79,6 +80,7 @@ class Compactor(Job):
             await self._stores.tiers.raise_horizon(log_id, goal)
             logger.info("log %s: events up to %d are no longer kept", log_id, goal)
         raised = (await self._stores.tiers.read(log_id)).horizon
+        self.figures.done.update(expired_events=raised - before)
         if raised:
             await self._stores.tiers.record_horizon(log_id, raised, every=self._settings.squash_age / _STEPS)
 
@@ -163,6 +165,7 @@ class Compactor(Job):
             if not await segments.is_registered(path) and await segments.quarantine(path):
                 await objects.remove(path)
                 swept += 1
+                self.figures.done.update(removed_objects=1)
         if swept:
             logger.info("log %s: %d objects without a registered segment are removed", log_id, swept)
         return swept

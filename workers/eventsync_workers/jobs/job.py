@@ -80,8 +80,9 @@ class Job(ABC):
         """Run until `stop`. After a failure, retry with a growing pause."""
         failures = 0
         while not self._stop.is_set():
+            has_lease = False
             try:
-                if await self._renew():
+                if has_lease := await self._renew():
                     self._held = True
                     with self.figures.run():
                         await self.run_once()
@@ -97,7 +98,9 @@ class Job(ABC):
             except Exception:
                 failures += 1
                 logger.exception("%s: failed; trying again", self._job)
-            await set_within(self._stop, self._backoff(failures))
+            pause = self._backoff(failures)
+            self.figures.next_at = time.time() + pause if has_lease else None
+            await set_within(self._stop, pause)
         # A job that never had the lease leaves the end of the work to the worker that has it.
         if self._held:
             try:

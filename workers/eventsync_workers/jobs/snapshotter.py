@@ -68,7 +68,8 @@ class Snapshotter(Job):
         failures = await self._make_all_due(current.id, tracked, checkpoint)
         failures += await self._answer_requests(current.id, tracked)
         # The last, because a snapshot that was just stored may make older ones superfluous.
-        await self._retirement.run_once(current.id, tracked, checkpoint.at)
+        removed = await self._retirement.run_once(current.id, tracked, checkpoint.at)
+        self.figures.done.update(removed_snapshots=removed)
         if failures:
             raise failures[0]
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Final, Literal
 
 from eventsync import __version__
+from eventsync.errors import EventsyncError, public_error
 from eventsync.metrics.figures import Figures
 from eventsync.metrics.instruments import FINE, LONG, Histogram
 from eventsync.metrics.process import LoopLag, put_loop_lag, put_process
@@ -17,6 +19,9 @@ from eventsync_workers.monitoring import catalogue as metrics
 
 State = Literal["waiting", "standby", "leading"]
 """A worker waits for MongoDB, stands by until the lease is free, or leads."""
+
+_REASON: Final = 300
+"""Most characters of a reason in the record of a process."""
 
 
 class SequencingFigures:
@@ -49,32 +54,80 @@ class SequencingFigures:
         return max(0.0, time.time() - aware.timestamp())
 
 
+@dataclass(frozen=True, slots=True)
+class JobRun:
+    """A run of a job that has ended `at`, in Unix seconds; `done` is what it has made or removed, by kind."""
+
+    at: float
+    seconds: float
+    done: Mapping[str, int]
+    reason: str | None = None
+    """The reason of its failure."""
+
+    def tree(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        tree = {"at": round(self.at, 3), "seconds": round(self.seconds, 3), "done": dict(self.done)}
+        return tree if self.reason is None else tree | {"reason": self.reason[:_REASON]}
+
+
 class JobFigures:
     """The runs of one job, and what they have done."""
 
     def __init__(self) -> None:
         self.runs: Counter[str] = Counter()
         self.seconds = Histogram(LONG)
-        self.succeeded_at: float | None = None
-        """Unix time of the end of the last successful run."""
+        self.succeeded: JobRun | None = None
+        """The last successful run."""
+        self.worked: JobRun | None = None
+        """The last run that has made or removed something."""
+        self.failed: JobRun | None = None
+        """The last run that has failed."""
+        self.running_since: float | None = None
+        self.next_at: float | None = None
+        """Unix time of the next run; None while one runs, and without the lease."""
         self.done: Counter[str] = Counter()
         """What the runs have made or removed, by kind."""
 
     @contextmanager
     def run(self) -> Iterator[None]:
         """Count the block as a run, which has failed if it raises an `Exception`."""
-        began = time.monotonic()
+        began, before = time.monotonic(), self.done.copy()
+        self.running_since, self.next_at = time.time(), None
+
+        def ended(reason: str | None = None) -> JobRun:
+            return JobRun(time.time(), time.monotonic() - began, self.done - before, reason)
+
         try:
             yield
         except Exception as error:
             # One that is stopped, or has lost its lease, has not failed.
-            self.runs["failed"] += not getattr(error, "is_interruption", False)
+            if not getattr(error, "is_interruption", False):
+                self.runs["failed"] += 1
+                self.failed = ended(_reason(error))
             raise
         else:
             self.runs["ok"] += 1
-            self.succeeded_at = time.time()
+            self.succeeded = ended()
         finally:
-            self.seconds.observe(time.monotonic() - began)
+            self.running_since = None
+            if (run := ended()).done:
+                self.worked = run
+            self.seconds.observe(run.seconds)
+
+    def tree(self) -> dict[str, Any]:
+        """Return the JSON form of the last runs, of less than a KiB."""
+        runs = {"succeeded": self.succeeded, "worked": self.worked, "failed": self.failed}
+        return {
+            "running_since": self.running_since,
+            "next_at": self.next_at,
+            **{name: None if run is None else run.tree() for name, run in runs.items()},
+        }
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, EventsyncError):
+        return public_error(error).message
+    return "it has failed; the worker's log has the reason"
 
 
 class WorkerFigures:
@@ -91,6 +144,10 @@ class WorkerFigures:
         """Return the figures of a job."""
         return self.jobs.setdefault(name, JobFigures())
 
+    def jobs_tree(self) -> dict[str, Any]:
+        """Return the JSON form of the jobs that this process has the lease of, or has had."""
+        return {name: job.tree() for name, job in self.jobs.items() if job.next_at or job.running_since or job.runs}
+
     def figures(self) -> Figures:
         """Return the metrics as of now."""
         figures = Figures()
@@ -104,8 +161,8 @@ class WorkerFigures:
             for result in ("ok", "failed"):
                 figures.put(metrics.JOB_RUNS, job.runs[result], name, result)
             figures.put_histogram(metrics.JOB_SECONDS, job.seconds, name)
-            if job.succeeded_at is not None:
-                figures.put(metrics.JOB_SUCCESS, job.succeeded_at, name)
+            if job.succeeded is not None:
+                figures.put(metrics.JOB_SUCCESS, job.succeeded.at, name)
         done = sum((job.done for job in self.jobs.values()), Counter[str]())
         figures.put(metrics.SNAPSHOTS_MADE, done["snapshots"])
         figures.put(metrics.SNAPSHOT_DOCUMENTS, done["snapshot_documents"])

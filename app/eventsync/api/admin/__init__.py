@@ -6,7 +6,7 @@ from typing import Final
 
 from starlette.routing import BaseRoute
 
-from eventsync.api.admin import access, clients, collections, log, overview, settings
+from eventsync.api.admin import access, clients, collections, log, maintenance, overview, settings
 
 __all__ = ["routes"]
 
@@ -14,6 +14,7 @@ routes: Final[list[BaseRoute]] = [
     *overview.routes,
     *clients.routes,
     *log.routes,
+    *maintenance.routes,
     *collections.routes,
     *settings.routes,
     *access.routes,

@@ -95,6 +95,7 @@ _OBSERVERS = {
     "/v1/admin/clients/{id}/frames": ["get"],
     "/v1/admin/collections/{collection}/history": ["get"],
     "/v1/admin/tasks": ["get"],
+    "/v1/admin/jobs": ["get"],
     "/v1/admin/log": ["get"],
     "/v1/admin/collections": ["get"],
     "/v1/admin/settings": ["get"],

@@ -341,6 +341,34 @@ PATHS: Final[Json] = {
             ],
         )
     },
+    "/v1/admin/jobs": {
+        "get": _read(
+            "listJobs",
+            "The periodic jobs of the workers, and their last runs",
+            "AdminJobs",
+            {
+                "jobs": [
+                    {
+                        "name": "snapshotting",
+                        "worker": "db-1:300:77aa01",
+                        "running_since": None,
+                        "next_at": 1795411372.1,
+                        "succeeded": {"at": 1795411371.1, "seconds": 0.041, "done": {}},
+                        "worked": {
+                            "at": 1795407866.0,
+                            "seconds": 0.62,
+                            "done": {"snapshots": 1, "snapshot_documents": 1564, "snapshot_bytes": 40960},
+                        },
+                        "failed": None,
+                    }
+                ]
+            },
+            description=(
+                "As of the workers' last reports (`report_interval`), by their clocks. Runs are remembered as long as "
+                "their worker runs."
+            ),
+        )
+    },
     "/v1/admin/collections": {
         "get": _read(
             "listAdminCollections",

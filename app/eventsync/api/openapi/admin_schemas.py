@@ -22,6 +22,15 @@ def list_of(item: Json) -> Json:
     return {"type": "array", "items": item}
 
 
+def _run(description: str, **more: Json) -> Json:
+    """Return the schema of a run of a job."""
+    done = {"type": "object", "additionalProperties": COUNT, "description": "What it has made or removed, by kind."}
+    names = " ".join(("at seconds done", *more))
+    at: Json = {"type": "number", "description": "Unix seconds of its end."}
+    run = object_of(names, at=at, seconds={"type": "number"}, done=done, **more)
+    return {"oneOf": [{"type": "null"}, run], "description": description}
+
+
 _CONNECTIONS: Json = {
     "type": "object",
     "description": "Open connections by transport.",
@@ -213,6 +222,21 @@ SCHEMAS: Final[Json] = {
                 last_seq=_SEQ,
                 tracked_from={"type": ["integer", "null"]},
                 snapshot={"oneOf": [{"type": "null"}, object_of("seq bytes", seq=_SEQ, bytes=COUNT)]},
+            )
+        ),
+    ),
+    "AdminJobs": object_of(
+        "jobs",
+        jobs=list_of(
+            object_of(
+                "name worker running_since next_at succeeded worked failed",
+                name={"enum": ["snapshotting", "archiving", "compacting"]},
+                worker=_OPTIONAL_TEXT | {"description": "The worker that does it; null if none does."},
+                running_since=_NUMBER | {"description": "Unix seconds; null while it does not run."},
+                next_at=_NUMBER | {"description": "Unix seconds of the next run; null while one runs."},
+                succeeded=_run("The last successful run."),
+                worked=_run("The last run that has made or removed something."),
+                failed=_run("The last run that has failed.", reason=TEXT),
             )
         ),
     ),
