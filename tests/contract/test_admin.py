@@ -17,6 +17,7 @@ from websockets.exceptions import ConnectionClosed
 
 from eventsync.api.endpoint import AccessLevel, Endpoint
 from eventsync.application import ROUTES
+from eventsync.domain.positions import Seq
 from eventsync.stores.readiness import connected
 from eventsync.stores.stats.processes import Process
 from eventsync.stores.stores import Stores
@@ -384,6 +385,21 @@ async def test_jobs_say_what_they_did_last(observer: httpx.AsyncClient, ruled: R
     assert snapshotting["worked"]["at"] <= snapshotting["succeeded"]["at"] <= time.time() + 1
     assert snapshotting["worker"] == (await read(observer, "/v1/admin/overview"))["jobs"]["snapshotting"]
     assert snapshotting["failed"] is None
+
+
+async def test_repairs_and_resets_are_listed_with_their_reasons(observer: httpx.AsyncClient, ruled: Ruled) -> None:
+    async with connected(ruled.settings, "test") as client:
+        stores = Stores.of(client, ruled.settings)
+        log = await stores.logs.require()
+        id_ = await stores.repairs.begin(log.id, "history", "the stream was lost", Seq(3))
+        unfinished = await stores.repairs.begin(log.id, "history", "the stream was lost", Seq(3))
+        await stores.repairs.end(id_, Seq(5), {"things": 2, "open": 0})
+    found = await read(observer, "/v1/admin/repairs")
+    later, earlier = found["repairs"][:2]
+    assert (later["ended"], later["up_to"], later["events"]) == (None, None, 0), unfinished
+    assert (earlier["after"], earlier["up_to"], earlier["events"]) == (3, 5, 2)
+    assert earlier["collections"] == [{"name": "things", "events": 2}]
+    assert (found["logs"][-1]["kind"], found["logs"][-1]["previous"]) == ("first", None)
 
 
 async def test_runs_of_a_worker_that_lost_the_job_are_shown(observer: httpx.AsyncClient, ruled: Ruled) -> None:

@@ -50,8 +50,8 @@ FORMATS: Final[Mapping[str, Format]] = MappingProxyType(
     {
         "events": Format("the rows of events", ("events", "event_parts")),
         "log": Format(
-            "logs, checkpoints, tracked collections, tiers, counters, the record of the archive",
-            ("logs", "heads", "collections", "tiers", "horizons", "tallies", "deployment"),
+            "logs, checkpoints, repairs, tracked collections, tiers, counters, the record of the archive",
+            ("logs", "heads", "repairs", "collections", "tiers", "horizons", "tallies", "deployment"),
         ),
         "definitions": Format("declared shapes and rules", ("shapes",)),
         "segments": Format(

@@ -26,6 +26,7 @@ from eventsync.stores.log.events import EventStore
 from eventsync.stores.log.hot_tier import HotRows
 from eventsync.stores.log.logs import LogStore
 from eventsync.stores.log.registry import DefinitionStore
+from eventsync.stores.log.repairs import RepairStore
 from eventsync.stores.log.tiers import TierStore
 from eventsync.stores.log.tracking import TrackingStore
 from eventsync.stores.snapshots.live_snapshots import SnapshotReader
@@ -121,6 +122,7 @@ class Stores:
     leases: LeaseStore
     events: EventStore
     logs: LogStore
+    repairs: RepairStore
     tracking: TrackingStore
     definitions: DefinitionStore
     tiers: TierStore
@@ -164,6 +166,7 @@ class Stores:
             leases=LeaseStore(log),
             events=events,
             logs=logs,
+            repairs=RepairStore(log),
             tracking=tracking,
             definitions=DefinitionStore(log),
             tiers=tiers,

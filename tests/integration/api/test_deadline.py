@@ -53,6 +53,7 @@ READS = {
     "/v1/admin/collections/{collection}/history": "/v1/admin/collections/docs/history",
     "/v1/admin/tasks": "/v1/admin/tasks",
     "/v1/admin/jobs": "/v1/admin/jobs",
+    "/v1/admin/repairs": "/v1/admin/repairs",
 }
 WAITS_ITSELF = {"/v1/sync/sse", "/v1/sync/snapshot", "/readyz", "/metrics", "/v1/admin/overview"}
 NEEDS_NO_MONGODB = {"/v1/collections", "/healthz", "/", "/docs", "/openapi.json", "/assets/{name}", "/v1/sync", "/try"}

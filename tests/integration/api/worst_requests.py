@@ -231,6 +231,7 @@ WORST: Final[dict[tuple[str, str], Ask]] = {
     ("GET", "/v1/admin/clients/ID/frames"): _get(f"/v1/admin/clients/{'0' * 32}/frames", 404),
     ("GET", "/v1/admin/log"): _get("/v1/admin/log?limit=1000"),
     ("GET", "/v1/admin/jobs"): _get("/v1/admin/jobs"),
+    ("GET", "/v1/admin/repairs"): _get("/v1/admin/repairs"),
     ("GET", "/v1/admin/collections"): _get("/v1/admin/collections"),
     ("PUT", "/v1/admin/collections/things"): _send("PUT", "/v1/admin/collections/things", b"", {}, 202),
     ("DELETE", "/v1/admin/collections/things"): _send("DELETE", "/v1/admin/collections/none", b"", {}, 404),

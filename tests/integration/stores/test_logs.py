@@ -38,6 +38,26 @@ async def test_logs_follow_each_other(stores: Stores) -> None:
     assert await stores.logs.current() == second
 
 
+async def test_beginnings_of_an_earlier_release_lack_what_it_did_not_record(stores: Stores) -> None:
+    await stores.ensure_indexes()
+    first = await begin(stores, None)
+    second = await begin(stores, first)
+    unset = dict.fromkeys(("kind", "previous", "head"), "")
+    await stores.log["logs"].update_many({}, {"$unset": unset})
+    await stores.log["logs"].update_one({"_id": first.id}, {"$set": {"at": "by hand", "head": "many"}})
+    await stores.logs.begin(
+        second, cluster="c", reason="r", token="82AA", time=Timestamp(5, 1), kind="lost", head=Seq(7)
+    )
+    third, *earlier = await stores.logs.beginnings()
+    assert (third.kind, third.previous, third.head) == ("lost", second.id, 7)
+    assert [(each.log, each.kind, each.previous, each.head) for each in earlier] == [
+        (second, None, first.id, None),
+        (first, None, None, None),
+    ]
+    assert earlier[0].at is not None
+    assert earlier[1].at is None
+
+
 async def test_a_log_begins_with_a_checkpoint_at_0(stores: Stores) -> None:
     await stores.ensure_indexes()
     log = await begin(stores, None)

@@ -70,12 +70,18 @@ async def test_a_log_that_can_not_be_continued_is_followed_by_a_new_one(
 async def test_a_requested_reset_begins_a_new_log(stores: Stores, settings: Settings) -> None:
     async with running_worker(settings):
         log = await began(stores, "docs")
+        await stores.data["docs"].insert_one({"_id": 1})
+        head = await caught_up(stores)
         await stores.logs.request_reset("by hand")
         await new_log(stores, log)
         await tracked(stores, "docs")
         found = await stores.logs.current()
     assert found is not None
     assert (found.number, found.reason, found.reset) == (2, "by hand", None)
+    last, first = await stores.logs.beginnings()
+    assert (last.log, last.kind, last.previous, last.head) == (found, "requested", log, head)
+    assert (first.log.id, first.kind, first.previous, first.head) == (log, "first", None, None)
+    assert None not in {first.at, last.at}
 
 
 async def test_new_log_that_a_term_finds_requested_is_logged(

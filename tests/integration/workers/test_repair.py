@@ -97,6 +97,12 @@ async def test_a_repair_appends_what_lost_changes_have_made(
         replay = await assert_complete(stores, "docs")
     assert replay.events[-1]["op"] == "update"
     assert await current_log(stores) == log
+    (repair,) = await stores.repairs.newest()
+    assert (repair.log, repair.kind, repair.after, repair.up_to) == (log, "history", before, before + len(CHANGED))
+    assert (repair.events, repair.collections) == (len(CHANGED), {"docs": len(CHANGED)})
+    assert repair.ended is not None
+    assert repair.ended >= repair.began
+    assert str(code) in repair.reason or "history" in repair.reason
 
 
 async def test_an_interrupted_repair_is_repeated(stores: Stores, settings: Settings) -> None:
@@ -116,6 +122,28 @@ async def test_an_interrupted_repair_is_repeated(stores: Stores, settings: Setti
         replay = await assert_complete(stores, "docs")
         assert sorted(brief(replay, before)) == sorted(CHANGED)
         await eventually(stores, "heads", lambda: unmarked(stores, log))
+        await eventually(stores, "repairs", lambda: recorded(stores))
+    (repair,) = await stores.repairs.newest()
+    assert (repair.kind, repair.reason, repair.events) == ("interrupted", "it was broken off", len(CHANGED))
+
+
+async def recorded(stores: Stores) -> bool | None:
+    return True if all(repair.ended for repair in await stores.repairs.newest()) else None
+
+
+async def test_repair_is_made_although_its_history_can_not_be_written(stores: Stores, settings: Settings) -> None:
+    """A view takes no writes."""
+    await stores.log.create_collection("repairs", viewOn="nothing", pipeline=[])
+    async with running_worker(settings):
+        log = await based(stores, settings, "docs")
+        await prepared(stores)
+        before = (await assert_complete(stores, "docs")).seq
+    await change_everything(stores)
+    await stores.log["heads"].update_one({"_id": log}, {"$set": {"repair": "it was broken off"}})
+    async with running_worker(settings):
+        await eventually(stores, "heads", lambda: unmarked(stores, log))
+        replay = await assert_complete(stores, "docs")
+    assert sorted(brief(replay, before)) == sorted(CHANGED)
 
 
 async def unmarked(stores: Stores, log: LogId) -> bool | None:

@@ -42,6 +42,7 @@ OBSERVER = {
     "/v1/admin/collections/{collection}/history",
     "/v1/admin/tasks",
     "/v1/admin/jobs",
+    "/v1/admin/repairs",
     "/v1/admin/log",
     "/v1/admin/collections",
     "/v1/admin/settings",

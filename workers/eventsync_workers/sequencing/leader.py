@@ -164,7 +164,7 @@ class Leader:
         self._figures.repairs[kind] += 1
         head = self._writer.seq
         try:
-            await repair_log(self._stores, self._writer, self._collections, reason, self._is_over)
+            await repair_log(self._stores, self._writer, self._collections, reason, kind, self._is_over)
         finally:
             self._figures.events += self._writer.seq - head
             self._figures.repair_events += self._writer.seq - head

@@ -8,16 +8,17 @@ be interrupted anywhere and run again: a repaired document no longer differs.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import Seq
-from eventsync.errors import EventsyncError
+from eventsync.errors import EventsyncError, Unavailable
 from eventsync.mongodb.change_stream import Token, token_time, watch
 from eventsync.mongodb.errors import Barred
 from eventsync.stores.history.comparison import Outdated
@@ -29,6 +30,8 @@ from eventsync_workers.sequencing.converter import EncodedEvent, encode_deletion
 from eventsync_workers.sequencing.log_writer import LogWriter
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _BATCH = 500
 _BATCH_BYTES = 4 * 1024 * 1024
@@ -42,13 +45,19 @@ class RepairInterrupted(EventsyncError):
 
 
 async def repair_log(
-    stores: Stores, writer: LogWriter, collections: ActiveCollections, reason: str, stopping: Callable[[], bool]
+    stores: Stores,
+    writer: LogWriter,
+    collections: ActiveCollections,
+    reason: str,
+    kind: str,
+    stopping: Callable[[], bool],
 ) -> None:
     """Repair all active collections, and record the checkpoint that the log resumes at.
 
-    Raises `RepairInterrupted` when `stopping`, `Fenced` and `Unavailable`.
+    `kind` is that of the metrics. Raises `RepairInterrupted` when `stopping`, `Fenced` and `Unavailable`.
     """
     log = writer.log
+    record = await _in_history(stores.repairs.begin(log, kind, reason, writer.seq))
     logger.warning("log %s: history is lost, repairing it: %s", log, reason)
     # This enables images. All changes after the new stream's token then have them.
     await collections.load(writer)
@@ -57,7 +66,9 @@ async def repair_log(
     # A new stream begins just after the cluster time. This write moves the cluster time on, so it can be read at.
     await stores.logs.begin_repair(log, reason)
     repair = Repair(stores, writer, stopping)
+    events: dict[str, int] = {}
     for name in collections.names:
+        before = repair.events
         try:
             await repair.compare(name, token)
         except NoBase:
@@ -68,11 +79,23 @@ async def repair_log(
             await collections.exclude(name, error)
         except ReadRefused as error:
             await collections.confine(error)
+        events[name] = repair.events - before
     # The checkpoint before the end of the repair: a crash in between repeats the repair, which finds no difference. In
     # the other order the log would resume at a token whose history is lost.
     await stores.logs.checkpoint(log, writer.seq, token, token_time(token))
     await stores.logs.end_repair(log)
+    if record is not None:
+        await _in_history(stores.repairs.end(record, writer.seq, events))
     logger.warning("log %s: repaired by %d events, up to %d", log, repair.events, writer.seq)
+
+
+async def _in_history(recording: Awaitable[T]) -> T | None:
+    """Return what `recording` does, or None if the history can't be written. The repair is made all the same."""
+    try:
+        return await recording
+    except Unavailable as error:
+        logger.warning("%s; the repair is made all the same", error.diagnosis)
+        return None
 
 
 class Repair:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from eventsync.domain.positions import Seq
 from eventsync.domain.replay import Damaged
-from eventsync.errors import TooLarge
+from eventsync.errors import TooLarge, Unavailable
 from eventsync.mongodb.change_stream import token_time, watch
 from eventsync.mongodb.client import PinnedClient
 from eventsync.settings import Settings
@@ -105,9 +106,19 @@ class Sequencer:
         # Opened for its token alone: the log begins there, and no collection is active in it yet.
         async with watch(self._stores.data, change_pipeline(())) as stream:
             token = stream.token
+        head = None if previous is None else await self._head_of(previous)
         begun = await self._stores.logs.begin(
-            previous, cluster=cluster, reason=reason, token=token, time=token_time(token)
+            previous, cluster=cluster, reason=reason, token=token, time=token_time(token), kind=kind, head=head
         )
         self._figures.logs_begun[kind] += 1
         logger.info("log %s begins: %s", begun.id, begun.reason)
         return begun
+
+    async def _head_of(self, log: Log) -> Seq | None:
+        """Return the newest event that a log that ends is known to have had, for the history."""
+        appended = self._appended_to(log)
+        try:
+            stored = await self._stores.events.head(log.id)
+        except (Unavailable, Damaged):
+            stored = Seq(0)
+        return max(stored, appended.seq if appended is not None else Seq(0)) or None

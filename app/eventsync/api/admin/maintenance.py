@@ -1,4 +1,4 @@
-"""`/v1/admin/jobs`: what keeps the log in order, and what it did last."""
+"""`/v1/admin/jobs`, `/v1/admin/repairs`: what keeps the log in order, and what it did."""
 
 from __future__ import annotations
 
@@ -12,9 +12,14 @@ from eventsync.api.endpoint import AccessLevel, Endpoint
 from eventsync.api.responses import JSON, NO_STORE
 from eventsync.api.state import services_of
 from eventsync.domain.values.extended_json import to_json
+from eventsync.stores.log.logs import LogBeginning
+from eventsync.stores.log.repairs import RecordedRepair
 from eventsync.stores.stores import ARCHIVING, COMPACTING, SNAPSHOTTING
 
 _JOBS: Final = (SNAPSHOTTING, ARCHIVING, COMPACTING)
+
+_REASON: Final = 500
+"""Most characters of a reason."""
 
 
 async def jobs(request: Request) -> Response:
@@ -39,6 +44,43 @@ def _newest(kind: str, known: Iterable[Mapping[str, Any] | None]) -> Mapping[str
     return max(runs, key=lambda run: run["at"], default=None)
 
 
+async def repairs(request: Request) -> Response:
+    """List the newest repairs of the log, and the beginnings of logs, each of which but the first was a reset."""
+    stores = services_of(request).stores
+    body = {
+        "repairs": [_repair(each) for each in await stores.repairs.newest()],
+        "logs": [_beginning(each) for each in await stores.logs.beginnings()],
+    }
+    return Response(to_json(body), headers=NO_STORE, media_type=JSON)
+
+
+def _repair(each: RecordedRepair) -> dict[str, Any]:
+    return {
+        "log": each.log,
+        "kind": each.kind,
+        "reason": each.reason,
+        "after": each.after,
+        "up_to": each.up_to,
+        "began": each.began.timestamp(),
+        "ended": None if each.ended is None else each.ended.timestamp(),
+        "events": each.events,
+        "collections": [{"name": name, "events": events} for name, events in each.collections.items()],
+    }
+
+
+def _beginning(each: LogBeginning) -> dict[str, Any]:
+    return {
+        "log": each.log.id,
+        "number": each.log.number,
+        "kind": each.kind,
+        "reason": each.log.reason[:_REASON],
+        "at": None if each.at is None else each.at.timestamp(),
+        "previous": each.previous,
+        "head": each.head,
+    }
+
+
 routes = [
     Endpoint("/v1/admin/jobs", jobs, methods=["GET"], access=AccessLevel.OBSERVER, name="admin_jobs"),
+    Endpoint("/v1/admin/repairs", repairs, methods=["GET"], access=AccessLevel.OBSERVER, name="admin_repairs"),
 ]

@@ -369,6 +369,40 @@ PATHS: Final[Json] = {
             ),
         )
     },
+    "/v1/admin/repairs": {
+        "get": _read(
+            "listRepairs",
+            "The newest repairs and resets of the log, with their reasons",
+            "AdminRepairs",
+            {
+                "repairs": [
+                    {
+                        "log": "k3f9ab2c",
+                        "kind": "history",
+                        "reason": "the change stream can't be resumed: its history is lost",
+                        "after": 120,
+                        "up_to": 124,
+                        "began": 1795411366.4,
+                        "ended": 1795411367.0,
+                        "events": 4,
+                        "collections": [{"name": "theaters", "events": 4}],
+                    }
+                ],
+                "logs": [
+                    {
+                        "log": "k3f9ab2c",
+                        "number": 2,
+                        "kind": "requested",
+                        "reason": "an operator has asked for it",
+                        "at": 1795407866.0,
+                        "previous": "a81b02cd",
+                        "head": 5120,
+                    }
+                ],
+            },
+            description="The newest 50 of each. With each log but the first, all clients were reset.",
+        )
+    },
     "/v1/admin/collections": {
         "get": _read(
             "listAdminCollections",

@@ -240,6 +240,36 @@ SCHEMAS: Final[Json] = {
             )
         ),
     ),
+    "AdminRepairs": object_of(
+        "repairs logs",
+        repairs=list_of(
+            object_of(
+                "log kind reason after up_to began ended events collections",
+                log=TEXT,
+                kind={"type": "string", "description": "As `eventsync_worker_repairs_total` counts it."},
+                reason=TEXT,
+                after=_SEQ | {"description": "The newest event before the repair."},
+                up_to={"type": ["integer", "null"], "description": "Its newest event; null if it has not ended."},
+                began={"type": "number", "description": "Unix seconds."},
+                ended=_NUMBER | {"description": "Null while it runs, and if it was interrupted."},
+                events=COUNT,
+                collections=list_of(object_of("name events", name=TEXT, events=COUNT))
+                | {"description": "Those that had become others, the most events first; 50 at most."},
+            )
+        ),
+        logs=list_of(
+            object_of(
+                "log number kind reason at previous head",
+                log=TEXT,
+                number=COUNT,
+                kind=_OPTIONAL_TEXT | {"description": "As `eventsync_worker_logs_begun_total` counts it."},
+                reason=TEXT,
+                at=_NUMBER | {"description": "Unix seconds."},
+                previous=_OPTIONAL_TEXT | {"description": "The log that ended."},
+                head={"type": ["integer", "null"], "description": "The newest event of that one, if it was known."},
+            )
+        ),
+    ),
     "AdminHistory": object_of(
         "name since since_at head",
         name=TEXT,

@@ -6,7 +6,7 @@ a reset and a snapshot.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,6 +32,9 @@ from eventsync.stores.log.stored_event import UNREADABLE
 
 _FORMER = 10
 
+_BEGINNINGS = 50
+"""Most beginnings of logs in an answer."""
+
 STREAM = "main"
 """The one stream that holds all tracked collections."""
 
@@ -46,6 +49,21 @@ class Log:
     reason: str
     reset: str | None = None
     """The reason of a request for a new log after this one, if there is a request."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogBeginning:
+    """The beginning of a log, and what ended with it: `previous`, whose newest event was `head`.
+
+    `kind` is one of `first`, `requested`, `foreign`, `lost` and `damaged`. Unknown values are None: an earlier release
+    recorded neither the kind nor the head.
+    """
+
+    log: Log
+    at: datetime | None
+    kind: str | None
+    previous: LogId | None
+    head: Seq | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +129,14 @@ class LogStore:
         query = {"stream": STREAM, "number": {"$type": "number"}, "_id": {"$type": "string"}}
         with translated("the log can't be read"):
             row = await self._logs.find_one(query, sort=[("number", DESCENDING)])
-        if row is None:
-            return None
-        cluster, reason, reset = (row.get(name) for name in ("cluster", "reason", "reset"))
-        return Log(
-            LogId(row["_id"]), int(row["number"]), str(cluster), str(reason), None if reset is None else str(reset)
-        )
+        return None if row is None else _log(row)
+
+    async def beginnings(self) -> Sequence[LogBeginning]:
+        """Return the beginnings of the stream's logs, the newest first, and `_BEGINNINGS` at most."""
+        query = {"stream": STREAM, "number": {"$type": "number"}, "_id": {"$type": "string"}}
+        with translated("the logs can't be read"):
+            rows = await self._logs.find(query, sort=[("number", DESCENDING)], limit=_BEGINNINGS + 1).to_list()
+        return [_beginning(row, before) for row, before in zip(rows, [*rows[1:], None], strict=True)][:_BEGINNINGS]
 
     async def require(self) -> Log:
         """Return the stream's newest log. Raises `NoLogYet` before the first worker has run."""
@@ -157,9 +177,21 @@ class LogStore:
                 await self._logs.update_one({"_id": current.id, "reset": None}, {"$set": request})
         return current
 
-    async def begin(self, previous: Log | None, *, cluster: str, reason: str, token: Token, time: Timestamp) -> Log:
+    async def begin(
+        self,
+        previous: Log | None,
+        *,
+        cluster: str,
+        reason: str,
+        token: Token,
+        time: Timestamp,
+        kind: str | None = None,
+        head: Seq | None = None,
+    ) -> Log:
         """Begin the log after `previous`, read from `token` on. Return the other log if another worker began one
         first.
+
+        `kind` and `head`, the newest event of `previous`, are recorded for `beginnings`.
         """
         # First read the number, then the current log, then insert. The second read finds a log that another worker
         # began before the number was read. A log that begins later has the same number: the unique index rejects it.
@@ -168,6 +200,7 @@ class LogStore:
         if other is not None and other.number > (previous.number if previous else 0):
             return other
         row = {"_id": log.id, "stream": STREAM, "number": Int64(log.number), "cluster": cluster, "reason": reason}
+        row |= {"kind": kind, "previous": previous and previous.id, "head": None if head is None else Int64(head)}
         # The checkpoint comes first, because a log without one cannot be read from its beginning.
         await self.checkpoint(log.id, Seq(0), token, time)
         with translated("a new log can't be begun"):
@@ -284,6 +317,24 @@ class LogStore:
         """Record that the repair is complete. Raises `Fenced`: that of a successor may not be."""
         with translated("the end of the log's repair can't be recorded"):
             await self._lead(log, {"$unset": {"repair": ""}})
+
+
+def _log(row: Mapping[str, Any]) -> Log:
+    cluster, reason, reset = (row.get(name) for name in ("cluster", "reason", "reset"))
+    return Log(LogId(row["_id"]), int(row["number"]), str(cluster), str(reason), None if reset is None else str(reset))
+
+
+def _beginning(row: Mapping[str, Any], before: Mapping[str, Any] | None) -> LogBeginning:
+    """Read the record of a log, which may have been edited by hand. `before` is that of the log before it."""
+    at, kind, head = row.get("at"), row.get("kind"), row.get("head")
+    previous = row.get("previous") or (before["_id"] if before is not None else None)
+    return LogBeginning(
+        _log(row),
+        at if isinstance(at, datetime) else None,
+        kind if isinstance(kind, str) else None,
+        LogId(previous) if isinstance(previous, str) else None,
+        Seq(head) if isinstance(head, int) else None,
+    )
 
 
 def _deposed(log: LogId) -> Fenced:
