@@ -387,6 +387,22 @@ async def test_jobs_say_what_they_did_last(observer: httpx.AsyncClient, ruled: R
     assert snapshotting["failed"] is None
 
 
+async def test_segments_and_snapshots_are_listed(observer: httpx.AsyncClient, ruled: Ruled) -> None:
+    async def found() -> Json | None:
+        snapshots = await read(observer, "/v1/admin/snapshots")
+        return snapshots if {each["collection"] for each in snapshots["snapshots"]} >= {"things", "open"} else None
+
+    snapshots = await eventually(found, 20)
+    numbers = [each["seq"] for each in snapshots["snapshots"]]
+    assert numbers == sorted(numbers, reverse=True)
+    (one,) = (await read(observer, "/v1/admin/snapshots", collection="things", limit=1))["snapshots"]
+    assert (one["collection"], one["position"]) == ("things", f"{snapshots['log']}:{one['seq']}")
+    segments = await read(observer, "/v1/admin/segments", before=10**15)
+    assert (segments["log"], segments["next"]) == (snapshots["log"], None)
+    assert await code_of(observer, "GET", "/v1/admin/segments?before=0") == (400, "malformed")
+    assert await code_of(observer, "GET", "/v1/admin/snapshots?collection=a/b") == (400, "malformed")
+
+
 async def test_repairs_and_resets_are_listed_with_their_reasons(observer: httpx.AsyncClient, ruled: Ruled) -> None:
     async with connected(ruled.settings, "test") as client:
         stores = Stores.of(client, ruled.settings)

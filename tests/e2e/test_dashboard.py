@@ -256,6 +256,25 @@ async def test_collections_are_verified(settings: Settings, tmp_path: Path) -> N
         assert await dashboard.browser.value(dashboard.page, link) == "#/data/things/d3"
 
 
+async def test_storage_shows_tiers_snapshots_and_segments(settings: Settings, tmp_path: Path) -> None:
+    archived = {"archive_url": str(tmp_path / "archive"), "hot_events": 20, "segment_events": 40}
+    archived |= {"snapshot_events": 50, "snapshot_min_events": 1, "checkpoint_interval": 0.2}
+    async with looking(settings.model_copy(update=archived), tmp_path) as dashboard:
+        async with dashboard.ruled.client("root", roles=["ops"]) as operator:
+
+            async def sealed() -> bool:
+                return len((await operator.get("/v1/admin/segments")).json()["segments"]) >= 2
+
+            await eventually(sealed, 60)
+        await dashboard.show("log/storage")
+        await dashboard.until("document.querySelector('.tiers .cold') && document.querySelector('.tiers i')")
+        await dashboard.until("document.querySelectorAll('[aria-label=\"Table: Segments\"] tbody tr').length >= 2")
+        await dashboard.until("document.querySelectorAll('[aria-label=\"Table: Snapshots\"] tbody tr').length >= 2")
+        said = await dashboard.browser.value(dashboard.page, "document.querySelector('.tiers').ariaLabel")
+        assert said.startswith("The log: none no longer kept; 1 to ")
+        await dashboard.looks_well("log/storage")
+
+
 async def test_session_is_inspected_live(settings: Settings, tmp_path: Path) -> None:
     async with looking(settings, tmp_path, "watch") as dashboard, dashboard.ruled.client("root", roles=["ops"]) as root:
         await dashboard.show("clients")

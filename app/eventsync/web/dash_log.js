@@ -3,6 +3,7 @@
 
 import { Maintenance } from "./dash_maintenance.js";
 import { Field, Loaded, Route, Section, Time, number, searchOf, useLoaded, valuesOf } from "./dash_parts.js";
+import { Storage } from "./dash_storage.js";
 import { differences, sentence } from "./describe.js";
 import { get } from "./http.js";
 import { html, useState } from "./ui.js";
@@ -10,13 +11,14 @@ import { html, useState } from "./ui.js";
 const PAGE = 50;
 const LONGEST = 200; // characters of a description
 
-const PARTS = [["", "Events"], ["maintenance", "Maintenance"]];
+const PARTS = [["", "Events"], ["storage", "Storage"], ["maintenance", "Maintenance"]];
 
 export function LogView({ route: { path: [part = ""], query }, mayChange }) {
   return html`<h1 class="hidden">Log</h1>
     <nav class="parts" aria-label="Parts of the log">${PARTS.map(([name, title]) => html`
       <a key=${name} href=${Route.to("log", name ? [name] : [])} aria-current=${name === part ? "page" : null}>${title}</a>`)}</nav>
-    <div class="grid">${part === "maintenance" ? html`<${Maintenance} mayChange=${mayChange} />` : html`<${Search} query=${query} />`}</div>`;
+    <div class="grid">${part === "maintenance" ? html`<${Maintenance} mayChange=${mayChange} />`
+    : part === "storage" ? html`<${Storage} />` : html`<${Search} query=${query} />`}</div>`;
 }
 
 function Search({ query }) {

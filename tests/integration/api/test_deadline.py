@@ -54,6 +54,8 @@ READS = {
     "/v1/admin/tasks": "/v1/admin/tasks",
     "/v1/admin/jobs": "/v1/admin/jobs",
     "/v1/admin/repairs": "/v1/admin/repairs",
+    "/v1/admin/segments": "/v1/admin/segments",
+    "/v1/admin/snapshots": "/v1/admin/snapshots",
 }
 WAITS_ITSELF = {"/v1/sync/sse", "/v1/sync/snapshot", "/readyz", "/metrics", "/v1/admin/overview"}
 NEEDS_NO_MONGODB = {"/v1/collections", "/healthz", "/", "/docs", "/openapi.json", "/assets/{name}", "/v1/sync", "/try"}

@@ -232,6 +232,8 @@ WORST: Final[dict[tuple[str, str], Ask]] = {
     ("GET", "/v1/admin/log"): _get("/v1/admin/log?limit=1000"),
     ("GET", "/v1/admin/jobs"): _get("/v1/admin/jobs"),
     ("GET", "/v1/admin/repairs"): _get("/v1/admin/repairs"),
+    ("GET", "/v1/admin/segments"): _get("/v1/admin/segments?limit=1000"),
+    ("GET", "/v1/admin/snapshots"): _get("/v1/admin/snapshots?limit=1000"),
     ("GET", "/v1/admin/collections"): _get("/v1/admin/collections"),
     ("PUT", "/v1/admin/collections/things"): _send("PUT", "/v1/admin/collections/things", b"", {}, 202),
     ("DELETE", "/v1/admin/collections/things"): _send("DELETE", "/v1/admin/collections/none", b"", {}, 404),

@@ -25,3 +25,13 @@ async def test_object_is_looked_up_by_the_index(stores: Stores) -> None:
     for path, found in (("log/71", 1), ("log/72", 0)):
         plan = await stores.log["segments"].find({"path": path}, {"path": 1}).explain()
         assert plan["executionStats"]["totalDocsExamined"] == found
+
+
+async def test_newest_segments_come_first_a_page_at_a_time(stores: Stores) -> None:
+    for number in range(5):
+        assert await stores.archive.segments.register(segment(number))
+    newest = stores.archive.segments.newest_before
+    assert await newest(LOG, None, 2) == [segment(4), segment(3)]
+    assert await newest(LOG, Seq(31), 2) == [segment(2), segment(1)]
+    assert await newest(LOG, Seq(11), 2) == [segment(0)]
+    assert await newest(LogId("other"), None, 2) == []

@@ -43,6 +43,28 @@ async def rows(store: SnapshotStore, snapshot: StoredSnapshot) -> list[Row]:
     return [row async for chunk in store.rows(snapshot) for row in chunk]
 
 
+async def test_collections_newest_snapshots_are_listed_also_while_written(stored: SnapshotStore) -> None:
+    for log, shape, seq in ((LOG, "docs", 3), (LOG, "docs/int:1", 8), (OTHER, "docs", 9), (LOG, "a.b", 5)):
+        await stored.write(log, shape, Seq(seq), TIME, told([{"_id": 1}]))
+    (hidden, _) = (await stored.newest_of_collections(LOG, "a.b", 1))[0]
+
+    async def listing() -> AsyncGenerator[tuple[int, Document]]:
+        found.append(await stored.newest_of_collections(LOG, None, 10))
+        yield 1, {"_id": 1}
+
+    found: list[list[tuple[StoredSnapshot, bool]]] = []
+    await stored.write(LOG, "docs", Seq(7), TIME, listing())
+    assert [(each.shape, each.seq, complete) for each, complete in found[0]] == [
+        ("docs", 7, False),
+        ("a.b", 5, True),
+        ("docs", 3, True),
+    ]
+    await stored.hide([hidden.id])
+    listed = await stored.newest_of_collections(LOG, None, 10)
+    assert [(each.seq, complete) for each, complete in listed] == [(7, True), (3, True)]
+    assert [each.seq for each, _ in await stored.newest_of_collections(LOG, "docs", 1)] == [7]
+
+
 async def count(stores: Stores) -> tuple[int, int]:
     log = stores.log
     return await log["snapshots"].count_documents({}), await log["snapshot_chunks"].count_documents({})

@@ -43,6 +43,8 @@ OBSERVER = {
     "/v1/admin/tasks",
     "/v1/admin/jobs",
     "/v1/admin/repairs",
+    "/v1/admin/segments",
+    "/v1/admin/snapshots",
     "/v1/admin/log",
     "/v1/admin/collections",
     "/v1/admin/settings",

@@ -1,4 +1,4 @@
-"""`/v1/admin/jobs`, `/v1/admin/repairs`: what keeps the log in order, and what it did."""
+"""`/v1/admin/jobs`, `repairs`, `segments`, `snapshots`: what keeps the log in order, and what there is of it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import Response
 
+from eventsync.api import conditions
 from eventsync.api.endpoint import AccessLevel, Endpoint
 from eventsync.api.responses import JSON, NO_STORE
 from eventsync.api.state import services_of
+from eventsync.domain.names import check_collection
+from eventsync.domain.positions import Position, Seq
 from eventsync.domain.values.extended_json import to_json
 from eventsync.stores.log.logs import LogBeginning
 from eventsync.stores.log.repairs import RecordedRepair
@@ -20,6 +23,8 @@ _JOBS: Final = (SNAPSHOTTING, ARCHIVING, COMPACTING)
 
 _REASON: Final = 500
 """Most characters of a reason."""
+
+_MAX_SEQ: Final = 2**63 - 1
 
 
 async def jobs(request: Request) -> Response:
@@ -80,7 +85,81 @@ def _beginning(each: LogBeginning) -> dict[str, Any]:
     }
 
 
+async def segments(request: Request) -> Response:
+    """List the segments of the archive, the newest first, a page at a time."""
+    stores, limit = services_of(request).stores, _limit(request)
+    before = conditions.number(request, "before", default=0, low=1, high=_MAX_SEQ)
+    log = await stores.logs.require()
+    found = await stores.archive.segments.newest_before(log.id, Seq(before) if before else None, limit + 1)
+    page = found[:limit]
+    body = {
+        "log": log.id,
+        "segments": [
+            {
+                "first": each.span.first,
+                "last": each.span.last,
+                "earliest": each.span.earliest,
+                "latest": each.span.latest,
+                "bytes": each.size,
+                "raw_bytes": each.raw,
+            }
+            for each in page
+        ],
+        "next": page[-1].span.first if len(found) > limit else None,
+    }
+    return Response(to_json(body), headers=NO_STORE, media_type=JSON)
+
+
+async def snapshots(request: Request) -> Response:
+    """List the stored snapshots of whole collections, or of one, the newest first."""
+    stores, limit = services_of(request).stores, _limit(request)
+    collection = request.query_params.get("collection")
+    name = None if collection is None else check_collection(collection)
+    log = await stores.logs.require()
+    found = await stores.snapshots.stored.newest_of_collections(log.id, name, limit + 1)
+    body = {
+        "log": log.id,
+        "snapshots": [
+            {
+                "id": each.id,
+                "collection": each.collection,
+                "position": str(Position(log.id, each.seq)),
+                "seq": each.seq,
+                "time": each.time.time,
+                "at": each.at.timestamp(),
+                "complete": complete,
+                "documents": each.documents,
+                "bytes": each.bytes,
+                "raw_bytes": each.raw_bytes,
+            }
+            for each, complete in found[:limit]
+        ],
+        "more": len(found) > limit,
+    }
+    return Response(to_json(body), headers=NO_STORE, media_type=JSON)
+
+
+def _limit(request: Request) -> int:
+    return conditions.number(request, "limit", default=100, low=1, high=services_of(request).settings.page_documents)
+
+
 routes = [
     Endpoint("/v1/admin/jobs", jobs, methods=["GET"], access=AccessLevel.OBSERVER, name="admin_jobs"),
     Endpoint("/v1/admin/repairs", repairs, methods=["GET"], access=AccessLevel.OBSERVER, name="admin_repairs"),
+    Endpoint(
+        "/v1/admin/segments",
+        segments,
+        methods=["GET"],
+        access=AccessLevel.OBSERVER,
+        name="admin_segments",
+        query=("before", "limit"),
+    ),
+    Endpoint(
+        "/v1/admin/snapshots",
+        snapshots,
+        methods=["GET"],
+        access=AccessLevel.OBSERVER,
+        name="admin_snapshots",
+        query=("collection", "limit"),
+    ),
 ]

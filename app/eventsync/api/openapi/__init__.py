@@ -97,6 +97,8 @@ _OBSERVERS = {
     "/v1/admin/tasks": ["get"],
     "/v1/admin/jobs": ["get"],
     "/v1/admin/repairs": ["get"],
+    "/v1/admin/segments": ["get"],
+    "/v1/admin/snapshots": ["get"],
     "/v1/admin/log": ["get"],
     "/v1/admin/collections": ["get"],
     "/v1/admin/settings": ["get"],

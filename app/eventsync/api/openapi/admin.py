@@ -223,7 +223,8 @@ def _verify(name: str, summary: str, given: Sequence[Json]) -> Json:
     )
 
 
-_LIMIT = query("limit", "The most entries of a page.", {"type": "integer", "minimum": 1}, 100)
+_POSITIVE: Final[Json] = {"type": "integer", "minimum": 1}
+_LIMIT = query("limit", "The most entries of a page.", _POSITIVE, 100)
 
 PATHS: Final[Json] = {
     "/v1/admin/overview": {
@@ -401,6 +402,57 @@ PATHS: Final[Json] = {
                 ],
             },
             description="The newest 50 of each. With each log but the first, all clients were reset.",
+        )
+    },
+    "/v1/admin/segments": {
+        "get": _read(
+            "listAdminSegments",
+            "The segments of the archive, the newest first",
+            "AdminSegments",
+            {
+                "log": "k3f9ab2c",
+                "segments": [
+                    {
+                        "first": 1,
+                        "last": 100,
+                        "earliest": "2026-11-23T05:22:46.112Z",
+                        "latest": "2026-11-23T06:02:11.845Z",
+                        "bytes": 10240,
+                        "raw_bytes": 81920,
+                    }
+                ],
+                "next": None,
+            },
+            parameters=[
+                query("before", "Only segments that begin before this event: the last `next`.", _POSITIVE, 5000),
+                _LIMIT,
+            ],
+        )
+    },
+    "/v1/admin/snapshots": {
+        "get": _read(
+            "listSnapshots",
+            "The stored snapshots of collections, the newest first",
+            "AdminSnapshots",
+            {
+                "log": "k3f9ab2c",
+                "snapshots": [
+                    {
+                        "id": "5f2c81ab09d3e417",
+                        "collection": "theaters",
+                        "position": POSITION,
+                        "seq": 128,
+                        "time": 1795411366,
+                        "at": 1795411367.2,
+                        "complete": True,
+                        "documents": 1564,
+                        "bytes": 40960,
+                        "raw_bytes": 819200,
+                    }
+                ],
+                "more": False,
+            },
+            parameters=[query("collection", "Only those of this collection.", TEXT, "theaters"), _LIMIT],
         )
     },
     "/v1/admin/collections": {

@@ -270,6 +270,42 @@ SCHEMAS: Final[Json] = {
             )
         ),
     ),
+    "AdminSegments": object_of(
+        "log segments next",
+        log=TEXT,
+        segments=list_of(
+            object_of(
+                "first last earliest latest bytes raw_bytes",
+                first=_SEQ,
+                last=_SEQ,
+                earliest={"type": "string", "description": "The time of its earliest change."},
+                latest=TEXT,
+                bytes=COUNT,
+                raw_bytes=COUNT | {"description": "Before compression."},
+            )
+        ),
+        next={"type": ["integer", "null"], "description": "The `before` of the next page; null on the last."},
+    ),
+    "AdminSnapshots": object_of(
+        "log snapshots more",
+        log=TEXT,
+        snapshots=list_of(
+            object_of(
+                "id collection position seq time at complete documents bytes raw_bytes",
+                id=TEXT,
+                collection=TEXT,
+                position=schema("Position"),
+                seq=_SEQ,
+                time={"type": "integer", "description": "Unix seconds of the state that it has."},
+                at={"type": "number", "description": "Unix seconds of its last write."},
+                complete={"type": "boolean", "description": "False while it is being written."},
+                documents=COUNT,
+                bytes=COUNT,
+                raw_bytes=COUNT | {"description": "Before compression."},
+            )
+        ),
+        more={"type": "boolean", "description": "True if there are older ones."},
+    ),
     "AdminHistory": object_of(
         "name since since_at head",
         name=TEXT,

@@ -80,6 +80,13 @@ class SegmentStore:
             row = await self._segments.find_one({"_id": key_range(log)}, sort=[("_id", DESCENDING)])
         return _segment(row) if row else None
 
+    async def newest_before(self, log: LogId, before: Seq | None, limit: int) -> list[Segment]:
+        """Return at most `limit` segments that begin before this event, or the newest ones, the newest first."""
+        query = {"_id": key_range(log, up_to=None if before is None else before - 1)}
+        with translated("the segments can't be read"):
+            rows = self._segments.find(query, sort=[("_id", DESCENDING)], limit=limit)
+            return [_segment(row) async for row in rows]
+
     async def holding(self, log: LogId, seq: Seq) -> Segment | None:
         """Return the segment that contains this event, or None."""
         before = await self._before(log, seq)

@@ -120,6 +120,16 @@ class SnapshotStore:
             row = await self._snapshots.find_one(query, sort=[("n", DESCENDING)])
         return UnfinishedSnapshot(int(row["documents"]), int(row["bytes"])) if row else None
 
+    async def newest_of_collections(
+        self, log: LogId, collection: str | None, limit: int
+    ) -> list[tuple[StoredSnapshot, bool]]:
+        """Return at most `limit` snapshots of whole collections, or of one, newest first, and which are complete."""
+        shown = {"$or": [{"complete": True}, {"complete": False, "hidden": {"$ne": True}}]}
+        query = {"l": log, "c": collection or {"$not": {"$regex": "/"}}} | shown
+        with translated("stored snapshots can't be listed"):
+            rows = self._snapshots.find(query, sort=[("n", DESCENDING), ("at", DESCENDING)], limit=limit)
+            return [(_snapshot(row), bool(row["complete"])) async for row in rows]
+
     # --- finding --------------------------------------------------------------------------------------------------
 
     async def newest(self, log: LogId, shape: str, up_to: Seq | None = None) -> StoredSnapshot | None:
