@@ -9,7 +9,7 @@ import { Feed } from "./feed.js";
 import { BASE, get, newKey, pathOf, write } from "./http.js";
 import { notify } from "./notices.js";
 import { Outage } from "./outage.js";
-import { parsePosition } from "./replica.js";
+import { parsePosition } from "./positions.js";
 import { parseShape, shapeText, valueText } from "./shapes.js";
 import { ask, signInAtStart } from "./session.js";
 import { DocumentTable } from "./table.js";

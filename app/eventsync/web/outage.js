@@ -5,7 +5,7 @@
 
 import { $, h } from "./dom.js";
 import { get } from "./http.js";
-import { parsePosition } from "./replica.js";
+import { parsePosition } from "./positions.js";
 
 const AUTOMATIC = 3; // s
 

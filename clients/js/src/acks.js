@@ -1,6 +1,6 @@
 // What a client with an id acknowledges: the positions that are durable here and that the server does not know.
 
-import { parsePosition } from "./replica.js";
+import { distance } from "./positions.js";
 
 export class Acknowledgements {
   /** @type {Map<string, string>} */
@@ -32,8 +32,7 @@ export class Acknowledgements {
   open(position) {
     return [...this.#durable].filter(([shape, durable]) => {
       const own = position(shape);
-      if (own === null || this.#acked.get(shape) === durable) return false;
-      return parsePosition(own).log === parsePosition(durable).log;
+      return own !== null && this.#acked.get(shape) !== durable && !isNaN(distance(durable, own));
     });
   }
 

@@ -295,7 +295,7 @@ export class Client {
    * A position at or past every write that was acknowledged before, by any server. The server is asked for the
    * positions of the shapes that are before it, so a shape in which nothing happens reaches it soon, too.
    *
-   * @returns {Promise<import("./replica.js").Barrier>}
+   * @returns {Promise<import("./positions.js").Barrier>}
    */
   async barrier() {
     const barrier = await this.http.request("POST", "v1/barrier", { body: {}, headers: JSON_BODY });

@@ -232,7 +232,7 @@ export class Core {
    * Have the server tell the positions of shapes that are before a barrier, where nothing may happen. By a connection
    * of one way it tells them by itself, every heartbeat.
    *
-   * @param {import("./replica.js").Barrier} barrier
+   * @param {import("./positions.js").Barrier} barrier
    * @param {number} now
    */
   reach(barrier, now) {

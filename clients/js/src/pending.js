@@ -1,7 +1,7 @@
 // A write that is not known to be in every shape yet: how far it has come, and which shapes have it.
 
 import { equal } from "./patch.js";
-import { isPast } from "./replica.js";
+import { isPast } from "./positions.js";
 
 /** @typedef {import("./store.js").QueuedWrite} QueuedWrite */
 /** @typedef {import("./store.js").Row} Row */
@@ -32,7 +32,7 @@ export class PendingWrite {
   answer = null;
   /** True while a barrier is asked for that covers it. */
   asked = false;
-  /** @type {import("./replica.js").Barrier | null} A position at or past the write. */
+  /** @type {import("./positions.js").Barrier | null} A position at or past the write. */
   barrier = null;
   /** @type {Set<string>} Shapes that have the write. */
   settled = new Set();

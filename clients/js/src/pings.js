@@ -1,8 +1,8 @@
 // When to ask a server for its positions: while a shape in which nothing happens is before a barrier.
 
-import { isPast } from "./replica.js";
+import { isPast } from "./positions.js";
 
-/** @typedef {import("./replica.js").Barrier} Barrier */
+/** @typedef {import("./positions.js").Barrier} Barrier */
 
 const AGAIN = 250; // ms after an answer of a server that is behind itself
 

@@ -4,7 +4,7 @@
 // messages since then, or all documents. Every message names the positions that it leads from and to, so a tab applies
 // each change once, whichever tab leads.
 
-import { parsePosition } from "./replica.js";
+import { distance } from "./positions.js";
 
 /** @typedef {import("./replica.js").Message} Message */
 
@@ -18,17 +18,6 @@ import { parsePosition } from "./replica.js";
 const KEPT = 100; // messages of a shape: more than come while a tab reads the store
 const PART = 1000; // documents in a message
 const RELAYED = new Set(["snapshot", "squashed", "events", "live", "reset", "error"]);
-
-/**
- * Return true if two positions are of one log and the first is not behind the second.
- *
- * @param {string} position
- * @param {string} other
- */
-function reaches(position, other) {
-  const [own, its] = [parsePosition(position), parsePosition(other)];
-  return own.log === its.log && own.seq >= its.seq;
-}
 
 /** The last messages of a shape. `base`: where the first one begins. */
 class Recent {
@@ -179,12 +168,12 @@ export class Relay {
    */
   #missing(shape, position) {
     const own = this.core.position(shape);
-    if (own === null || (position !== null && reaches(position, own))) return [];
+    if (own === null || (position !== null && distance(own, position) >= 0)) return [];
     const { base, messages } = this.#of(shape);
-    if (position !== null && base !== null && reaches(position, base)) {
-      return messages.filter(({ to }) => !reaches(position, to)).map(({ message }) => message);
+    if (position !== null && base !== null && distance(base, position) >= 0) {
+      return messages.filter(({ to }) => !(distance(to, position) >= 0)).map(({ message }) => message);
     }
-    const isReset = position !== null && parsePosition(position).log !== parsePosition(own).log;
+    const isReset = position !== null && isNaN(distance(position, own));
     const rows = [...this.core.documents(shape)].map(([id, row]) => ({ id, ...row }));
     const parts = Array.from({ length: Math.ceil(rows.length / PART) || 1 }, (_, part) => {
       const docs = rows.slice(part * PART, (part + 1) * PART);
@@ -224,6 +213,6 @@ export class Attachment {
     if (shape !== undefined && to === undefined && !this.#shapes.has(shape)) return null;
     if (type === "error" && !this.core.shapes.includes(shape)) return null;
     const own = type === "snapshot" ? this.core.position(shape) : null;
-    return own !== null && reaches(own, message.position) ? null : message; // that would lead back
+    return own !== null && distance(message.position, own) >= 0 ? null : message; // that would lead back
   }
 }

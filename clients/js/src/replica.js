@@ -4,6 +4,7 @@
 // events of a MongoDB transaction are never seen in part.
 
 import { PatchError, applyPatch, equal } from "./patch.js";
+import { distance, parsePosition } from "./positions.js";
 
 /** @template [Doc=any] @typedef {import("./store.js").Row<Doc>} Row */
 /** @typedef {import("./store.js").Step} Step */
@@ -55,28 +56,6 @@ import { PatchError, applyPatch, equal } from "./patch.js";
  */
 
 /** A message of the server, as on the wire. @typedef {Record<string, any> & { type: string }} Message */
-/** @typedef {{ log: string, seq: number }} Barrier - A position of all shapes: its log has no scope. */
-
-/**
- * Split `"k3f9ab2c:128"` into its parts. The log of a declared shape has a scope: `k3f9ab2c.5f2c81ab`.
- *
- * @param {string} text
- */
-export function parsePosition(text) {
-  const colon = text.lastIndexOf(":");
-  return { log: text.slice(0, colon), seq: Number(text.slice(colon + 1)) };
-}
-
-/**
- * Return true if a position is at or past a barrier, and undefined if it is of another log.
- *
- * @param {string} position
- * @param {Barrier} barrier
- */
-export function isPast(position, barrier) {
-  const { log, seq } = parsePosition(position);
-  return log.split(".", 1)[0] === barrier.log ? seq >= barrier.seq : undefined;
-}
 
 class Held {
   /** @type {Map<string, Row>} */
@@ -222,10 +201,10 @@ function snapshot(held, message) {
 /** @param {Held} held @param {any} message */
 function squashed(held, message) {
   if (!held.position) return null; // it is of a former subscription: only a snapshot follows here
-  if (!reaches(held, message.from)) return hole(message);
+  if (!(distance(message.from, held.position) >= 0)) return hole(message);
   const rows = staged(held, message, `squashed ${message.to}`);
   if (!rows) return null;
-  const fresh = behind(held, message.to) ? rows : [];
+  const fresh = distance(held.position, message.to) > 0 ? rows : [];
   /** @type {Map<string, Row | undefined>} */
   const after = new Map(fresh.map((row) => [row.id, row.deleted ? undefined : same(held.documents.get(row.id), row)]));
   const changes = [...after].flatMap(([id, row]) => change(message, id, held.documents.get(id), row));
@@ -255,7 +234,7 @@ function staged(held, { part, docs, last }, answer) {
 /** @param {Held} held @param {any} message */
 function events(held, message) {
   if (!held.position) return null;
-  if (!reaches(held, message.from)) return hole(message);
+  if (!(distance(message.from, held.position) >= 0)) return hole(message);
   const own = parsePosition(held.position).seq;
   /** @type {Map<string, Row | undefined>} */
   const after = new Map();
@@ -365,37 +344,11 @@ function reset(held, { reason }) {
 }
 
 /**
- * Return true if a frame that begins at `from` continues the held state.
- *
- * @param {Held} held
- * @param {string} from
- */
-function reaches(held, from) {
-  if (!held.position) return false;
-  const own = parsePosition(held.position);
-  const start = parsePosition(from);
-  return own.log === start.log && start.seq <= own.seq;
-}
-
-/**
- * Return true if `position` is ahead of the held state, in the same log.
- *
- * @param {Held} held
- * @param {string} position
- */
-function behind(held, position) {
-  if (!held.position) return false;
-  const own = parsePosition(held.position);
-  const other = parsePosition(position);
-  return own.log === other.log && own.seq < other.seq;
-}
-
-/**
- * Move the position forward; never back.
+ * Move the position forward; never back, and never into another log.
  *
  * @param {Held} held
  * @param {string} position
  */
 function advance(held, position) {
-  if (behind(held, position)) held.position = position;
+  if (held.position && distance(held.position, position) > 0) held.position = position;
 }

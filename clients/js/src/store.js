@@ -3,7 +3,7 @@
 // A store keeps the rows of a frame and the position that they lead to in one transaction. A position without its rows
 // would skip events for ever; rows without their position would have events applied twice.
 
-import { parsePosition } from "./replica.js";
+import { distance } from "./positions.js";
 
 /**
  * A document as a client holds it. It is replaced, never changed: an unchanged document keeps its identity.
@@ -128,8 +128,7 @@ export class StoreLost extends Error {
  */
 export function leadsOn(known, stored, position) {
   if (known === undefined || stored === undefined) return known === stored;
-  const [from, at, to] = [known, stored, position].map(parsePosition);
-  return from.log === at.log && at.log === to.log && from.seq <= at.seq && at.seq <= to.seq;
+  return distance(known, stored) >= 0 && distance(stored, position) >= 0;
 }
 
 /** The format of what is stored; another number makes another database. @internal */

@@ -2,7 +2,7 @@
 // connection of the core and reports to it; `close` ends it, and nothing is reported after that.
 
 import { parseJson } from "./json.js";
-import { parsePosition } from "./replica.js";
+import { parsePosition } from "./positions.js";
 import { below, retryAfterOf } from "./requests.js";
 
 /**

@@ -1,7 +1,7 @@
 // What a tab holds of shapes and no tab is known to have stored: each can become the one that stores, at any moment.
 
 import { joined } from "./persister.js";
-import { parsePosition } from "./replica.js";
+import { distance } from "./positions.js";
 
 /** @typedef {import("./store.js").Step} Step */
 
@@ -48,11 +48,7 @@ export class Unstored {
   durable(shape, position) {
     const unstored = this.#shapes.get(shape);
     if (!unstored) return;
-    const stored = parsePosition(position);
-    const count = 1 + unstored.steps.findLastIndex((step) => {
-      const { log, seq } = parsePosition(step.position);
-      return log === stored.log && seq <= stored.seq;
-    });
+    const count = 1 + unstored.steps.findLastIndex((step) => distance(step.position, position) >= 0);
     for (const step of unstored.steps.splice(0, count)) unstored.stand = step.position;
   }
 

@@ -6,7 +6,7 @@ import assert from "node:assert/strict";
 
 import { Engine } from "../src/engine.js";
 import { equal } from "../src/patch.js";
-import { parsePosition } from "../src/replica.js";
+import { parsePosition } from "../src/positions.js";
 import { overlay } from "../src/view.js";
 
 export const COLLECTION = "c";

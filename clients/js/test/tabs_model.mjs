@@ -5,7 +5,7 @@
 import assert from "node:assert/strict";
 
 import { Engine } from "../src/engine.js";
-import { parsePosition } from "../src/replica.js";
+import { parsePosition } from "../src/positions.js";
 import { Fenced, leadsOn } from "../src/store.js";
 import { Tab } from "../src/tab.js";
 import { Run, SHAPES, Server, ok, randomOf, sameRows } from "./model.mjs";
