@@ -2,11 +2,17 @@
 
 import { distance } from "./positions.js";
 
+const EVERY = 1000; // ms
+
+/** @typedef {(shape: string) => string | null} Served - The present position; null if the server does not serve it. */
+
 export class Acknowledgements {
   /** @type {Map<string, string>} */
   #durable = new Map();
   /** @type {Map<string, string>} */
   #acked = new Map();
+  /** When to acknowledge; Infinity: nothing is to be. */
+  due = Infinity;
 
   /** @param {string} shape @param {string} position */
   durable(shape, position) {
@@ -22,22 +28,31 @@ export class Acknowledgements {
   /** A new connection knows nothing of what was sent on the one before. */
   reconnected() {
     this.#acked.clear();
+    this.due = Infinity;
+  }
+
+  /** Acknowledge after a while, if there is something new. @param {Served} served @param {number} now */
+  plan(served, now) {
+    if (this.due === Infinity && this.#open(served).length) this.due = now + EVERY;
+  }
+
+  /** The positions to send now, by shape; null if there is nothing new. @param {Served} served */
+  take(served) {
+    this.due = Infinity;
+    const open = this.#open(served);
+    for (const [shape, position] of open) this.#acked.set(shape, position);
+    return open.length ? Object.fromEntries(open) : null;
   }
 
   /**
    * The durable positions that were not sent on this connection, of shapes that stand in the same log.
    *
-   * @param {(shape: string) => string | null} position - The present one; null if the server does not serve the shape.
+   * @param {Served} served
    */
-  open(position) {
+  #open(served) {
     return [...this.#durable].filter(([shape, durable]) => {
-      const own = position(shape);
+      const own = served(shape);
       return own !== null && this.#acked.get(shape) !== durable && !isNaN(distance(durable, own));
     });
-  }
-
-  /** @param {[shape: string, position: string][]} positions */
-  sent(positions) {
-    for (const [shape, position] of positions) this.#acked.set(shape, position);
   }
 }

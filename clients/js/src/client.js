@@ -24,7 +24,7 @@ export { idText, idValue, newId } from "./ids.js";
 /** @typedef {import("./outbox.js").Problem} Problem */
 /** @typedef {import("./writes.js").Written} Written */
 /** @typedef {import("./engine.js").ShapeInfo} ShapeInfo */
-/** @typedef {import("./core.js").TokenReason} TokenReason */
+/** @typedef {import("./lifecycle.js").TokenReason} TokenReason */
 /** @typedef {import("./schema.js").Schema} Schema */
 /** @typedef {import("./schema.js").AnySchema} AnySchema */
 /** @template {Schema} S @typedef {import("./schema.js").CollectionName<S>} CollectionName */
@@ -75,7 +75,7 @@ export { idText, idValue, newId } from "./ids.js";
  * The state of a connection.
  *
  * @typedef {object} Connected
- * @property {import("./core.js").StatusName} name
+ * @property {import("./lifecycle.js").StatusName} name
  * @property {string} reason - Why it waits or has failed.
  * @property {number} code - The close code that it has failed with, or 0.
  * @property {number} delay - Milliseconds from `waiting` to the next attempt.

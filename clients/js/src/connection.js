@@ -118,7 +118,7 @@ export class Connection {
     this.handle(output);
   }
 
-  /** @param {import("./core.js").TokenReason} why */
+  /** @param {import("./lifecycle.js").TokenReason} why */
   #ask(why) {
     this.tokens.fresh(why).then(
       (token) => this.do((core, now) => core.tokenAnswered(token, now)),

@@ -3,7 +3,7 @@
 import { parseJson } from "./json.js";
 
 /** @typedef {import("./outbox.js").Problem} Problem */
-/** @typedef {import("./core.js").TokenReason} TokenReason */
+/** @typedef {import("./lifecycle.js").TokenReason} TokenReason */
 
 /** A request that the server has refused; `problem` is its RFC 9457 document. */
 export class Refusal extends Error {

@@ -8,7 +8,7 @@ import { randomHex } from "./ids.js";
 import { Tab } from "./tab.js";
 
 /** @typedef {import("./client.js").Client<any>} Client */
-/** @typedef {import("./core.js").TokenReason} TokenReason */
+/** @typedef {import("./lifecycle.js").TokenReason} TokenReason */
 /** @typedef {import("./store.js").SharedStore} SharedStore */
 
 /**
