@@ -415,7 +415,7 @@ export class Client {
     if (outbox.size >= this.options.maxWrites) throw new Error(`${outbox.size} writes are queued already: maxWrites`);
     const base = this.engine.baseOf(write.collection, write.id);
     const key = randomHex(16);
-    const whole = { ...write, key, order: outbox.order + 1, at: Date.now(), ...(base !== undefined && { base }) };
+    const whole = { ...write, key, order: outbox.queue.order + 1, at: Date.now(), ...(base !== undefined && { base }) };
     const { done, settled } = this.#writes.promise(key, write.shape);
     this.do(() => outbox.add(whole));
     this.statusChanged();

@@ -239,15 +239,15 @@ export class Tab {
     const wanted = [];
     for (const [key, isAnswered] of keys) {
       if (isAnswered) continue;
-      const answer = outbox.get(key)?.answer;
+      const answer = outbox.queue.get(key)?.answer;
       const outcome = answer ? { answer } : this.#outcomes.get(key);
       if (outcome) this.#post({ to: tab, key, outcome });
-      else if (!outbox.get(key)) wanted.push(key);
+      else if (!outbox.queue.get(key)) wanted.push(key);
     }
     if (wanted.length) this.#post({ to: tab, wanted });
     for (const [key, isAnswered] of outbox.keys) {
       if (keys.has(key)) continue;
-      const entry = outbox.get(key);
+      const entry = outbox.queue.get(key);
       this.#post({ to: tab, queued: entry?.write, isNew: false, maker: this.#makers.get(key) });
       if (isAnswered) this.#post({ to: tab, key, outcome: { answer: entry?.answer } });
     }
@@ -265,7 +265,7 @@ export class Tab {
     const { outbox } = this.engine;
     const outcome = this.#outcomes.get(write.key);
     if (outcome) return this.#post({ to: maker, key: write.key, outcome });
-    if (outbox.get(write.key)) return;
+    if (outbox.queue.get(write.key)) return;
     this.#makers.set(write.key, maker);
     this.#post({ queued: write, isNew, maker });
     outbox.adopt(write, isNew, now);
@@ -274,7 +274,7 @@ export class Tab {
   /** Writes that were found in the store. @param {QueuedWrite[]} writes @param {number} now */
   restore(writes, now) {
     const { outbox } = this.engine;
-    const unknown = writes.filter(({ key }) => !outbox.get(key));
+    const unknown = writes.filter(({ key }) => !outbox.queue.get(key));
     const others = unknown.filter(({ key }) => !this.#outcomes.has(key));
     // The tab that had led before has not come to remove them.
     if (this.leads) for (const { key } of unknown) if (this.#outcomes.has(key)) this.host.dequeue(key);
@@ -330,7 +330,7 @@ export class Tab {
       this.host.changed();
     }
     if (durable) this.unstored.durable(durable[0], durable[1]);
-    if (queued && !outbox.get(queued.key) && !this.#outcomes.has(queued.key)) {
+    if (queued && !outbox.queue.get(queued.key) && !this.#outcomes.has(queued.key)) {
       if (maker !== undefined) this.#makers.set(queued.key, maker);
       outbox.adopt(queued, isNew, now);
     }
@@ -339,7 +339,7 @@ export class Tab {
       outbox.settledElsewhere(key, outcome, now);
     }
     for (const name of wanted ?? []) {
-      const write = outbox.get(name)?.write;
+      const write = outbox.queue.get(name)?.write;
       const known = this.#outcomes.get(name);
       if (write) this.#post({ write, isNew: false, maker: this.#makers.get(name) });
       else if (known) this.#post({ ended: [[name, known]] });

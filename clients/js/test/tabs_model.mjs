@@ -224,7 +224,7 @@ class Page extends Run {
     const { world } = this.world;
     if (this.engine.outbox.size > 6) return;
     this.count = world.count;
-    const order = this.engine.outbox.order + 1;
+    const order = this.engine.outbox.queue.order + 1;
     super.ownWrite();
     world.count = this.count;
     const write = [...this.made.values()].at(-1);
