@@ -40,6 +40,8 @@ export class Connection {
   #good = null;
   /** @type {TransportName} */
   transport = "websocket";
+  /** @type {Tap | null} */
+  tap = null;
 
   /**
    * @param {object} options
@@ -51,9 +53,8 @@ export class Connection {
    * @param {typeof globalThis.WebSocket} [options.WebSocket]
    * @param {typeof globalThis.fetch} options.fetch
    * @param {(output: any) => void} options.handle
-   * @param {Tap} [options.tap]
    */
-  constructor({ url, core, machine = core, tokens, transport, WebSocket, fetch, handle, tap }) {
+  constructor({ url, core, machine = core, tokens, transport, WebSocket, fetch, handle }) {
     this.url = url;
     this.core = core;
     this.machine = machine;
@@ -62,7 +63,6 @@ export class Connection {
     this.WebSocket = WebSocket;
     this.fetch = fetch;
     this.handle = handle;
-    this.tap = tap;
   }
 
   /**

@@ -190,13 +190,7 @@ export class Handle {
   changed({ changes, source, replayed }) {
     if (this.isFollowed && source !== "local") this.isLoaded = true;
     const notice = { shape: this.text, documents: this.documents, changes, source, replayed, revision: this.revision };
-    for (const subscriber of this.#subscribers) {
-      try {
-        subscriber(notice);
-      } catch (error) {
-        this.client.report(error);
-      }
-    }
+    for (const subscriber of this.#subscribers) this.client.listeners.call(subscriber, notice);
   }
 
   /** @internal @param {{ changes: Change[], position: string | null }} output */
@@ -292,7 +286,8 @@ export class ShapeHandle extends Handle {
     const ifMatch = typeof options.ifMatch === "number" ? `"${options.ifMatch}"` : options.ifMatch;
     const content = body !== undefined && { body };
     const condition = ifMatch !== undefined && { ifMatch };
-    return this.client.write({ collection: this.#collection, id, method, shape: this.text, ...content, ...condition });
+    const write = { collection: this.#collection, id, method, shape: this.text, ...content, ...condition };
+    return this.client.writes.make(write);
   }
 
   /**
@@ -315,7 +310,7 @@ export class ShapeHandle extends Handle {
    */
   async at(id, point) {
     const found = await this.client.http.request("GET", pathOf(this.#collection, id), { query: pointOf(point) });
-    return { ...found, doc: this.client.decoded(found.doc) };
+    return { ...found, doc: this.client.codec.decode(found.doc) };
   }
 
   /**

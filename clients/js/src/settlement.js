@@ -148,8 +148,7 @@ export class Settlement {
   askForBarrier(now) {
     if (!this.running || this.#asking || now < this.barrierAt) return;
     const open = this.#uncovered;
-    const isInDoubt = (/** @type {PendingWrite} */ entry) => this.#missing(entry).some((shape) => entry.doubt.has(shape));
-    if (!open.some((entry) => now >= entry.answeredAt + BARRIER_AFTER || isInDoubt(entry))) return;
+    if (!open.some((entry) => now >= entry.answeredAt + BARRIER_AFTER || this.#isInDoubt(entry))) return;
     for (const entry of open) entry.asked = true;
     this.#asking = true;
     this.output({ type: "barrier" });
@@ -165,6 +164,11 @@ export class Settlement {
   /** The shapes that may miss a write. @param {PendingWrite} entry */
   #missing(entry) {
     return [...this.#shapes].filter(([shape, followed]) => entry.isMissingIn(shape, followed)).map(([shape]) => shape);
+  }
+
+  /** @param {PendingWrite} entry */
+  #isInDoubt(entry) {
+    return this.#missing(entry).some((shape) => entry.doubt.has(shape));
   }
 
   /**

@@ -166,6 +166,28 @@ export class Tabs {
     this.start();
   }
 
+  // --- between the core and the network, a `Tap` -------------------------------------------------------------------
+
+  /** @param {import("./transports.js").Reports} reports */
+  open(reports) {
+    return this.tab.open(reports);
+  }
+
+  /** @param {any} message */
+  message(message) {
+    this.tab.pass(message);
+    this.post();
+  }
+
+  cut() {
+    this.tab.cut();
+  }
+
+  ran() {
+    this.tab.settle();
+    this.post();
+  }
+
   // --- the lead -----------------------------------------------------------------------------------------------------
 
   /** @param {boolean} steal */

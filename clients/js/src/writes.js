@@ -1,5 +1,6 @@
 // Sends the writes of a client, and keeps the promises that an application has of them.
 
+import { randomHex } from "./ids.js";
 import { Refusal, pathOf } from "./requests.js";
 
 /** @typedef {import("./store.js").QueuedWrite} QueuedWrite */
@@ -30,12 +31,46 @@ export class Writes {
   }
 
   /**
+   * Show a write, and send it once it is stored.
+   *
+   * @param {Omit<QueuedWrite, "key" | "order" | "at" | "base">} write
+   * @returns {Promise<Written>}
+   */
+  async make(write) {
+    const { client } = this;
+    await client.ready;
+    const { engine, options } = client;
+    const { outbox } = engine;
+    if (client.isClosed) throw new Error("the client is closed");
+    if (outbox.size >= options.maxWrites) throw new Error(`${outbox.size} writes are queued already: maxWrites`);
+    const base = engine.baseOf(write.collection, write.id);
+    const key = randomHex(16);
+    const whole = { ...write, key, order: outbox.queue.order + 1, at: Date.now(), ...(base !== undefined && { base }) };
+    const promises = this.#promises(key, write.shape);
+    client.do(() => outbox.add(whole));
+    client.statusChanged();
+    try {
+      await (await client.store).enqueue(whole);
+    } catch (error) {
+      const detail = error instanceof Error ? error.message : String(error);
+      client.do(() => outbox.cancel(key, { status: 0, code: "store_failed", detail }));
+      throw error;
+    }
+    client.do((_, now) => {
+      if (!client.isStopped) outbox.start(now);
+      if (!client.isStopped) client.tabs?.tab.wrote(whole);
+      outbox.stored(key, now);
+    });
+    return { id: write.id, key, ...promises };
+  }
+
+  /**
    * The promises of a write.
    *
    * @param {string} key
    * @param {string | undefined} shape - Through which it was made.
    */
-  promise(key, shape) {
+  #promises(key, shape) {
     /** @type {Promise<WriteAnswer>} */
     const done = new Promise((resolve, reject) => this.#waiting.set(key, { resolve, reject }));
     /** @type {Promise<void>} */
@@ -47,7 +82,7 @@ export class Writes {
 
   /** The server has answered. @param {QueuedWrite} write @param {WriteAnswer} answer */
   answered({ key, shape }, answer) {
-    const seen = answer.doc === undefined ? answer : { ...answer, doc: this.client.decoded(answer.doc) };
+    const seen = answer.doc === undefined ? answer : { ...answer, doc: this.client.codec.decode(answer.doc) };
     this.#waiting.get(key)?.resolve(seen);
     this.#waiting.delete(key);
     if (!this.client.engine.view(shape ?? "")) this.settled(key);
