@@ -31,7 +31,7 @@ function applyOperation(document, operation) {
       return put(document, tokens, valueOf(operation));
     case "replace":
       read(document, tokens);
-      return put(document, tokens, valueOf(operation), { replace: true });
+      return put(document, tokens, valueOf(operation), 1);
     case "remove":
       return drop(document, tokens);
     case "move":
@@ -66,10 +66,9 @@ function valueOf(operation) {
  * @param {string | undefined} pointer
  */
 export function parsePointer(pointer) {
-  if (typeof pointer !== "string") throw new PatchError("a path is a string");
-  if (pointer === "") return [];
-  if (pointer[0] !== "/") throw new PatchError(`${pointer} does not start with a slash`);
-  return pointer.slice(1).split("/").map((token) => token.replaceAll("~1", "/").replaceAll("~0", "~"));
+  const [start, ...tokens] = typeof pointer === "string" ? pointer.split("/") : ["no text"];
+  if (start !== "") throw new PatchError(`${pointer} is no path`);
+  return tokens.map((token) => token.replaceAll("~1", "/").replaceAll("~0", "~"));
 }
 
 /**
@@ -106,20 +105,20 @@ function existing(node, token) {
 
 /** @param {string} token @param {number} last */
 function index(token, last) {
-  if (!/^(0|[1-9][0-9]*)$/.test(token) || Number(token) > last) throw new PatchError(`${token} is no index here`);
-  return Number(token);
+  if (/^(0|[1-9]\d*)$/.test(token) && Number(token) <= last) return Number(token);
+  throw new PatchError(`there is no ${token}`);
 }
 
-/** @param {any} node @param {string[]} tokens @param {any} value @param {{ replace?: boolean }} [options] */
-function put(node, tokens, value, { replace = false } = {}) {
+/** @param {any} node @param {string[]} tokens @param {any} value @param {number} replaced - Values: 0 or 1. */
+function put(node, tokens, value, replaced = 0) {
   if (!tokens.length) return value;
   return atParent(node, tokens, (parent, token) => {
     if (!Array.isArray(parent)) {
-      if (!isObject(parent)) throw new PatchError(`${token} has no place in a plain value`);
-      return { ...parent, [token]: value };
+      if (isObject(parent)) return { ...parent, [token]: value };
+      throw new PatchError(`there is no place for ${token}`);
     }
-    const at = token === "-" && !replace ? parent.length : index(token, parent.length - (replace ? 1 : 0));
-    return spliced(parent, at, replace ? 1 : 0, value);
+    const at = token === "-" && !replaced ? parent.length : index(token, parent.length - replaced);
+    return spliced(parent, at, replaced, value);
   });
 }
 
