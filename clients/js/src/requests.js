@@ -124,14 +124,14 @@ function withTag(body, answer) {
   return etag && body && typeof body === "object" && !Array.isArray(body) ? { ...body, etag } : body;
 }
 
-/** @param {Response} answer @param {string} text @returns {Problem} */
-function problemOf({ status, statusText, headers }, text) {
+/** The problem of a refusal, also of one by a proxy. @param {Response} answer @param {string} text @returns {Problem} */
+export function problemOf({ status, statusText }, text) {
+  const problem = { code: "unknown", title: `The server answered ${status} ${statusText}` };
   try {
-    if (headers.get("Content-Type")?.includes("json")) return { code: "unknown", ...JSON.parse(text), status };
+    return { ...problem, ...JSON.parse(text), status };
   } catch {
-    // It is not what it says: the status has to do.
+    return { ...problem, status };
   }
-  return { status, code: "unknown", title: `The server answered ${status} ${statusText}` };
 }
 
 /**

@@ -3,7 +3,7 @@
 
 import { parseJson } from "./json.js";
 import { parsePosition } from "./positions.js";
-import { below, retryAfterOf } from "./requests.js";
+import { below, problemOf, retryAfterOf } from "./requests.js";
 
 /**
  * What a connection is opened for.
@@ -58,7 +58,10 @@ function sse(asked, { opened, message, closed }) {
   const read = async () => {
     const headers = { Accept: "text/event-stream", ...(token !== null && { Authorization: `Bearer ${token}` }) };
     const answer = await fetch(address, { headers, signal: ending.signal, cache: "no-store" });
-    if (!answer.ok || !answer.body) return closed(await refusal(answer));
+    if (!answer.ok || !answer.body) {
+      const { reason, message: text, isFinal, retryAfter: wait = 0 } = await refusalOf(answer);
+      return closed({ reason: reason ?? text, code: isFinal ? 4000 + answer.status : 0, retryAfter: wait * 1000 });
+    }
     opened({ oneWay: true });
     let first = true;
     for await (const event of eventsOf(linesOf(answer.body))) {
@@ -76,22 +79,20 @@ function sse(asked, { opened, message, closed }) {
 }
 
 /**
- * What a refused request means, like the close of a WebSocket.
+ * What a refused request means. `isFinal`: the same one would be refused again. `retryAfter`: in seconds.
  *
  * @param {Response} answer
  */
-async function refusal(answer) {
-  const { status } = answer;
-  const problem = await answer.json().catch(() => ({}));
-  const reason = problem.reason ?? problem.detail ?? `the server answered ${status}`;
-  const retryAfter = retryAfterOf(answer.headers, problem);
+async function refusalOf(answer) {
+  const { status, headers } = answer;
+  const problem = /** @type {Record<string, any>} */ (problemOf(answer, await answer.text()));
+  const { code, detail, title, reason, retry_after } = problem;
   const isFinal = status >= 400 && status < 500 && status !== 408 && status !== 429;
-  const code = isFinal ? { code: 4000 + status } : {};
-  return { reason, ...code, ...(retryAfter !== undefined && { retryAfter: retryAfter * 1000 }) };
+  return { code, reason, message: detail ?? title, isFinal, retryAfter: retryAfterOf(headers, { retry_after }) };
 }
 
 /**
- * The lines of a stream of text, which end with CR, LF or both.
+ * The lines of a stream of text.
  *
  * @param {ReadableStream<Uint8Array>} body
  */
@@ -100,26 +101,18 @@ async function* linesOf(body) {
   const reader = body.getReader();
   /** @type {string[]} */
   let parts = []; // of a line that has not ended
-  let skip = false; // an LF that follows a CR
   try {
-    for (;;) {
+    for (let isDone = false; !isDone; ) {
       const { done, value } = await reader.read();
-      let text = done ? decoder.decode() : decoder.decode(value, { stream: true });
-      if (skip && text) {
-        if (text[0] === "\n") text = text.slice(1);
-        skip = false;
-      }
-      const lines = text.split(/\r\n|\n|\r/);
-      skip = text.endsWith("\r");
-      const rest = /** @type {string} */ (lines.pop());
+      isDone = done;
+      const [rest, ...lines] = decoder.decode(value, { stream: !done }).split("\n");
+      parts.push(rest);
       for (const line of lines) {
-        yield parts.length ? parts.join("") + line : line;
-        parts = [];
+        yield parts.join("");
+        parts = [line];
       }
-      if (rest) parts.push(rest);
-      if (done) break;
     }
-    if (parts.length) yield parts.join("");
+    if (parts.some(Boolean)) yield parts.join("");
   } finally {
     await reader.cancel().catch(() => {});
   }
@@ -135,10 +128,10 @@ export async function* eventsOf(lines) {
   /** @type {string[]} */
   let data = [];
   for await (const line of lines) {
-    const [, field, value] = /** @type {RegExpExecArray} */ (/^([^:]*):? ?(.*)$/s.exec(line));
+    const [, field, value] = /** @type {RegExpExecArray} */ (/^([^:\r]*):? ?(.*?)\r?$/s.exec(line));
     if (field === "data") data.push(value);
     else if (field === "retry" && /^\d+$/.test(value)) yield { retry: Number(value) };
-    else if (line === "" && data.length) {
+    else if (!line.trim() && data.length) {
       yield { data: data.join("\n") };
       data = [];
     }
@@ -224,7 +217,7 @@ function poll({ url, shapes, vector, token, fetch }, { opened, message, closed }
     let part = 0;
     let docs = [];
     for await (const line of linesOf(answer.body)) {
-      if (!line) continue;
+      if (!line.trim()) continue;
       const row = parseJson(line);
       if (position === null) position = row.position;
       else docs.push(row);
@@ -241,8 +234,7 @@ function poll({ url, shapes, vector, token, fetch }, { opened, message, closed }
 
   /** @param {string} shape @param {Response} answer */
   async function refused(shape, answer) {
-    const problem = await answer.json().catch(() => ({}));
-    const { code = "unknown", detail, title, reason } = problem;
+    const { code, reason, message: text, isFinal, retryAfter } = await refusalOf(answer);
     if (answer.status === 409 && code === "reset") {
       positions.delete(shape);
       live.delete(shape);
@@ -250,13 +242,10 @@ function poll({ url, shapes, vector, token, fetch }, { opened, message, closed }
       return true;
     }
     if (answer.status === 401) {
-      end({ code: 4401, reason, retryAfter: (retryAfterOf(answer.headers, problem) ?? 0) * 1000 });
+      end({ code: 4401, reason, retryAfter: (retryAfter ?? 0) * 1000 });
       return false;
     }
-    const isFinal = answer.status < 500 && answer.status !== 429 && answer.status !== 408;
-    const retry_after = isFinal ? undefined : (retryAfterOf(answer.headers, problem) ?? 1);
-    const text = detail ?? title ?? `the server answered ${answer.status}`;
-    message({ type: "error", code, message: text, shape, ...(retry_after !== undefined && { retry_after }) });
+    message({ type: "error", code, message: text, shape, ...(!isFinal && { retry_after: retryAfter ?? 1 }) });
     return false;
   }
 
@@ -281,7 +270,7 @@ function poll({ url, shapes, vector, token, fetch }, { opened, message, closed }
   queueMicrotask(() => {
     if (signal.aborted) return;
     opened({ oneWay: true });
-    message({ type: "welcome", session: "", client_id: "", protocol: 1, heartbeat: WAIT, vector: {} });
+    message({ type: "welcome", heartbeat: WAIT });
     for (let index = 0; index < LOOPS; index += 1) {
       const mine = shapes.filter((_, at) => at % LOOPS === index);
       loop(mine).catch((error) => end({ reason: String(error.message ?? error) }));
