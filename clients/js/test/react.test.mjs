@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import { Window } from "happy-dom";
-import { StrictMode, createElement as h, useEffect, useState } from "react";
+import { Component, StrictMode, Suspense, createElement as h, useEffect, useState } from "react";
 
 const window = new Window({ url: "http://localhost" });
 Object.assign(globalThis, { window, document: window.document });
@@ -12,7 +12,7 @@ globalThis.navigator ??= window.navigator; // Node.js 20 has none
 const { createRoot, hydrateRoot } = await import("react-dom/client");
 const { renderToString } = await import("react-dom/server");
 
-import { Provider, useClient, useDocument, useShape, useStatus } from "../src/adapters/react.js";
+import { Provider, createHooks, useClient, useDocument, useShape, useStatus } from "../src/adapters/react.js";
 import { createClient } from "../src/client.js";
 import { Arrivals, ScriptedServer } from "./scripted.mjs";
 
@@ -24,10 +24,10 @@ function client(t, server, options) {
   return db;
 }
 
-/** Shows an element, and fails on whatever React complains of. */
-function mount(t, element) {
+/** Shows an element, and fails on whatever React complains of, but for what is expected. */
+function mount(t, element, { expected = /^$/ } = {}) {
   const container = document.createElement("div");
-  t.mock.method(console, "error", (...words) => complaints.push(words.join(" ")));
+  t.mock.method(console, "error", (...words) => expected.test(words.join(" ")) || complaints.push(words.join(" ")));
   const complaints = [];
   const root = createRoot(container, { onUncaughtError: (error) => complaints.push(String(error)) });
   root.render(element);
@@ -243,4 +243,119 @@ test("without a client there is a reason", () => {
   for (const use of [() => useShape("cards"), () => useDocument("cards", "a"), () => useStatus(), () => useClient()]) {
     assert.throws(() => renderToString(h(probe(use).Probe)), /there is no client/);
   }
+});
+
+// --- the hooks of a schema -------------------------------------------------------------------------------------------
+
+const hooks = createHooks();
+
+/** Resolves once the elements of a container that are not hidden have these texts. */
+function shows(container, ...texts) {
+  const isShown = () => {
+    const visible = [...container.children].filter((element) => !element.getAttribute("style")?.includes("none"));
+    return visible.map(({ textContent }) => textContent).join("|") === texts.join("|");
+  };
+  return new Promise((resolve) => {
+    const look = () => isShown() && (observers.delete(observer), observer.disconnect(), resolve());
+    const observer = new window.MutationObserver(look);
+    observers.add(observer); // happy-dom holds it weakly
+    observer.observe(container, { subtree: true, childList: true, characterData: true });
+    look();
+  });
+}
+
+const observers = new Set();
+
+const Numbers = ({ select = (cards) => cards.map(({ n }) => n), shape = "cards" }) => {
+  const { data, isLoaded, error } = hooks.useShape(shape, { select });
+  return h("p", null, error ? error.code : isLoaded ? data.join() : "loading");
+};
+
+test("hooks of a schema show, change and let go of shapes, documents and the status, under StrictMode", async (t) => {
+  const server = new ScriptedServer({ cards: CARDS, "cards/b": { b: CARDS.b } });
+  const db = client(t, server, { linger: 0 });
+  let renders = 0;
+  function Card({ id }) {
+    const { data, isPending } = hooks.useDocument("cards", id);
+    assert.equal(hooks.useClient(), db);
+    return h("p", null, data ? `${id}: ${data.column}${isPending ? "…" : ""}` : "no document");
+  }
+  function Status() {
+    renders += 1;
+    return h("p", null, hooks.useStatus({ select: ({ name, pending }) => `${name} ${pending}` }));
+  }
+  const page = (...children) => h(StrictMode, null, h(hooks.Provider, { client: db }, ...children));
+  const whole = page(h(Numbers), h(Card, { id: "b" }), h(Status));
+  const { root, container } = mount(t, whole);
+  await shows(container, "1,2,3", "b: todo", "live 0");
+  server.events("cards", { id: "b", op: "update", version: 2, patch: [replace("/n", 20)] });
+  await shows(container, "1,20,3", "b: todo", "live 0");
+  const { done } = await db.document("cards", "b").patch({ column: "done" });
+  await shows(container, "1,20,3", "b: done…", "live 1");
+  (await server.requests.next()).answer(403, { code: "forbidden", detail: "no" });
+  await assert.rejects(done, { code: "forbidden" });
+  await shows(container, "1,20,3", "b: todo", "live 0");
+  root.render(page(h(Status)));
+  const left = ({ type }) => type === "unsubscribe" || type === "closed";
+  assert.deepEqual((await server.said.next(left)).type, "unsubscribe");
+  await server.said.next(({ type }) => type === "closed");
+  await shows(container, "stopped 0");
+  root.render(page());
+  await shows(container);
+  const before = renders;
+  db.collection("cards").subscribe(() => {});
+  await new Promise((resolve) => db.on("status", ({ name }) => name === "live" && resolve()));
+  await new Promise(setImmediate);
+  assert.equal(renders, before, "a component that is gone renders no more");
+});
+
+test("hooks of a schema throw to an error boundary, and what a boundary shows again is current", async (t) => {
+  const server = new ScriptedServer({ cards: CARDS });
+  const db = client(t, server);
+  class Boundary extends Component {
+    state = { error: null };
+    static getDerivedStateFromError = (error) => ({ error });
+    render = () => (this.state.error ? h("b", null, this.state.error.message) : this.props.children);
+  }
+  const page = (key, props) => h(hooks.Provider, { client: db }, h(Boundary, { key }, h(Numbers, props)));
+  const { root, container } = mount(t, page("first"), { expected: /error occurred in the <Numbers>|the selection has failed|there is no client/ });
+  await shows(container, "1,2,3");
+  root.render(page("first", { select: () => { throw new Error("the selection has failed"); } }));
+  await shows(container, "the selection has failed");
+  server.events("cards", { id: "c", op: "update", version: 2, patch: [replace("/n", 30)] });
+  root.render(page("second"));
+  await shows(container, "1,2,30");
+  server.refused.add("tasks");
+  root.render(page("second", { shape: "tasks" }));
+  await shows(container, "forbidden");
+  root.render(h(Boundary, { key: "third" }, h(Numbers)));
+  await shows(container, "there is no client: put the component into <Provider client={…}>, of eventsync/react");
+});
+
+test("hooks of a schema follow nothing before React shows them, and miss nothing while it hides them", async (t) => {
+  const server = new ScriptedServer({ cards: CARDS });
+  const db = client(t, server, { linger: 0 });
+  let wait, go;
+  const suspend = () => (wait = new Promise((resolve) => (go = () => ((wait = null), resolve()))));
+  function Late() {
+    if (wait) throw wait;
+    return h("p", null, "here");
+  }
+  const page = (id) => h(hooks.Provider, { client: db }, h(Suspense, { fallback: h("i", null, "wait") }, h(Numbers), h(Late, { id })));
+  suspend();
+  const { root, container } = mount(t, page(1));
+  await shows(container, "wait");
+  await new Promise(setImmediate);
+  assert.equal(db.collection("cards").isFollowed, false);
+  go();
+  await shows(container, "1,2,3", "here");
+  suspend();
+  root.render(page(2));
+  await shows(container, "wait");
+  assert.equal(db.collection("cards").isFollowed, true);
+  server.events("cards", { id: "a", op: "delete", version: 2 });
+  assert.equal(db.collection("cards").list.length, 2);
+  go();
+  await shows(container, "2,3", "here");
+  assert.deepEqual(server.said.rest.filter(({ type }) => type === "unsubscribe"), []);
 });
