@@ -160,15 +160,72 @@ async def test_one_that_is_swept_while_it_is_written_fails(stored: SnapshotStore
     assert await count(stores) == (0, 0)
 
 
+async def test_one_that_grows_again_is_not_swept(
+    stored: SnapshotStore, stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its writer was only paused, and continues while others that count as abandoned are removed."""
+    going, paused = asyncio.Event(), asyncio.Event()
+
+    async def documents() -> AsyncGenerator[tuple[int, Document]]:
+        for n in range(50):
+            if n == 30:
+                paused.set()
+                await going.wait()
+            yield 0, {"_id": n, "t": "x" * 100}
+
+    writing = asyncio.create_task(stored.write(LOG, "docs", Seq(9), TIME, documents()))
+    await paused.wait()
+    await _age(stores)
+    names = stored._names
+
+    async def listed(query: dict[str, Any]) -> list[str]:
+        found = await names(query)
+        going.set()
+        await writing
+        return found
+
+    monkeypatch.setattr(stored, "_names", listed)
+    assert await stored.sweep(3600) == 0
+    made = await stored.newest(LOG, "docs")
+    assert made is not None
+    assert len(await rows(stored, made)) == 50
+
+
+async def test_one_whose_removal_has_begun_is_neither_shown_nor_finished(
+    stored: SnapshotStore, stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its chunks may be gone. A worker that is killed in the middle leaves the rest to the sweep."""
+
+    async def killed(_: str) -> None:
+        raise Unavailable("killed")
+
+    made = await stored.write(LOG, "docs", Seq(9), TIME, told([{"_id": 1}]))
+    await stored.hide([made.id])
+    monkeypatch.setattr(stored._chunks, "remove", killed)
+    with pytest.raises(Unavailable):
+        await stored.remove_hidden(made.id)
+    assert await stored.hidden(LOG) == []
+    await stored.show([made.id])
+    assert await stored.newest(LOG, "docs") is None
+    assert await stored.unfinished(LOG, "docs") is None
+    with pytest.raises(Unavailable, match="was removed while it was being written"):
+        await stored._update(made.id, {"complete": True})
+    monkeypatch.undo()
+    await _age(stores)
+    assert await stored.sweep(3600) == 1
+    assert await count(stores) == (0, 0)
+
+
 async def _age(stores: Stores) -> None:
     old = {"$set": {"at": datetime(2020, 1, 1, tzinfo=UTC)}}
     await stores.log["snapshots"].update_many({"complete": False}, old)
 
 
-async def test_snapshots_of_other_logs_are_retired(stored: SnapshotStore, stores: Stores) -> None:
+async def test_snapshots_of_other_logs_are_found_and_removed(stored: SnapshotStore, stores: Stores) -> None:
     for log, name in ((LOG, "docs"), (OTHER, "docs"), (OTHER, "elsewhere")):
         await stored.write(log, name, Seq(1), TIME, told([{"_id": 1}]))
-    assert await stored.retire(["docs"], LOG) == 1
+    (name,) = await stored.of_other_logs(["docs"], LOG)
+    await stored.remove(name)
     assert await stored.newest(LOG, "docs") is not None
     assert await stored.newest(OTHER, "docs") is None
     assert await stored.newest(OTHER, "elsewhere") is not None

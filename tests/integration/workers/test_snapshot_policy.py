@@ -16,6 +16,8 @@ from eventsync.domain.shapes import Shape
 from eventsync.errors import Unavailable
 from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
+from eventsync_workers.jobs.job import YieldControl
+from eventsync_workers.jobs.snapshot_need import SnapshotNeed
 from eventsync_workers.jobs.snapshotter import Snapshotter
 from support.logs_by_hand import append, begun, checkpoint
 
@@ -191,6 +193,37 @@ async def test_a_request_for_an_untracked_collection_is_refused(log: LogId, stor
     assert answer.snapshot is None
 
 
+async def test_a_request_waits_for_a_collection_that_is_about_to_be_tracked(
+    log: LogId, stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be tracked, and a snapshot of it be asked for, while the snapshotter makes others."""
+    maker, update = snapshotter(stores, settings), SnapshotNeed.update
+    asked: list[str] = []
+    for name in ("late", "later"):
+        await stores.data.create_collection(name)
+    await append(stores, log, "docs", 1)
+
+    async def late(need: SnapshotNeed, log_id: LogId, yield_control: YieldControl) -> None:
+        await update(need, log_id, yield_control)
+        await stores.tracking.ask(["late", "later"])
+        await stores.tracking.activate(["late"], log, Seq(0))
+        asked.extend([await stores.snapshots.requests.ask(Shape(name), Timestamp(1, 1)) for name in ("late", "later")])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SnapshotNeed, "update", late)
+        await maker.run_once()
+    made, waiting = [await stores.snapshots.requests.read(name) for name in asked]
+    assert made is not None
+    assert (made.refused, made.snapshot is None) == (None, False)
+    assert waiting is not None
+    assert (waiting.refused, waiting.snapshot) == (None, None)
+    await stores.snapshots.requests.answer(made, refused="it comes late")
+    assert await stores.snapshots.requests.read(asked[0]) == made
+    await stores.tracking.activate(["later"], log, Seq(0))
+    await maker.run_once()
+    assert await stores.snapshots.requests.unanswered() == []
+
+
 async def test_a_documents_snapshot_is_its_own_and_no_collections(
     log: LogId, stores: Stores, settings: Settings
 ) -> None:
@@ -298,7 +331,10 @@ async def test_a_snapshot_pinned_just_before_it_is_hidden_is_shown_again(
         await hide(names)
         assert await stores.snapshots.stored.find(third.id) is None
 
-    monkeypatch.setattr(stores.snapshots.stored, "hide", late)
+    with monkeypatch.context() as patch:
+        patch.setattr(stores.snapshots.stored, "hide", late)
+        await maker.run_once()
+    assert await seqs(stores, grown) == [1, 2, 3, 4, 5], "what was not hidden may be pinned"
     await maker.run_once()
     assert await seqs(stores, grown) == [3, 4, 5]
     await pin.__aexit__(None, None, None)
@@ -315,6 +351,46 @@ async def test_the_next_run_removes_or_shows_a_snapshot_left_hidden(
     await snapshotter(stores, settings, snapshots_kept=2).run_once()
     assert await seqs(stores, grown) == [3, 4, 5]
     assert listed[Seq(1)] not in await chunked(stores)
+
+
+async def test_a_snapshot_that_another_worker_has_shown_again_is_kept(
+    grown: LogId, stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker is paused between its decision and the removal; meanwhile the horizon has risen to the snapshot."""
+    await raise_horizon(stores, grown, 4)
+    third, show = await stores.snapshots.stored.newest(grown, "docs", Seq(3)), stores.snapshots.stored.show
+    assert third is not None
+
+    async def paused(names: set[str]) -> None:
+        await show(names)
+        await show([third.id])
+
+    monkeypatch.setattr(stores.snapshots.stored, "show", paused)
+    await snapshotter(stores, settings, snapshots_kept=1).run_once()
+    assert await seqs(stores, grown) == [3, 4, 5]
+    assert len([row async for chunk in stores.snapshots.stored.rows(third) for row in chunk]) == 10
+
+
+async def test_a_paused_worker_removes_no_snapshot_of_a_log_that_has_begun_since(
+    grown: LogId, stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It still takes its own log for the current one, and all others for former ones."""
+    unanswered = stores.snapshots.requests.unanswered
+    new: list[LogId] = []
+
+    async def paused() -> Any:
+        now = (await stores.data.command("ping"))["operationTime"]
+        begun = await stores.logs.begin(await stores.logs.current(), cluster="c", reason="r", token="82AA", time=now)
+        await stores.tracking.activate(["docs", "other"], begun.id, Seq(0), now)
+        new.append(begun.id)
+        monkeypatch.undo()
+        await snapshotter(stores, settings).run_once()
+        assert await seqs(stores, begun.id) == [0]
+        return await unanswered()
+
+    monkeypatch.setattr(stores.snapshots.requests, "unanswered", paused)
+    await snapshotter(stores, settings).run_once()
+    assert await seqs(stores, new[0]) == [0]
 
 
 async def test_snapshots_from_before_the_collection_was_tracked_again_are_removed(

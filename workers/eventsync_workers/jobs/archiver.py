@@ -94,16 +94,20 @@ class Archiver(Job):
         segments = self._stores.archive.segments
         if not await segments.register(segment):
             raise Unavailable(f"another archiver has sealed event {segment.span.first}")
-        # Registered first, then checked. The sweeper of orphans does the opposite, so one of the two sees the other.
-        if await segments.is_quarantined(segment):
-            await segments.forget(segment)
-            raise Unavailable(f"segment {segment.path} took so long that it was removed as an orphan")
+        await self._check_object(segment)
         events = segment.span.last - segment.span.first + 1
         self.figures.done.update(sealed_events=events, sealed_bytes=segment.size)
         logger.info(
             "log %s: events %d to %d are sealed: %d bytes of %d",
             segment.log, segment.span.first, segment.span.last, segment.size, segment.raw,
         )  # fmt: skip
+
+    async def _check_object(self, segment: Segment) -> None:
+        """Raise `Unavailable` for a segment whose object was taken for an orphan, and forget it."""
+        # Registered first, then checked. The sweeper of orphans does the opposite, so one of the two sees the other.
+        if await self._stores.archive.segments.is_quarantined(segment):
+            await self._stores.archive.segments.forget(segment)
+            raise Unavailable(f"segment {segment.path} took so long that it was removed as an orphan")
 
     async def raise_archived_up_to(self, log_id: LogId, up_to: Seq) -> None:
         """Make readers look for these events in the segments."""
@@ -113,6 +117,8 @@ class Archiver(Job):
         archived_up_to = (await self._stores.tiers.read(log_id)).archived_up_to
         newest = await self._stores.archive.segments.newest(log_id)
         if newest is not None and newest.span.last > archived_up_to:
+            # An archiver that was paused for long has registered it, and may not have come to check it.
+            await self._check_object(newest)
             # Before `archived_up_to` is raised: squashed answers rely on the record up to there.
             await self._trimmer.record_touched(log_id, archived_up_to, newest.span.last)
             await self.raise_archived_up_to(log_id, newest.span.last)

@@ -3,6 +3,9 @@
 A reader pins a snapshot and then checks that it still exists; the compactor does the same with the snapshots that a new
 horizon depends on. Retirement does it in the opposite order: it hides a snapshot, and then decides by the current
 horizon and pins if it can be removed. So one of the two always sees the other.
+
+A worker that was paused, and has lost the lease without knowing it, removes nothing that another one needs: a snapshot
+only if it is still hidden, and those of other logs only while its own log is the current one.
 """
 
 from __future__ import annotations
@@ -34,8 +37,15 @@ class Retirement:
     async def run_once(self, log_id: LogId, tracked: Sequence[TrackedCollection], now: datetime) -> int:
         """Remove snapshots of tracked collections and of their documents; return how many were removed."""
         stored = self._stores.snapshots.stored
-        await stored.retire([item.name for item in tracked], log_id)
         listed = {item.name: item for item in tracked}
+        if of_others := await stored.of_other_logs(list(listed), log_id):
+            current = await self._stores.logs.current()
+            # Asked last: snapshots of a log that has begun meanwhile may be among them.
+            if current is None or current.id != log_id:
+                return 0
+            for snapshot in of_others:
+                await self._yield_control()
+                await stored.remove(snapshot)
         visible, hidden = await stored.listing(log_id), await stored.hidden(log_id)
         expired = await self._expired(log_id, visible, listed, now)
         if not expired and not hidden:
@@ -45,12 +55,13 @@ class Retirement:
         unneeded = await self._expired(log_id, [*visible, *hidden], listed, now)
         # Also those that were hidden by a run that was interrupted, and are needed again.
         await stored.show((expired | {item.id for item in hidden}) - unneeded)
+        removed = 0
         for snapshot in unneeded:
             await self._yield_control()
-            await stored.remove(snapshot)
-        if unneeded:
-            logger.info("log %s: %d snapshots are removed", log_id, len(unneeded))
-        return len(unneeded)
+            removed += await stored.remove_hidden(snapshot)
+        if removed:
+            logger.info("log %s: %d snapshots are removed", log_id, removed)
+        return removed
 
     async def _expired(
         self, log_id: LogId, snapshots: Sequence[StoredSnapshot], tracked: dict[str, TrackedCollection], now: datetime

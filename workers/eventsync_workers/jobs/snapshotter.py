@@ -66,7 +66,7 @@ class Snapshotter(Job):
         await stores.snapshots.stored.sweep(_ABANDONED)
         await self._need.update(current.id, self.yield_control)
         failures = await self._make_all_due(current.id, tracked, checkpoint)
-        failures += await self._answer_requests(current.id, tracked)
+        failures += await self._answer_requests(current.id)
         # The last, because a snapshot that was just stored may make older ones superfluous.
         removed = await self._retirement.run_once(current.id, tracked, checkpoint.at)
         self.figures.done.update(removed_snapshots=removed)
@@ -117,18 +117,22 @@ class Snapshotter(Job):
 
     # --- on demand ------------------------------------------------------------------------------------------------
 
-    async def _answer_requests(self, log_id: LogId, tracked: Sequence[TrackedCollection]) -> list[Exception]:
+    async def _answer_requests(self, log_id: LogId) -> list[Exception]:
         """Make one snapshot for all requests of the same shape. Return failures as `_make_all_due`."""
         waiting: dict[Shape, list[SnapshotRequest]] = defaultdict(list)
         for request in await self._stores.snapshots.requests.unanswered():
             waiting[request.shape].append(request)
+        # After the requests: a collection may have been tracked, and requested, while other snapshots were made.
+        listed = {item.name: item for item in await self._stores.tracking.read()} if waiting else {}
         failures: list[Exception] = []
         for shape, requests in waiting.items():
-            if shape.collection not in {item.name for item in tracked}:
+            item = listed.get(shape.collection)
+            if item is None or (item.log is None and item.refused):
                 await self._refuse(requests, f"the collection {shape.collection!r} is not tracked")
-                continue
-            async with self._isolated(shape, failures, requests):
-                await self._answer(log_id, shape, requests)
+            # One that is not active yet, or again, is answered in a later run.
+            elif item.log == log_id:
+                async with self._isolated(shape, failures, requests):
+                    await self._answer(log_id, shape, requests)
         return failures
 
     async def _answer(self, log_id: LogId, shape: Shape, requests: Sequence[SnapshotRequest]) -> None:

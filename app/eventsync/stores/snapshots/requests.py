@@ -82,8 +82,10 @@ class SnapshotRequests:
         await self._answer(request.id, snapshot=snapshot, refused=refused)
 
     async def _answer(self, name: str, *, snapshot: str | None, refused: str | None) -> None:
+        # The first answer stays: a worker that was paused may refuse what another one has answered since.
+        query = {"_id": name, "snapshot": None, "refused": None}
         with translated("a request for a snapshot can't be answered"):
-            await self._requests.update_one({"_id": name}, {"$set": {"snapshot": snapshot, "refused": refused}})
+            await self._requests.update_one(query, {"$set": {"snapshot": snapshot, "refused": refused}})
 
     async def read(self, name: str) -> SnapshotRequest | None:
         """Return the request, or None."""

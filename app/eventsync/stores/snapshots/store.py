@@ -2,6 +2,9 @@
 
 A snapshot is written as a stream and becomes visible as a whole: its document in `snapshots` becomes `complete` after
 its last chunk. Removal is the reverse: the snapshot is hidden first, and removed once no reader can hold it.
+
+Of one that is not `complete`, `hidden` says the rest: it is missing while the snapshot is written, true while the
+snapshot may be shown again, and false from the beginning of its removal on, which is final.
 """
 
 from __future__ import annotations
@@ -115,7 +118,7 @@ class SnapshotStore:
 
     async def unfinished(self, log: LogId, shape: str) -> UnfinishedSnapshot | None:
         """Return the progress of the newest incomplete snapshot of a shape, or None."""
-        query = {"l": log, "c": shape, "complete": False, "hidden": {"$ne": True}}
+        query = {"l": log, "c": shape, "complete": False, "hidden": {"$exists": False}}
         with translated(f"the snapshots of {shape} can't be read"):
             row = await self._snapshots.find_one(query, sort=[("n", DESCENDING)])
         return UnfinishedSnapshot(int(row["documents"]), int(row["bytes"])) if row else None
@@ -213,15 +216,18 @@ class SnapshotStore:
     # --- removing -------------------------------------------------------------------------------------------------
 
     async def sweep(self, older_than: float) -> int:
-        """Remove incomplete snapshots without progress for `older_than` seconds. Return how many."""
+        """Remove incomplete snapshots without progress for `older_than` seconds, and those whose removal was
+        interrupted. Return how many.
+        """
         age = {"$dateDiff": {"startDate": "$at", "endDate": NOW, "unit": "millisecond"}}
         stale = {"complete": False, "hidden": {"$ne": True}, "$expr": {"$gte": [age, older_than * 1000]}}
-        return await self._remove_all(stale)
+        # Asked again with each removal: a writer that was only paused may have continued.
+        return sum([await self._remove(stale | {"_id": name}) for name in await self._names(stale)])
 
-    async def retire(self, collections: Sequence[str], log: LogId) -> int:
-        """Remove the snapshots of these collections and their documents in all logs except `log`. Return how many."""
+    async def of_other_logs(self, collections: Sequence[str], log: LogId) -> list[str]:
+        """Return the ids of the snapshots of these collections and their documents in all logs except `log`."""
         of = {"$in": [{"$first": {"$split": ["$c", "/"]}}, list(collections)]}
-        return await self._remove_all({"l": {"$ne": log}, "$expr": of})
+        return await self._names({"l": {"$ne": log}, "$expr": of})
 
     async def hide(self, names: Iterable[str]) -> None:
         """Hide snapshots: they are no longer found, but a reader that has found one can still read it."""
@@ -236,12 +242,22 @@ class SnapshotStore:
         return await self._list({"l": log, "complete": False, "hidden": True})
 
     async def remove(self, name: str) -> None:
-        """Hide one snapshot, and remove its chunks and its document."""
-        with translated(f"snapshot {name} can't be removed"):
-            # First hidden: no reader may find a snapshot that has lost some of its chunks.
-            await self._snapshots.update_one({"_id": name}, {"$set": {"complete": False}})
-            await self._chunks.remove(name)
-            await self._snapshots.delete_one({"_id": name})
+        """Hide one snapshot for good, and remove its chunks and its document."""
+        await self._remove({"_id": name})
+
+    async def remove_hidden(self, name: str) -> bool:
+        """Remove a snapshot, unless it was shown again. Return True if it is removed."""
+        return await self._remove({"_id": name, "complete": False, "hidden": True})
+
+    async def _remove(self, query: dict[str, Any]) -> bool:
+        with translated(f"snapshot {query['_id']} can't be removed"):
+            # First hidden: no reader may find a snapshot that has lost some of its chunks, nor may anybody show it.
+            change = {"$set": {"complete": False, "hidden": False}}
+            if not (await self._snapshots.update_one(query, change)).matched_count:
+                return False
+            await self._chunks.remove(query["_id"])
+            await self._snapshots.delete_one({"_id": query["_id"]})
+        return True
 
     async def _newest(self, query: dict[str, Any], up_to: Seq | None) -> StoredSnapshot | None:
         query |= {"complete": True} | ({"n": {"$lte": Int64(up_to)}} if up_to is not None else {})
@@ -255,21 +271,18 @@ class SnapshotStore:
             return [_snapshot(row) async for row in rows]
 
     async def _set_hidden(self, names: Iterable[str], *, hidden: bool) -> None:
-        query = {"_id": {"$in": list(names)}, "complete": hidden}
+        query = {"_id": {"$in": list(names)}, "complete": hidden} | ({} if hidden else {"hidden": True})
         with translated("stored snapshots can't be retired"):
             await self._snapshots.update_many(query, {"$set": {"complete": not hidden, "hidden": hidden}})
 
-    async def _remove_all(self, query: dict[str, Any]) -> int:
+    async def _names(self, query: dict[str, Any]) -> list[str]:
         with translated("stored snapshots can't be listed"):
-            names = [row["_id"] async for row in self._snapshots.find(query, {"_id": 1})]
-        for name in names:
-            await self.remove(name)
-        return len(names)
+            return [row["_id"] async for row in self._snapshots.find(query, {"_id": 1})]
 
     async def _update(self, name: str, fields: dict[str, Any], *, upsert: bool = False) -> dict[str, Any]:
         """Set fields of a snapshot that is being written. `at` is the time of its last progress."""
         # Without `upsert`, a snapshot that was swept meanwhile is not made again.
-        query = {"_id": name} | ({} if upsert else {"complete": False})
+        query = {"_id": name} | ({} if upsert else {"complete": False, "hidden": {"$exists": False}})
         change = [{"$set": {key: {"$literal": value} for key, value in fields.items()} | {"at": NOW}}]
         with translated(f"snapshot {name} can't be written"):
             row: dict[str, Any] | None = await self._snapshots.find_one_and_update(
