@@ -148,6 +148,30 @@ async def test_a_term_that_is_deposed_writes_nothing_more(stores: Stores, client
     assert (await read(stores, log)).token == "82CC"
 
 
+async def test_leader_of_a_former_log_writes_nothing_more(stores: Stores, client: Client) -> None:
+    """Its activations would be taken for those of the new log, whose leader has never taken the former one over."""
+    await stores.ensure_indexes()
+    first = await begin(stores, None)
+    earlier, later = (stores.written_by(client, name) for name in ("earlier", "later"))
+    await earlier.logs.take_over(first.id)
+    second = await begin(stores, first)
+    await later.logs.take_over(second.id)
+    refused = f"another worker has taken over log {first.id}"
+    with pytest.raises(Fenced, match=refused):
+        async with earlier.logs.leading(first.id):
+            raise AssertionError("it does not lead")
+    with pytest.raises(Fenced, match=refused):
+        await earlier.logs.checkpoint(first.id, Seq(1), "82AA", Timestamp(6, 1))
+    # One that was paused before it took the former log over learns that there is another one, and so does nobody harm.
+    with pytest.raises(Fenced, match=f"log {second.id} has begun after {first.id}"):
+        await earlier.logs.take_over(first.id)
+    await later.logs.take_over(second.id)
+    async with later.logs.leading(second.id):
+        pass
+    with pytest.raises(Fenced, match=refused):
+        await earlier.logs.begin_repair(first.id, "because")
+
+
 async def test_an_activation_does_not_overtake_a_successor(stores: Stores, client: Client) -> None:
     await stores.ensure_indexes()
     log = (await begin(stores, None)).id

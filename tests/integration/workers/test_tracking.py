@@ -18,11 +18,12 @@ from eventsync.errors import ConfigurationError, Unavailable
 from eventsync.mongodb.change_stream import ChangeStream, watch
 from eventsync.mongodb.client import Client
 from eventsync.settings import Settings
-from eventsync.stores.log.logs import cluster_identity
+from eventsync.stores.log.logs import Fenced, cluster_identity
 from eventsync.stores.stores import Stores
 from eventsync_workers.jobs.snapshotter import Snapshotter
-from eventsync_workers.sequencing.activation import ActiveCollections, change_pipeline
+from eventsync_workers.sequencing.activation import Activation, ActiveCollections, change_pipeline
 from eventsync_workers.sequencing.checkpoint import CheckpointRecorder
+from eventsync_workers.sequencing.faults import Faults
 from eventsync_workers.sequencing.log_writer import LogWriter, NewCheckpoint
 from eventsync_workers.sequencing.missing_images import ImageReader
 from eventsync_workers.worker import Worker
@@ -380,6 +381,36 @@ async def test_a_deposed_worker_records_no_checkpoint_that_its_successor_contrad
     assert [event["id"] for event in replay.events] == ["int:1", "once", "more"]
     assert heads
     assert [head for head in heads if head["seq"] < 2 and head["time"] >= change["clusterTime"]] == []
+
+
+async def test_a_deposed_worker_neither_marks_nor_deactivates(stores: Stores, client: Client) -> None:
+    """By the mark, the new log knows which collections have to begin behind its head when they are tracked again."""
+    await stores.ensure_indexes()
+    now = (await stores.data.command("ping"))["operationTime"]
+    former = await stores.logs.begin(None, cluster="c", reason="r", token="82AA", time=now)
+    deposed, successor = (stores.written_by(client, name) for name in ("deposed", "successor"))
+    await deposed.logs.take_over(former.id)
+    followed = ActiveCollections(deposed, former, Faults(), images=True)
+    await stores.tracking.ask(["docs", "late"])
+    await stores.tracking.activate(["docs"], former.id, Seq(0), now)
+    writer = LogWriter(former.id, deposed.events, ImageReader(deposed.snapshots.live), None, now)
+    await followed.load(writer)
+    followed.pending = Activation(("late",), now, has_dropped=False)
+    new = await stores.logs.begin(former, cluster="c", reason="r", token="82AA", time=now)
+    await successor.logs.take_over(new.id)
+    await successor.tracking.mark(new.id, ["docs", "gone"])
+    await successor.tracking.activate(["docs"], new.id, Seq(0), now)
+    known = await stores.tracking.read()
+    with pytest.raises(Fenced):
+        await followed.activate(Seq(0), now)
+    with pytest.raises(Fenced):
+        await followed.restart("docs")
+    assert followed.names == ("docs",)
+    assert await stores.tracking.read() == known
+    await stores.tracking.activate(["docs"], former.id, Seq(0), now)
+    with pytest.raises(Fenced):
+        await followed.load(writer)
+    assert await stores.tracking.once_active(new.id, ["docs", "gone", "late"]) == ["docs", "gone"]
 
 
 async def _activated_by_a_successor(successor: Stores, log: LogId) -> RawBSONDocument:

@@ -78,7 +78,8 @@ class ActiveCollections:
         await self._deactivate({name: images.refused[name] for name in images.impossible})
         if active := [name for name in active if name not in images.impossible]:
             # Before the audit could miss the mark of a registry that has active collections.
-            await self._stores.tracking.mark(self._log.id, active)
+            async with self._stores.logs.leading(self._log.id) as session:
+                await self._stores.tracking.mark(self._log.id, active, session)
         self._followed = {name: _place(places[name]) for name in active}
         writer.follow(name for name in active if places[name].tracked_from == writer.seq)
 
@@ -128,10 +129,13 @@ class ActiveCollections:
         return images.impossible
 
     async def _deactivate(self, reasons: Mapping[str, str]) -> None:
-        """Deactivate collections. `reasons` says why, by name."""
+        """Deactivate collections. `reasons` says why, by name. Raises `Fenced`: a successor may follow them."""
+        if not reasons:
+            return
+        async with self._stores.logs.leading(self._log.id) as session:
+            await self._stores.tracking.deactivate(reasons, session)
         for name, reason in reasons.items():
             logger.warning("log %s: %s is no longer tracked: %s", self._log.id, name, reason)
-        await self._stores.tracking.deactivate(reasons)
         self._followed = {name: place for name, place in self._followed.items() if name not in reasons}
 
     async def still_active(self) -> tuple[str, ...]:
@@ -184,9 +188,9 @@ class ActiveCollections:
         """
         if self.pending is not None and self.pending.names:
             names = self.pending.names
-            # Marked first: the audit takes active collections without the mark for those of a dropped registry.
-            await self._stores.tracking.mark(self._log.id, names)
             async with self._stores.logs.leading(self._log.id) as session:
+                # The audit takes active collections without the mark for those of a dropped registry.
+                await self._stores.tracking.mark(self._log.id, names, session)
                 await self._stores.tracking.activate(names, self._log.id, seq, time, session)
             logger.info("log %s: tracking %s from %d", self._log.id, ", ".join(names), seq)
         self.pending = None

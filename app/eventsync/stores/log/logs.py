@@ -215,9 +215,18 @@ class LogStore:
         return log
 
     async def take_over(self, log: LogId) -> None:
-        """Let the term of this store be the one that writes `log`. Read what it depends on afterwards."""
+        """Let the term of this store be the only one that writes, and `log` the only log. Read what it depends on
+        afterwards. Raises `Fenced` for a log that another one has followed.
+        """
         with translated("the log can't be taken over"):
+            # The leader of a former log may not know that, and would activate the collections of the new one there.
+            others = {"_id": {"$ne": log}, "term": {"$exists": True}}
+            await self._checkpoints.update_many(others, {"$unset": {"term": ""}})
             await self._checkpoints.update_one({"_id": log}, {"$set": {"term": self._term}})
+        # Afterwards: a log is taken over once it has begun. That deposes those who have still read the former one here.
+        current = await self.current()
+        if current is not None and current.id != log and log in await self.former(current):
+            raise Fenced(f"log {current.id} has begun after {log}")
 
     @asynccontextmanager
     async def leading(self, log: LogId) -> AsyncIterator[AsyncClientSession]:

@@ -123,16 +123,18 @@ class TrackingStore:
             with translated("the collections can't be activated"):
                 await self._collections.bulk_write(requests, session=session)
 
-    async def mark(self, log: LogId, names: Iterable[str]) -> None:
+    async def mark(self, log: LogId, names: Iterable[str], session: AsyncClientSession | None = None) -> None:
         """Record in the marker row that collections are active in `log`. Call it before clients can see them active.
 
-        `is_marked` detects by the row that the registry was dropped or emptied.
+        `is_marked` detects by the row that the registry was dropped or emptied. A sequencer calls it in the transaction
+        of `LogStore.leading`, as `deactivate`: the mark of a former log would hide what was active in its successor.
         """
         known = {"$cond": [{"$eq": ["$log", log]}, {"$ifNull": ["$active", []]}, []]}
         # One more than are remembered: a full list shows that others are not in it.
         listed = {"$slice": [{"$setUnion": [known, {"$literal": list(names)}]}, _REMEMBERED + 1]}
         with translated("the registry of collections can't be marked"):
-            await self._collections.update_one({"_id": _MARK}, [{"$set": {"log": log, "active": listed}}], upsert=True)
+            change = [{"$set": {"log": log, "active": listed}}]
+            await self._collections.update_one({"_id": _MARK}, change, upsert=True, session=session)
 
     async def once_active(self, log: LogId, names: Iterable[str]) -> list[str]:
         """Return those of `names` that may have been active in `log` before, sorted."""
@@ -146,13 +148,12 @@ class TrackingStore:
         with translated("the tracked collections can't be read"):
             return await self._collections.find_one({"_id": _MARK}, {"_id": 1}) is not None
 
-    async def deactivate(self, names: Iterable[str]) -> None:
+    async def deactivate(self, names: Iterable[str], session: AsyncClientSession | None = None) -> None:
         """Declare that the log no longer gets changes of these collections. They stay asked for."""
         with translated("the collections can't be deactivated"):
             if listed := list(names):
-                await self._collections.update_many(
-                    {"_id": {"$in": listed}}, {"$unset": {"log": "", "base": "", "fenced": ""}}
-                )
+                change = {"$unset": {"log": "", "base": "", "fenced": ""}}
+                await self._collections.update_many({"_id": {"$in": listed}}, change, session=session)
 
     async def refuse(self, reasons: Mapping[str, str]) -> bool:
         """Record the reasons, by name, for not tracking collections. Return True if any reason is new."""
