@@ -23,6 +23,7 @@ from eventsync.domain.stamp import unstamp
 from eventsync.domain.values.extended_json import RAW_CODEC, Document, decode
 from eventsync.domain.values.type_hints import type_hints_of
 from eventsync.errors import Conflict, Malformed, Unavailable
+from eventsync.mongodb.client import Client, app_name, connect
 from eventsync.settings import Settings
 from eventsync.stores.history import restore, restore_target
 from eventsync.stores.history.differing import same_state
@@ -32,6 +33,7 @@ from eventsync.stores.log.events import NewEvent
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.stores.stores import Stores
 from support.archives import archiver
+from support.failpoints import failing
 from support.histories import History, based, collection_at, newest_checkpoint, stored_at
 from support.replay import caught_up, tracked
 from support.systems import running_worker
@@ -211,6 +213,23 @@ async def test_sweep_removes_expired_restores_and_names_running_ones(stores: Sto
     await restores.keep(alive, now=True)
     with pytest.raises(Unavailable):
         await restores.keep(dead, now=True)
+
+
+async def test_sweep_that_is_interrupted_is_repeated(stores: Stores, settings: Settings, client: Client) -> None:
+    """The record goes last: without it, nobody would find the collection."""
+    restores = Restores(stores.data, stores.log, ttl=60)
+    dead = await restores.begin("copy")
+    await stores.data[dead].insert_one({"_id": 1})
+    await stores.log["restores"].update_one({"_id": dead}, {"$set": {"until": datetime(2020, 1, 1, tzinfo=UTC)}})
+    async with connect(settings, "sweep") as own, failing(client, "drop", 13, app=app_name(settings, "sweep")):
+        with pytest.raises(Unavailable):
+            await Restores(own[settings.database], own[settings.log_db], ttl=60).sweep()
+    with pytest.raises(Unavailable, match="idle for too long"):
+        await restores.keep(dead, now=True)
+    assert await names(stores) == {dead}
+    assert await restores.sweep() == []
+    assert await names(stores) == set()
+    assert await stores.log["restores"].count_documents({}) == 0
 
 
 async def test_without_a_snapshot(stores: Stores) -> None:

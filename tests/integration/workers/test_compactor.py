@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import secrets
 from contextlib import aclosing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -205,3 +206,22 @@ async def test_orphans_are_swept_and_can_no_longer_be_registered(stores: Stores,
     with pytest.raises(Unavailable, match="removed as an orphan"):
         await archiver(stores, settings).register(late)
     assert await stores.archive.segments.starting(log, Seq(81)) is None
+    # It is killed between the two. The archiver that continues checks the segment before events leave MongoDB.
+    assert await stores.archive.segments.register(late)
+    with pytest.raises(Unavailable, match="removed as an orphan"):
+        await archiver(stores, settings).run_once()
+    assert await stores.archive.segments.starting(log, Seq(81)) is None
+    assert (await stores.tiers.read(log)).archived_up_to == 80
+
+
+async def test_leftovers_of_a_dead_restore_are_removed(stores: Stores, settings: Settings) -> None:
+    """As of a server that was killed, if nobody begins another restore."""
+    await begun(stores, EVENTS)
+    for into, until in (("dead", datetime(2020, 1, 1, tzinfo=UTC)), ("alive", datetime(2120, 1, 1, tzinfo=UTC))):
+        name = f"{into}.restoring-1234"
+        await stores.data[name].insert_one({"_id": 1})
+        await stores.log["restores"].insert_one({"_id": name, "into": into, "until": until})
+    await compactor(stores, settings).run_once()
+    listed = {name for name in await stores.data.list_collection_names() if "restoring" in name}
+    assert listed == {"alive.restoring-1234"}
+    assert await stores.log["restores"].distinct("into") == ["alive"]

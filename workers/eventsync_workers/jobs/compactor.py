@@ -1,4 +1,5 @@
-"""The compactor: raises the horizon by the retention policy, then removes what lies before it.
+"""The compactor: raises the horizon by the retention policy, then removes what lies before it, and what restores that
+have died have left.
 
 A border is raised before anything behind it is removed, and all that a live pin needs stays. Killed anywhere, it leaves
 nothing that the next run does not remove.
@@ -19,6 +20,7 @@ from eventsync.domain.positions import LogId, Seq
 from eventsync.settings import Settings
 from eventsync.stores.archive.segments import Segment
 from eventsync.stores.archive.witness import forget_witness
+from eventsync.stores.history.restore import Restore
 from eventsync.stores.stats.counters import BLOCK
 from eventsync.stores.stores import COMPACTING, Stores
 from eventsync_workers.jobs.job import Job
@@ -50,7 +52,7 @@ class Compactor(Job):
         self._swept = -math.inf
 
     async def run_once(self) -> None:
-        """Raise the horizon and the squash floor; remove old events, former logs, and orphans."""
+        """Raise the horizon and the squash floor; remove old events, former logs, orphans, and dead restores."""
         current = await self._stores.logs.current()
         if current is None:
             return
@@ -64,6 +66,7 @@ class Compactor(Job):
         if time.monotonic() - self._swept > _ORPHAN_AGE:
             await self.sweep(current.id)
             self._swept = time.monotonic()
+        await Restore(self._stores).unfinished()
 
     # --- events ---------------------------------------------------------------------------------------------------
 

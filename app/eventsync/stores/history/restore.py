@@ -4,9 +4,9 @@ A restore starts from the newest stored snapshot before the position and applies
 builds the collection under another name, in the same database, and renames it when it is complete. So under its final
 name the collection is either absent or complete.
 
-The collection `restores` has a record of each running restore, `{_id: the collection being built, into, until}`. A
-restore that dies leaves its record and its unfinished collection. Both are removed once the record has expired by
-MongoDB's clock.
+The collection `restores` has a record of each running restore, `{_id: the collection being built, into, until, dead?}`.
+A restore that dies leaves its record and its unfinished collection. Both are removed once the record has expired by
+MongoDB's clock: by a worker, or by the next restore.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ class Restores:
         if not now and not self._renewals[name].is_due:
             return
         with translated("the restore can't be recorded"):
-            result = await self._entries.update_one({"_id": name}, [{"$set": self._until()}])
+            result = await self._entries.update_one({"_id": name, "dead": {"$ne": True}}, [{"$set": self._until()}])
         if not result.matched_count:
             raise Unavailable(f"{name} was removed: this restore was idle for too long")
         self._renewals[name].restart()
@@ -216,9 +216,11 @@ class Restores:
         dead = is_past("until")
         with translated("restores that were broken off can't be removed"):
             for row in await self._entries.find(dead, {"_id": 1}).to_list():
-                # A record that was renewed meanwhile stays. Without its record, the owner cannot finish its restore.
-                if (await self._entries.delete_one(dead | {"_id": row["_id"]})).deleted_count:
+                # A record that was renewed meanwhile stays. The owner of a dead one cannot finish its restore. The
+                # record goes last: without it, nobody would find the collection.
+                if (await self._entries.update_one(dead | {"_id": row["_id"]}, {"$set": {"dead": True}})).matched_count:
                     await self._data[row["_id"]].drop()
+                    await self._entries.delete_one({"_id": row["_id"], "dead": True})
             return [row["_id"] async for row in self._entries.find({}, {"_id": 1}, sort=[("_id", 1)])]
 
     async def end(self, name: str) -> None:
