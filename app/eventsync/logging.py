@@ -30,6 +30,9 @@ BURST: Final = 100
 ACCESS_LOG: Final = "eventsync.requests"
 """The logger of the access log, whose lines are not limited: an operator has chosen them."""
 
+ACTION: Final = "operator: "
+"""The beginning of the lines about operators' actions, which are not limited either."""
+
 FIELDS: Final = "fields"
 """The key of `extra` under which a line has fields of its own, which JSON shows as they are."""
 
@@ -182,7 +185,7 @@ class Repeats(logging.Filter):
 
     The same warning passes once in `PERIOD`, so a retry loop may log each attempt. Of one origin, the same format of
     the same logger, `BURST` lines pass, whatever values are in them. Lines that start with ALARM always pass; `Alarms`
-    throttles those.
+    throttles those. So does the record of operators' actions: else many of them would hide one.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -192,7 +195,7 @@ class Repeats(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         text = record.getMessage()
-        if record.name == ACCESS_LOG or record.levelno < logging.INFO or text.startswith("ALARM"):
+        if record.name == ACCESS_LOG or record.levelno < logging.INFO or text.startswith(("ALARM", ACTION)):
             return True
         often: str | None = ""
         if record.levelno >= logging.WARNING:

@@ -13,6 +13,7 @@ import pytest
 from eventsync.logging import (
     _MAX_KEYS,
     ACCESS_LOG,
+    ACTION,
     BURST,
     CONTEXT,
     PERIOD,
@@ -185,6 +186,14 @@ def test_the_access_log_is_not_limited() -> None:
     repeats = Repeats(lambda: 0.0)
     line = ("%s %s", "GET", "/")
     assert all(repeats.filter(record(*line, level=logging.INFO, name=ACCESS_LOG)) for _ in range(3 * BURST))
+
+
+def test_operators_actions_are_not_limited() -> None:
+    """Else whoever inspects a hundred sessions could then do anything, and no line would say so."""
+    repeats = Repeats(lambda: 0.0)
+    name = "eventsync.access.audit"
+    lines = [record(ACTION + "%s", f"action={number}", level=logging.INFO, name=name) for number in range(BURST + 20)]
+    assert all(repeats.filter(line) for line in lines)
 
 
 def test_the_number_of_suppressed_lines_comes_at_the_end() -> None:

@@ -17,7 +17,7 @@ from typing import Final
 
 from eventsync.domain.access.principal import Principal
 from eventsync.errors import EventsyncError, shortened
-from eventsync.logging import Throttle
+from eventsync.logging import ACTION, Throttle
 
 logger = logging.getLogger(__name__)
 
@@ -68,10 +68,22 @@ class Refusals:
         logger.info("refused: %s%s", _line(fields), often)
 
 
+class Looks:
+    """The record of what operators and observers look into repeatedly, such as the frames of a session."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._throttle = Throttle(clock)
+
+    def record(self, principal: Principal, action: str, target: str) -> None:
+        """Log it as `record_action`, once in a minute for each credential, action and target."""
+        if self._throttle.passes((principal.sub, principal.credential, action, target)) is not None:
+            record_action(principal, action, target)
+
+
 def record_action(principal: Principal, action: str, target: str) -> None:
     """Log what an operator has done, or an observer has looked into: who, what, and to which target."""
     fields = {"subject": principal.sub, "credential": principal.credential, "action": action, "target": target}
-    logger.info("operator: %s", _line(fields))
+    logger.info(ACTION + "%s", _line(fields))
 
 
 def _line(fields: Mapping[str, str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 
 from eventsync.access.access import Access
-from eventsync.access.audit import Refusals
+from eventsync.access.audit import Looks, Refusals
 from eventsync.access.authenticator import Authenticated, Authenticator, Clock, ticket_of
 from eventsync.access.jwks import Fetch
 from eventsync.domain.access.auth import AuthSettings, is_loopback
@@ -44,6 +44,7 @@ class AccessControl:
         self.authenticator = Authenticator(credentials, settings, clock=clock, fetch=fetch)
         self.open_access: Access | None = None
         self.refusals = Refusals()
+        self.looks = Looks()
         self.authenticated = 0
         """Number of requests and connections with a good credential."""
         self.on_change: list[Callable[[], None]] = []

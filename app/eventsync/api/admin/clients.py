@@ -80,9 +80,8 @@ async def frames(request: Request) -> Response:
     if not _SESSION_ID.fullmatch(session_id) or (found := await services.reports.inspect(session_id, after)) is None:
         raise _unknown(session_id)
     server, notes = found
-    # What another server has noted begins at its next report: that first answer has nothing yet.
-    if after == 0:
-        record_action(access_of(request).principal, "inspect", session_id)
+    # Whatever `after` is: an inspection that somebody else has begun, or a number beyond its notes, shows all of them.
+    services.access.looks.record(access_of(request).principal, "inspect", session_id)
     return Response(to_json({"id": session_id, "server": server} | notes), headers=NO_STORE, media_type=JSON)
 
 
