@@ -10,7 +10,6 @@ import asyncio
 import logging
 import secrets
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -30,7 +29,7 @@ MAX_RUNNING: Final = 2
 """Tasks of a server that run at a time."""
 
 _KEPT: Final = 20
-"""Tasks of a server that are listed, the newest ones."""
+"""Tasks of a server that are listed: those that run, and the newest of the others."""
 
 _MAX_CHAINS: Final = 250_000
 """Documents whose version chains a verification holds in memory, at 200 bytes each."""
@@ -101,7 +100,7 @@ class Tasks:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._listed: deque[Task] = deque(maxlen=_KEPT)
+        self._listed: list[Task] = []
         self._running: dict[str, asyncio.Task[None]] = {}
 
     def trees(self) -> list[dict[str, Any]]:
@@ -113,6 +112,9 @@ class Tasks:
         if len(self._running) >= MAX_RUNNING:
             raise RateLimited(f"this server runs {MAX_RUNNING} tasks already; wait until one has ended")
         self._listed.append(task)
+        if len(self._listed) > _KEPT:
+            # Never one that runs: nobody could cancel it any more, and the end of the server would wait for it.
+            self._listed.remove(next(old for old in self._listed if old.ended is not None))
         running = asyncio.get_running_loop().create_task(self._run(task, work), name=f"{task.kind} {task.target}")
         self._running[task.id] = running
         running.add_done_callback(lambda _: self._running.pop(task.id))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -84,6 +85,27 @@ async def test_no_more_run_than_may_and_cancelled_ones_end() -> None:
     assert not tasks.cancel(running[0].id)
     await asyncio.wait_for(tasks.close(), None)
     assert running[1].state == "cancelled"
+
+
+async def test_one_that_runs_is_listed_and_cancelled_whatever_came_after_it() -> None:
+    tasks, going = Worked(), threading.Event()
+
+    def work(task: Task) -> Mapping[str, Any]:
+        while True:
+            going.wait()
+            task.advance(1)
+
+    def quick(_: Task) -> Mapping[str, Any]:
+        raise Conflict("there is one already")
+
+    long = tasks.start("long", work)
+    for number in range(30):
+        await eventually(functools.partial(_ended, tasks.start(f"quick {number}", quick)), 10)
+    listed = [tree["target"] for tree in tasks.trees()]
+    assert (len(listed), listed[0], listed[-1]) == (20, "quick 29", "long")
+    going.set()
+    await asyncio.wait_for(tasks.close(), 30)
+    assert long.state == "cancelled"
 
 
 async def _ended(task: Task) -> bool:
