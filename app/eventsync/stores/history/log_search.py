@@ -22,6 +22,9 @@ _SPAN: Final = 1000
 _MAX_SPANS: Final = 20
 """Spans of a search: at most 20,000 events."""
 
+_IN_SPAN: Final = 5000
+"""Events of a document in one span after which the span is too long."""
+
 _SECONDS: Final = 2.0
 """Time after which a search looks at no further span."""
 
@@ -62,27 +65,38 @@ class LogSearch:
     ) -> FoundEvents:
         """Search the events with `after < seq <= up_to`, backwards, for at most `limit` with `max_bytes` together."""
         found: list[StoredEvent] = []
-        size, high, began = 0, up_to, time.monotonic()
-        # The index finds those of a document, wherever they are.
-        span = up_to if wanted.shape is not None and wanted.shape.id is not None else _SPAN
+        size, looked_at, high, span, began = 0, 0, up_to, _SPAN, time.monotonic()
+        is_of_document = wanted.shape is not None and wanted.shape.id is not None
         for _ in range(_MAX_SPANS):
             low = Seq(max(after, high - span))
-            part, is_cut = await self._within(log, wanted, low, high, limit - len(found), max_bytes - size)
+            part, is_cut, count = await self._within(log, wanted, low, high, limit - len(found), max_bytes - size)
+            looked_at += count
+            if count > _IN_SPAN:
+                span = max(_SPAN, span // 64)
+                continue
+            # The index finds those of a document. Where it has few, the next span is longer.
+            span *= 4 if is_of_document and count < _SPAN // 4 else 1
             found += reversed(part)
             size += sum(len(event.body) for event in part)
             high = Seq(part[0].seq - 1) if is_cut else low
-            if is_cut or high <= after or len(found) >= limit or time.monotonic() - began > _SECONDS:
+            if is_cut or high <= after or len(found) >= limit or looked_at >= _SPAN * _MAX_SPANS:
+                break
+            if time.monotonic() - began > _SECONDS:
                 break
         return FoundEvents(found, high)
 
     async def _within(
         self, log: LogId, wanted: Wanted, after: Seq, up_to: Seq, limit: int, max_bytes: int
-    ) -> tuple[deque[StoredEvent], bool]:
-        """Return the newest matching events of a span, at least one, and whether older ones were left out."""
+    ) -> tuple[deque[StoredEvent], bool, int]:
+        """Return the newest matching events of a span, at least one, whether older ones were left out, and the number
+        of events that were looked at. It gives up once that is over `_IN_SPAN`.
+        """
         kept: deque[StoredEvent] = deque()
-        size, is_cut = 0, False
+        size, is_cut, count = 0, False, 0
         async with aclosing(self._events.read(log, after, up_to, shape=wanted.shape)) as events:
             async for event in events:
+                if (count := count + 1) > _IN_SPAN:
+                    break
                 if not wanted.matches(event):
                     continue
                 kept.append(event)
@@ -90,4 +104,4 @@ class LogSearch:
                 while len(kept) > 1 and (len(kept) > limit or size > max_bytes):
                     size -= len(kept.popleft().body)
                     is_cut = True
-        return kept, is_cut
+        return kept, is_cut, count
