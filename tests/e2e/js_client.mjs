@@ -18,7 +18,7 @@ const token = options.tokens && { token: (why) => (state.asked.push(why), state.
 const { WebSocket } = options.ws ? await import(options.ws) : globalThis;
 const decode = options.native && { decode: native() };
 const create = () =>
-  createClient({ ...options, ...token, ...decode, WebSocket, store: state.store, onRejected: ({ write, problem }) => state.rejected.push([write.id, problem.code]) });
+  createClient({ principal: "one", ...options, ...token, ...decode, WebSocket, store: state.store, onRejected: ({ write, problem }) => state.rejected.push([write.id, problem.code]) });
 let db = create();
 state.live = () => new Promise((done) => (db.status.name === "live" ? done() : db.on("status", ({ name }) => name === "live" && done())));
 state.settled = async () => {

@@ -81,6 +81,9 @@ export class Client {
   /** @param {ClientOptions} [options] */
   constructor(options = {}) {
     const url = String(options.url ?? globalThis.location?.origin);
+    if (options.token !== undefined && options.store !== undefined && options.principal === undefined) {
+      throw new TypeError("principal is needed with a token and a store: what is stored is for the user of the token");
+    }
     const fetch = options.fetch ?? globalThis.fetch.bind(globalThis);
     const tokens = new Tokens(options.token);
     this.options = { maxWrites: 10_000, maxChanges: 100_000, linger: 1000, ...options };

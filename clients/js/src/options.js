@@ -11,7 +11,9 @@
  * @property {string | URL} [url] - Of the server; in a page, its own origin without it.
  * @property {(why: TokenReason) => string | null | Promise<string | null>} [token] - Asked before each connection
  *   (`connect`), before a token ends (`expiring`), and after the server has refused one (`refused`).
- * @property {string} [principal] - Who the token speaks for. What is stored for another one is not used.
+ * @property {string} [principal] - Who the token speaks for. What is stored for another one is not used. With a `token`
+ *   and a `store` it is needed: else the next user of the browser would see the documents of this one, and send its
+ *   writes.
  * @property {string} [clientId] - Has the server store what this client acknowledges, and list it for operators.
  * @property {import("./store.js").Store} [store] - Keeps documents, positions and writes; in memory without it.
  * @property {import("./decode.js").Codec} [decode] - How documents are seen and written, such as `native()`; as

@@ -380,3 +380,11 @@ test("what a store fails to keep is tried again, joined with what came since; a 
   await persister.finish();
   assert.deepEqual(errors, ["full", "full"]);
 });
+
+test("a store is for one user: with a token, the client needs its principal", async () => {
+  const given = { url: "http://127.0.0.1:1", token: () => "t", store: memoryStore() };
+  assert.throws(() => createClient(given), /principal is needed/);
+  for (const options of [{ ...given, principal: "ada" }, { ...given, store: undefined }, { ...given, token: undefined }]) {
+    await createClient(options).close();
+  }
+});

@@ -166,7 +166,7 @@ function browser(t, { url }) {
   const open = (options = {}) => {
     const name = `tab ${(count += 1)}`;
     const fetch = (address, init) => globalThis.fetch(address, { ...init, headers: { ...init.headers, "X-Tab": name } });
-    const db = createClient({ url, store, fetch, transport: "sse", tabs: { locks, BroadcastChannel }, linger: 0, ...options });
+    const db = createClient({ url, principal: "ada", store, fetch, transport: "sse", tabs: { locks, BroadcastChannel }, linger: 0, ...options });
     t.after(() => db.close());
     const tab = { db, cards: db.collection("c"), notices: [], name };
     tab.cards.subscribe((notice) => tab.notices.push(notice));
