@@ -370,6 +370,24 @@ test("writes take 1 MiB of localStorage at most", async (context) => {
   await store.close();
 });
 
+test("what other tabs have put and removed takes no room for ever", async (context) => {
+  const items = withLocalStorage(context);
+  let now = 0;
+  context.mock.method(performance, "now", () => (now += 1000));
+  const stores = idb(newName());
+  const [follower, leader] = [await stores.open(IDENTITY), await stores.open(IDENTITY)];
+  const long = { text: "z".repeat(200_000) };
+  const mirrored = () => Object.values(items).filter(Boolean).length;
+  for (let order = 1; order <= 20; order += 1) {
+    await follower.enqueue(write(`k${order}`, order, long));
+    assert.equal(mirrored(), 1);
+    await leader.dequeue(`k${order}`);
+  }
+  for (let order = 21; order <= 30; order += 1) await leader.enqueue(write(`k${order}`, order, long));
+  assert.equal(mirrored(), 5);
+  for (const store of [follower, leader]) await store.close();
+});
+
 test("nothing is reported of a database that is new, that was destroyed, or whose page may not use localStorage", async (context) => {
   const items = withLocalStorage(context);
   const name = newName();

@@ -7,11 +7,13 @@
 /** @typedef {import("../store.js").QueuedWrite} QueuedWrite */
 
 const ROOM = 1 << 20; // characters of all writes together: the application may need the rest of the 5 MiB
+const RECOUNT = 1000; // ms between two counts of what is there
 
 export class Mirror {
   /** @type {Storage | null} */
   #storage = null;
-  #used = 0;
+  #used = 0; // by what this tab has seen: other tabs put writes, too, and remove those of this one
+  #counted = 0;
 
   /** @param {string} database - Its name. */
   constructor(database) {
@@ -21,7 +23,7 @@ export class Mirror {
     } catch {
       // The page may not use it.
     }
-    for (const key of this.keys) this.#used += this.#get(key).length;
+    this.#count();
   }
 
   /** The keys of the writes that are here. @returns {string[]} */
@@ -53,6 +55,7 @@ export class Mirror {
   put(write) {
     if (this.#storage?.getItem(this.#nameOf(write.key)) !== null) return;
     const text = JSON.stringify(write);
+    if (this.#used + text.length > ROOM && performance.now() - this.#counted >= RECOUNT) this.#count();
     const isKept = this.#used + text.length <= ROOM && this.#set(this.#nameOf(write.key), text);
     if (isKept) this.#used += text.length;
     else this.#set(this.#nameOf(write.key), ""); // so that its loss is noticed
@@ -60,7 +63,7 @@ export class Mirror {
 
   /** @param {string} key - Of a write. */
   remove(key) {
-    this.#used -= this.#get(key).length;
+    this.#used = Math.max(0, this.#used - this.#get(key).length);
     this.#storage?.removeItem(this.#nameOf(key));
   }
 
@@ -68,6 +71,11 @@ export class Mirror {
   clear() {
     for (const key of this.keys) this.remove(key);
     this.#storage?.removeItem(this.name);
+  }
+
+  #count() {
+    this.#counted = performance.now();
+    this.#used = this.keys.reduce((sum, key) => sum + this.#get(key).length, 0);
   }
 
   /** @param {string} key */
