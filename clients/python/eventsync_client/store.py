@@ -127,11 +127,16 @@ class Sqlite:
     """Keeps rows, positions and changes in a file of SQLite, in tables that begin with `eventsync_`.
 
     The application may have tables of its own in the same file, and change them in `change.transaction()`.
+
+    One client at a time uses a file. Another one would mix its rows and positions with those of this one, so the second
+    that writes a shape fails, with a `RuntimeError`.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._connection: sqlite3.Connection | None = None
+        self._positions: dict[str, str | None] = {}
+        """The position that this client has read or written last, by shape."""
 
     @property
     def connection(self) -> sqlite3.Connection:
@@ -157,7 +162,9 @@ class Sqlite:
 
     @staticmethod
     def prepare(connection: sqlite3.Connection) -> None:
-        """Make the tables. Raises `RuntimeError` for those of another format."""
+        """Make the tables. Raises `RuntimeError` for those of another format, and leaves these as they are."""
+        if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'eventsync_format'").fetchone():
+            _check_format(connection)
         connection.executescript(_TABLES)
         _check_format(connection)
 
@@ -165,10 +172,12 @@ class Sqlite:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+            self._positions.clear()
 
     def load(self, shape: str) -> Saved:
         execute = self.connection.execute
         found = execute("SELECT position, taken FROM eventsync_shapes WHERE shape = ?", (shape,)).fetchone()
+        self._positions[shape] = None if found is None else found[0]
         if found is None:
             return Saved()
         rows = execute("SELECT id, version, doc FROM eventsync_rows WHERE shape = ?", (shape,))
@@ -185,6 +194,10 @@ class Sqlite:
         shape = update.shape
         with self._write() as connection:
             execute = connection.execute
+            found = execute("SELECT position FROM eventsync_shapes WHERE shape = ?", (shape,)).fetchone()
+            stored = None if found is None else found[0]
+            if self._positions.get(shape, stored) != stored:
+                raise RuntimeError(f"{self.path} is in use by another client, which has written {shape}")
             execute(
                 "INSERT INTO eventsync_shapes (shape, position) VALUES (?, ?) "
                 "ON CONFLICT (shape) DO UPDATE SET position = excluded.position",
@@ -198,7 +211,9 @@ class Sqlite:
             if update.put:
                 rows = [(shape, key, row.version, _text(row.doc)) for key, row in update.put.items()]
                 connection.executemany("INSERT OR REPLACE INTO eventsync_rows VALUES (?, ?, ?, ?)", rows)
-            return self._keep(connection, shape, update.changes, update.position) if update.changes else []
+            kept = self._keep(connection, shape, update.changes, update.position) if update.changes else []
+        self._positions[shape] = update.position
+        return kept
 
     def _keep(
         self, connection: sqlite3.Connection, shape: str, changes: list[RawChange], position: str | None
@@ -242,6 +257,7 @@ class Sqlite:
         with self._write() as connection:
             for table in ("shapes", "rows", "changes"):
                 connection.execute(f"DELETE FROM eventsync_{table} WHERE shape = ?", (shape,))  # noqa: S608
+        self._positions[shape] = None
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import uuid
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -220,11 +221,34 @@ def test_store_of_another_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="in use"):
         store.open()
     store.connection.execute("UPDATE eventsync_format SET format = 99")
+    store.connection.execute("DROP TABLE eventsync_changes")
     store.close()
     with pytest.raises(RuntimeError, match="format 99"):
         store.open()
+    with closing(sqlite3.connect(store.path)) as database:
+        listed = database.execute("SELECT name FROM sqlite_master WHERE name = 'eventsync_changes'").fetchall()
+    assert listed == [], "a later version may do without it"
     with pytest.raises(RuntimeError, match="while its client is"):
         store.load("docs")
+
+
+def test_second_client_of_a_file_fails_and_changes_nothing(store: Sqlite) -> None:
+    """As two processes with one file: the rows of one would stand with the position of the other."""
+    other = Sqlite(store.path)
+    other.open()
+    assert store.load("docs") == other.load("docs")
+    store.apply(update("k:5", created("a")))
+    with pytest.raises(RuntimeError, match="in use by another client, which has written docs"):
+        other.apply(update("k:4", created("b")))
+    store.apply(update("k:6", created("c")))
+    assert set(store.load("docs").rows) == {"a", "c"}
+    # After a kill, nothing of the first one is in the way.
+    assert other.load("docs").position == "k:6"
+    other.apply(update("k:7", created("d")))
+    with pytest.raises(RuntimeError, match="in use"):
+        store.apply(update("k:8"))
+    for each in (store, other):
+        each.close()
 
 
 def test_memory_has_no_transactions() -> None:
