@@ -8,12 +8,12 @@
 export class ChangeReader {
   /** @type {any[]} */
   #changes = [];
-  #at = 0;
-  /** @type {{ resolve: (result: IteratorResult<any>) => void, reject: (error: Error) => void } | null} */
-  #waiting = null;
+  #at = 0; // of the next one
+  /** @type {(() => void) | null} Continues a `next` that waits. */
+  #wake = null;
   #ended = false;
-  /** @type {Error | null} */
-  #error = null;
+  /** @type {Error | undefined} */
+  #error;
 
   /** @param {number} limit @param {() => void} left */
   constructor(limit, left) {
@@ -24,15 +24,11 @@ export class ChangeReader {
   /** @param {any} change */
   push(change) {
     if (this.#ended) return;
-    if (this.#waiting) {
-      const { resolve } = this.#waiting;
-      this.#waiting = null;
-      return resolve({ value: change, done: false });
-    }
     this.#changes.push(change);
-    if (this.#changes.length - this.#at <= this.limit) return;
-    this.#changes = [];
-    this.#at = 0;
+    this.#wake?.();
+    const asked = this.#at + (this.#wake ? 1 : 0);
+    if (this.#changes.length - asked <= this.limit) return;
+    this.#clear(this.#changes.slice(this.#at, asked));
     this.end(new Error(`the reader lags more than ${this.limit} changes behind: maxChanges`));
     this.left();
   }
@@ -41,37 +37,37 @@ export class ChangeReader {
   end(error) {
     if (this.#ended) return;
     this.#ended = true;
-    this.#error = error ?? null;
-    const waiting = this.#waiting;
-    this.#waiting = null;
-    if (waiting && this.#error) waiting.reject(this.#take());
-    else waiting?.resolve({ value: undefined, done: true });
+    this.#error = error;
+    this.#wake?.();
   }
 
-  #take() {
-    const error = /** @type {Error} */ (this.#error);
-    this.#error = null;
-    return error;
+  #clear(changes = /** @type {any[]} */ ([])) {
+    this.#changes = changes;
+    this.#at = 0;
   }
 
   /** @returns {Promise<IteratorResult<any>>} */
   async next() {
+    if (this.#wake) throw new Error("one `next` at a time");
+    if (this.#at === this.#changes.length && !this.#ended) {
+      await new Promise((/** @type {(value?: undefined) => void} */ resolve) => (this.#wake = resolve));
+      this.#wake = null;
+    }
     if (this.#at < this.#changes.length) {
       const value = this.#changes[this.#at++];
-      if (this.#at === this.#changes.length) [this.#changes, this.#at] = [[], 0];
+      if (this.#at === this.#changes.length) this.#clear();
       return { value, done: false };
     }
-    if (this.#error) throw this.#take();
-    if (this.#ended) return { value: undefined, done: true };
-    if (this.#waiting) throw new Error("one `next` at a time");
-    return new Promise((resolve, reject) => (this.#waiting = { resolve, reject }));
+    const error = this.#error;
+    this.#error = undefined;
+    if (error) throw error;
+    return { value: undefined, done: true };
   }
 
   /** @returns {Promise<IteratorResult<any>>} */
   async return() {
     this.end();
-    this.#changes = [];
-    this.#at = 0;
+    this.#clear();
     this.left();
     return { value: undefined, done: true };
   }

@@ -284,6 +284,15 @@ test("changes() gives what the server has confirmed, and ends with the reader or
   const slow = db.collection("d").changes();
   db.collection("d").confirmed({ changes: [{}, {}, {}, {}], position: "k:7" });
   await assert.rejects(slow.next(), /maxChanges/);
+  for (const [count, isEnded] of [[4, false], [5, true]]) {
+    const asking = db.collection(`d${count}`).changes();
+    const first = asking.next(); // asked for, so it does not count
+    db.collection(`d${count}`).confirmed({ changes: Array.from({ length: count }, (_, n) => ({ n })), position: "k:7" });
+    assert.equal((await first).value.n, 0);
+    if (isEnded) await assert.rejects(asking.next(), /maxChanges/);
+    else for (const n of [1, 2, 3]) assert.equal((await asking.next()).value.n, n);
+    assert.equal(isEnded && (await asking.next()).done, isEnded);
+  }
   const other = db.collection("e").changes();
   const next = other.next();
   await db.close();
