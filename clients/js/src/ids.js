@@ -2,7 +2,7 @@
 
 import { parseJson } from "./json.js";
 
-const OBJECT_ID = /^[0-9a-f]{24}$/;
+export const OBJECT_ID = /^[0-9a-f]{24}$/;
 const AMBIGUOUS = /^(int|uuid|str|ejson):/;
 
 /**
@@ -16,17 +16,21 @@ export function randomHex(count) {
 
 /** @param {Uint8Array} bytes */
 function hex(bytes) {
-  return [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+  return [...bytes].map((byte) => digits(byte, 2)).join("");
+}
+
+/** @param {number} number @param {number} length */
+function digits(number, length) {
+  return number.toString(16).padStart(length, "0");
 }
 
 const process = randomHex(5);
-let counter = Math.floor(Math.random() * 0x1000000);
+let counter = parseInt(randomHex(3), 16);
 
 /** A new ObjectId, as its text: seconds, 5 random bytes of this process, and a counter. @returns {string} */
 export function newId() {
   counter = (counter + 1) % 0x1000000;
-  const seconds = Math.floor(Date.now() / 1000);
-  return `${seconds.toString(16).padStart(8, "0")}${process}${counter.toString(16).padStart(6, "0")}`;
+  return digits(Math.floor(Date.now() / 1000), 8) + process + digits(counter, 6);
 }
 
 /**

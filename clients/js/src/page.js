@@ -7,23 +7,22 @@
  * @param {import("./client.js").Client<any>} client
  */
 export function watchPage(client) {
-  const page = new AbortController();
+  if (!globalThis.addEventListener) return () => {}; // Node.js
+  const page = new AbortController(); // as the options of a listener it has the signal that ends listening
   let isAway = false; // in the cache, and not stopped before
-  const on = (/** @type {string} */ name, /** @type {() => void} */ act) => {
-    const listener = (/** @type {any} */ { persisted }) => persisted !== false && act();
-    globalThis.addEventListener?.(name, listener, { signal: page.signal });
-  };
-  on("online", () => client.hurry());
+  addEventListener("online", () => client.hurry(), page);
   // The back/forward cache keeps no page with a connection, or with a lock that another tab waits for.
-  on("pagehide", () => {
+  addEventListener("pagehide", ({ persisted }) => {
+    if (!persisted) return;
     isAway = !client.isStopped;
     client.halt();
     client.tabs?.hide();
-  });
-  on("pageshow", () => {
+  }, page);
+  addEventListener("pageshow", ({ persisted }) => {
+    if (!persisted) return;
     client.tabs?.show();
     if (isAway) client.start();
     isAway = false;
-  });
+  }, page);
   return () => page.abort();
 }

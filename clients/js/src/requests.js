@@ -31,7 +31,12 @@ export class Refusal extends Error {
 export function retryAfterOf(headers, problem = {}) {
   const text = headers.get("Retry-After");
   const seconds = problem.retry_after ?? (text === null ? undefined : Number(text));
-  return typeof seconds === "number" && Number.isFinite(seconds) && seconds >= 0 ? seconds : undefined;
+  return Number.isFinite(seconds) && seconds >= 0 ? seconds : undefined;
+}
+
+/** The header that has a token, if there is one. @param {string | null} token @returns {Record<string, string>} */
+export function authorization(token) {
+  return token === null ? {} : { Authorization: `Bearer ${token}` };
 }
 
 /**
@@ -100,8 +105,8 @@ export class Http {
     }
     const text = body === undefined ? undefined : JSON.stringify(body);
     const send = async (/** @type {string | null} */ token) => {
-      const all = { ...headers, ...(token !== null && { Authorization: `Bearer ${token}` }) };
       const signal = AbortSignal.timeout(TIMEOUT);
+      const all = { ...headers, ...authorization(token) };
       const answer = await this.fetch(address, { method, headers: all, body: text, cache: "no-store", signal });
       return { answer, text: await answer.text() };
     };
@@ -118,10 +123,10 @@ export class Http {
   }
 }
 
-/** @param {any} body @param {Response} answer */
+/** An answer, which is an object, with its entity tag. @param {any} body @param {Response} answer */
 function withTag(body, answer) {
   const etag = answer.headers.get("ETag");
-  return etag && body && typeof body === "object" && !Array.isArray(body) ? { ...body, etag } : body;
+  return etag === null ? body : { ...body, etag };
 }
 
 /** The problem of a refusal, also of one by a proxy. @param {Response} answer @param {string} text @returns {Problem} */

@@ -1,6 +1,7 @@
 // Declared shapes: `my_orders?owner=7&state=open`, in the canonical form by which the server answers.
 
-const OBJECT_ID = /^[0-9a-f]{24}$/;
+import { OBJECT_ID } from "./ids.js";
+
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
 const PREFIXED = /^(int|uuid|str|ejson|bool|null):/;
 const INTEGER = /^(0|-?[1-9]\d*)$/;

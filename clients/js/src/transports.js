@@ -3,7 +3,7 @@
 
 import { parseJson } from "./json.js";
 import { parsePosition } from "./positions.js";
-import { below, problemOf, retryAfterOf } from "./requests.js";
+import { authorization, below, problemOf, retryAfterOf } from "./requests.js";
 
 /**
  * What a connection is opened for.
@@ -56,7 +56,7 @@ function sse(asked, { opened, message, closed }) {
   /** @type {number | undefined} */
   let retryAfter;
   const read = async () => {
-    const headers = { Accept: "text/event-stream", ...(token !== null && { Authorization: `Bearer ${token}` }) };
+    const headers = { Accept: "text/event-stream", ...authorization(token) };
     const answer = await fetch(address, { headers, signal: ending.signal, cache: "no-store" });
     if (!answer.ok || !answer.body) {
       const { reason, message: text, isFinal, retryAfter: wait = 0 } = await refusalOf(answer);
@@ -171,7 +171,7 @@ const PART = 1000; // documents
 function poll({ url, shapes, vector, token, fetch }, { opened, message, closed }) {
   const ending = new AbortController();
   const { signal } = ending;
-  const headers = { Accept: "*/*", ...(token !== null && { Authorization: `Bearer ${token}` }) };
+  const headers = { Accept: "*/*", ...authorization(token) };
   /** @type {Map<string, string>} */
   const positions = new Map(Object.entries(vector));
   /** @type {Set<string>} */
