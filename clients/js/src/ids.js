@@ -47,7 +47,7 @@ export function idText(value) {
   if (typeof integer === "string" && /^(0|-?[1-9]\d*)$/.test(integer)) return `int:${integer}`;
   const uuid = value?.$uuid ?? uuidOf(value?.$binary);
   if (typeof uuid === "string") return `uuid:${uuid.toLowerCase()}`;
-  throw new TypeError("an _id that is made here is a string, an integer, an ObjectId or a UUID");
+  throw new TypeError("an _id made here is a string, an integer, an ObjectId or a UUID");
 }
 
 /** @param {string} value */

@@ -22,13 +22,6 @@ const NO_TOKEN = "the token function does not answer";
 const SILENT = "the server was silent for too long";
 const BEATS = 2.5; // heartbeats without a message
 
-/**
- * 44xx: the server refuses what this client asks; asking again unchanged is pointless.
- *
- * @param {number} code
- */
-const isFinal = (code) => code >= 4400 && code < 4500;
-
 export class Lifecycle {
   /** @type {Output[]} */
   #outputs = [];
@@ -229,8 +222,10 @@ export class Lifecycle {
       return this.#unauthenticated(reason || error?.reason || "unauthenticated", now);
     }
     if (code === 4403 && reason === "subject_changed" && this.hasToken) return this.again(reason, now);
-    if (isFinal(code)) return this.fail(reason || error?.message || `closed with ${code}`, code);
-    this.again(reason || error?.message || "the connection was lost", now);
+    const said = reason || error?.message;
+    // 44xx: the server refuses what this client asks; asking again unchanged is pointless.
+    if (code >= 4400 && code < 4500) return this.fail(said || `closed with ${code}`, code);
+    this.again(said || "the connection was lost", now);
   }
 
   /**

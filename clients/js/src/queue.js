@@ -4,9 +4,6 @@ import { PendingWrite } from "./pending.js";
 
 /** @typedef {import("./store.js").QueuedWrite} QueuedWrite */
 
-/** @type {readonly PendingWrite[]} */
-const NONE = []; // for each of 100,000 documents, when there are no writes
-
 /** @param {PendingWrite} entry */
 export const isAnswered = ({ state }) => state === "answered";
 
@@ -33,7 +30,7 @@ export class WriteQueue {
 
   /** The writes of a document. @param {string} collection @param {string} id */
   of(collection, id) {
-    return (this.size && this.#documents.get(nameOf(collection, id))) || NONE;
+    return this.#documents.get(nameOf(collection, id)) ?? [];
   }
 
   /** The first write without an answer of each document, unless it is under way. */
@@ -49,12 +46,12 @@ export class WriteQueue {
     const entry = new PendingWrite(write);
     this.order = Math.max(this.order, write.order);
     this.#entries.set(write.key, entry);
-    const entries = this.of(write.collection, write.id);
+    const name = nameOf(write.collection, write.id);
+    const entries = this.#documents.get(name) ?? [];
     // Those of another tab may come late, but nothing comes before what may be under way.
     const before = entries.findLastIndex(({ write: { order }, state }) => {
       return order <= write.order || state === "sending" || state === "answered";
     });
-    const name = nameOf(write.collection, write.id);
     this.#documents.set(name, [...entries.slice(0, before + 1), entry, ...entries.slice(before + 1)]);
     return entry;
   }

@@ -50,9 +50,9 @@ export class Settlement {
    * @returns {readonly QueuedWrite[]}
    */
   shown(shape, id) {
-    if (!this.queue.size) return NONE;
     const followed = this.#shapes.get(shape);
-    const entries = followed ? this.queue.of(followed.collection, id) : [];
+    if (!followed || !this.queue.size) return NONE;
+    const entries = this.queue.of(followed.collection, id);
     return entries.filter((entry) => entry.isMissingIn(shape, followed)).map(({ write }) => write);
   }
 

@@ -77,11 +77,10 @@ export class Tabs {
     client.persister.follow();
     client.http.tokens.ask = (why) => this.#token(why);
     this.channel = this.#join();
-    const { signal } = this.#ended;
     // A frozen page still gets messages, so it would seem to be awake, but neither answers of the server nor timers.
     const { document } = globalThis;
-    document?.addEventListener("freeze", () => this.#freeze(true), { signal });
-    document?.addEventListener("resume", () => this.#freeze(false), { signal });
+    document?.addEventListener("freeze", () => this.#freeze(true), this.#ended);
+    document?.addEventListener("resume", () => this.#freeze(false), this.#ended);
   }
 
   #join() {
