@@ -81,12 +81,7 @@ export class Core extends Lifecycle {
     else this.#subscribe(shape);
   }
 
-  /**
-   * Follow a shape no more. What is stored of it stays.
-   *
-   * @param {string} shape
-   * @param {number} now
-   */
+  /** Follow a shape no more. What is stored of it stays. @param {string} shape @param {number} now */
   unfollow(shape, now) {
     if (!this.shapes.includes(shape)) return;
     this.#drop(shape);
@@ -228,12 +223,7 @@ export class Core extends Lifecycle {
     this.#settle();
   }
 
-  /**
-   * A shape is refused for good: forget it with its documents.
-   *
-   * @param {string} shape
-   * @param {string} reason
-   */
+  /** A shape is refused for good: forget it with its documents. @param {string} shape @param {string} reason */
   #endOf(shape, reason) {
     const gone = [...this.documents(shape)];
     this.#drop(shape);

@@ -109,20 +109,12 @@ export class Lifecycle {
     this.end();
   }
 
-  /**
-   * Connect at once if the client waits for its next attempt.
-   *
-   * @param {number} now
-   */
+  /** Connect at once if the client waits for its next attempt. @param {number} now */
   hurry(now) {
     if (this.#phase === "waiting") this.#begin(now);
   }
 
-  /**
-   * Give up the connection, if there is one, and make another one at once.
-   *
-   * @param {number} now
-   */
+  /** Give up the connection, if there is one, and make another one at once. @param {number} now */
   reconnect(now) {
     if (!this.wanted || !this.shapes.length) return;
     this.cut();
@@ -131,12 +123,7 @@ export class Lifecycle {
 
   // --- the token function -----------------------------------------------------------------------------------------
 
-  /**
-   * The token function has answered.
-   *
-   * @param {string | null} token
-   * @param {number} now
-   */
+  /** The token function has answered. @param {string | null} token @param {number} now */
   tokenAnswered(token, now) {
     if (this.#credential.renewing) return this.#renewed(token, now);
     if (this.#phase !== "asking") return;
@@ -144,12 +131,7 @@ export class Lifecycle {
     else this.fail(this.reason, 4401);
   }
 
-  /**
-   * The token function has failed.
-   *
-   * @param {string} reason
-   * @param {number} now
-   */
+  /** The token function has failed. @param {string} reason @param {number} now */
   tokenFailed(reason, now) {
     if (this.#credential.renewing) this.#credential.renewLater(now);
     else if (this.#phase === "asking") this.again(`no token: ${reason}`, now);
@@ -228,11 +210,7 @@ export class Lifecycle {
     this.again(said || "the connection was lost", now);
   }
 
-  /**
-   * Do what is due.
-   *
-   * @param {number} now
-   */
+  /** Do what is due. @param {number} now */
   tick(now) {
     if (now >= this.#silentAt) this.again(this.#phase === "asking" ? NO_TOKEN : SILENT, now);
     if (now >= this.reconnectAt) this.#begin(now);
@@ -281,25 +259,13 @@ export class Lifecycle {
     this.tell("stopped");
   }
 
-  /**
-   * End after a permanent refusal.
-   *
-   * @protected
-   * @param {string} reason
-   * @param {number} [code]
-   */
+  /** End after a permanent refusal. @protected @param {string} reason @param {number} [code] */
   fail(reason, code = 0) {
     this.cut();
     this.tell("failed", reason, code);
   }
 
-  /**
-   * Connect again after a while.
-   *
-   * @protected
-   * @param {string} reason
-   * @param {number} now
-   */
+  /** Connect again after a while. @protected @param {string} reason @param {number} now */
   again(reason, now) {
     this.cut();
     this.delay = this.floor + backoff(this.attempts++, this.random);

@@ -123,11 +123,7 @@ export class Outbox extends Settlement {
     this.running = false;
   }
 
-  /**
-   * The server can be reached again: send at once.
-   *
-   * @param {number} now
-   */
+  /** The server can be reached again: send at once. @param {number} now */
   hurry(now) {
     this.#online();
     for (const entry of this.queue.all) entry.retryAt = 0;
@@ -135,11 +131,7 @@ export class Outbox extends Settlement {
     this.tick(now);
   }
 
-  /**
-   * Show a write from now on. It is sent once `stored` says that the store has it.
-   *
-   * @param {QueuedWrite} write
-   */
+  /** Show a write from now on. It is sent once `stored` says that the store has it. @param {QueuedWrite} write */
   add(write) {
     const entry = this.queue.put(write);
     this.output({ type: "enqueue", write });
@@ -304,11 +296,7 @@ export class Outbox extends Settlement {
     this.output({ type: "request", write, ifMatch });
   }
 
-  /**
-   * The request of a write is over.
-   *
-   * @param {string} key
-   */
+  /** The request of a write is over. @param {string} key */
   #finish(key) {
     this.#sending -= 1;
     const entry = this.queue.get(key);

@@ -2,11 +2,7 @@
 
 /** @typedef {{ log: string, seq: number }} Barrier - A position of all shapes: its log has no scope. */
 
-/**
- * Split a position into its parts.
- *
- * @param {string} text
- */
+/** Split a position into its parts. @param {string} text */
 export function parsePosition(text) {
   const colon = text.lastIndexOf(":");
   return { log: text.slice(0, colon), seq: Number(text.slice(colon + 1)) };

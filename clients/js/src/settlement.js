@@ -56,11 +56,7 @@ export class Settlement {
     return entries.filter((entry) => entry.isMissingIn(shape, followed)).map(({ write }) => write);
   }
 
-  /**
-   * The ids of the documents that have a write in a shape.
-   *
-   * @param {string} shape
-   */
+  /** The ids of the documents that have a write in a shape. @param {string} shape */
   ids(shape) {
     const followed = this.#shapes.get(shape);
     const entries = this.queue.all.filter((entry) => entry.isMissingIn(shape, followed));
@@ -97,12 +93,7 @@ export class Settlement {
     this.moved(shape, now);
   }
 
-  /**
-   * A shape has another position.
-   *
-   * @param {string} shape
-   * @param {number} now
-   */
+  /** A shape has another position. @param {string} shape @param {number} now */
   moved(shape, now) {
     const followed = this.#shapes.get(shape);
     for (const entry of this.queue.all) {
