@@ -59,7 +59,8 @@ export function createClient(options) {
  * @template {Schema} [S=AnySchema]
  */
 export class Client {
-  #leavePage = watchPage(this);
+  /** @type {() => void} */
+  #leavePage;
   /** By their texts. @internal @type {Map<string, Handle>} */
   handles = new Map();
   /** @internal */
@@ -107,6 +108,7 @@ export class Client {
     /** Resolves once the writes of a former process are here. @type {Promise<void>} */
     this.ready = this.#restore();
     this.ready.catch(() => {}); // reported; whoever awaits it gets it too
+    this.#leavePage = watchPage(this);
   }
 
   /** The state of the connection, and the number of writes that wait. @returns {Status} */
