@@ -127,7 +127,7 @@ class SnapshotStore:
         self, log: LogId, collection: str | None, limit: int
     ) -> list[tuple[StoredSnapshot, bool]]:
         """Return at most `limit` snapshots of whole collections, or of one, newest first, and which are complete."""
-        shown = {"$or": [{"complete": True}, {"complete": False, "hidden": {"$ne": True}}]}
+        shown = {"$or": [{"complete": True}, {"complete": False, "hidden": {"$exists": False}}]}
         query = {"l": log, "c": collection or {"$not": {"$regex": "/"}}} | shown
         with translated("stored snapshots can't be listed"):
             rows = self._snapshots.find(query, sort=[("n", DESCENDING), ("at", DESCENDING)], limit=limit)
