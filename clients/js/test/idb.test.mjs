@@ -405,6 +405,18 @@ test("nothing is reported of a database that is new, that was destroyed, or whos
   await denied.destroy();
 });
 
+test("what another tab writes while the store is removed leaves no copy", async (context) => {
+  const items = withLocalStorage(context);
+  const stores = idb(newName());
+  const [first, second] = [await stores.open(IDENTITY), await stores.open(IDENTITY)];
+  const clear = first.mirror.clear.bind(first.mirror);
+  first.mirror.clear = () => (clear(), second.mirror.put(write("late", 1)));
+  await first.destroy();
+  assert.deepEqual(Object.keys(items), []);
+  await assert.rejects(second.enqueue(write("later", 2)), /the store was removed/);
+  assert.deepEqual(Object.keys(items), []);
+});
+
 test("the copy of the queue follows the queue, whatever it has missed", async (context) => {
   const items = withLocalStorage(context);
   const name = newName();

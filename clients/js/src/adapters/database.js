@@ -35,7 +35,7 @@ export function doneOf(transaction) {
  * @param {string[]} tables - Those that are not there are created.
  * @param {object} on
  * @param {(transaction: IDBTransaction) => void} on.created - It is new: what this stores is stored with it.
- * @param {() => void} on.unwanted - Another tab wants to remove the database, or to have it in a newer version.
+ * @param {(change: IDBVersionChangeEvent) => void} on.unwanted - Another tab wants to remove the database, or to have it in a newer version.
  * @param {() => void} on.closed - The browser has closed it.
  */
 export async function openDatabase(name, version, tables, { created, unwanted, closed }) {

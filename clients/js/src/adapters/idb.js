@@ -84,7 +84,10 @@ class IndexedStore {
   async connect() {
     if (this.#ended) throw new Error(this.#ended);
     if (this.#database) return this.#database;
-    const unwanted = () => this.#end("the store was removed, or is used by a newer version, in another tab");
+    const unwanted = (/** @type {IDBVersionChangeEvent} */ { newVersion }) => {
+      this.#end("the store was removed, or is used by a newer version, in another tab");
+      if (newVersion === null) this.mirror.clear(); // of what this tab has stored since the other one has done so
+    };
     /** @type {StoreLost | null} */
     let lost = null;
     const created = (/** @type {IDBTransaction} */ transaction) => {
@@ -166,7 +169,7 @@ class IndexedStore {
   /** @param {QueuedWrite} write */
   async enqueue(write) {
     await this.#write(["queue"], (transaction) => resultOf(transaction.objectStore("queue").put(write, write.key)));
-    this.mirror.put(write);
+    if (!this.#ended) this.mirror.put(write);
   }
 
   /** @param {string} key */
