@@ -122,8 +122,15 @@ async def test_verification_names_the_document_that_differs(
     operator: httpx.AsyncClient, ruled: Ruled, new_id: Callable[[], str], caplog: pytest.LogCaptureFixture
 ) -> None:
     id_ = new_id()
+
+    async def has_base() -> bool:
+        return (await known(operator, "closed"))["since_at"] is not None
+
+    # Behind the first snapshot, which would have the document.
+    await eventually(has_base, 20)
     (await operator.put(f"/v1/collections/closed/documents/{id_}", json={"secret": CANARY})).raise_for_status()
-    await known(operator, "closed")
+    # The newest event is watched over: a new log would begin once it is another one.
+    (await operator.put(f"/v1/collections/closed/documents/{new_id()}", json={})).raise_for_status()
     await head_with(operator, "closed", id_, 1)
     with caplog.at_level(logging.INFO, logger="eventsync.access.audit"):
         task = await verified(operator, VERIFICATIONS, collection="closed")

@@ -271,7 +271,7 @@ async def test_storage_shows_tiers_snapshots_and_segments(settings: Settings, tm
         await dashboard.until("document.querySelectorAll('[aria-label=\"Table: Segments\"] tbody tr').length >= 2")
         await dashboard.until("document.querySelectorAll('[aria-label=\"Table: Snapshots\"] tbody tr').length >= 2")
         said = await dashboard.browser.value(dashboard.page, "document.querySelector('.tiers').ariaLabel")
-        assert said.startswith("The log: none no longer kept; 1 to ")
+        assert said.startswith("The log: no longer kept: none; archived: 1 to ")
         await dashboard.looks_well("log/storage")
 
 

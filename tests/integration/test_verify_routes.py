@@ -126,3 +126,6 @@ async def test_routes_are_compared_with_the_results_of_their_filters(
     await moved(stores, settings)
     monkeypatch.setattr(Route, "filter", {"n": {"$eq": 5}})
     assert await wrong(settings) == "docs/int:2 is in by_n?n=int:77 by its events, but MongoDB does not find it"
+    (finding,) = (await prove(settings, ["docs"])).summary()["findings"]
+    assert "docs has other routes" in finding["text"]
+    assert "77" not in finding["text"]

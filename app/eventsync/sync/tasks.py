@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from eventsync.concurrency.offload import Offload
 from eventsync.domain.positions import Position
 from eventsync.errors import EventsyncError, RateLimited, public_error
 from eventsync.process import event_loop
@@ -151,8 +152,9 @@ class Tasks:
 
     def _work(self, task: Task, work: Work) -> Mapping[str, Any]:
         async def main() -> Mapping[str, Any]:
-            async with connected(self._settings, task.kind) as client:
-                return await work(Stores.of(client, self._settings), task)
+            # A thread does not help against a large document: it holds the interpreter lock while it is decoded.
+            async with connected(self._settings, task.kind) as client, Offload.running(self._settings) as offload:
+                return await work(Stores.of(client, self._settings, offload), task)
 
         return event_loop.run(main())
 

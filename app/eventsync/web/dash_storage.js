@@ -5,12 +5,12 @@ import { get } from "./http.js";
 import { html, useState } from "./ui.js";
 
 const PAGE = 50;
+const EVERY = 5000; // ms; a server reads the tiers as often
 const RETENTION = ["hot_events", "hot_age", "retention_events", "retention_age", "retention_bytes"];
 
 export function Storage() {
-  const loaded = useLoaded(load, []);
-  const refresh = html`<button type="button" class="small" onClick=${loaded.reload}>Refresh</button>`;
-  return html`<${Section} title="Tiers" wide aside=${refresh}><${Loaded} of=${loaded}>${(found) => html`<${Tiers} found=${found} />`}<//><//>
+  const loaded = useLoaded(load, [], EVERY);
+  return html`<${Section} title="Tiers" wide><${Loaded} of=${loaded}>${(found) => html`<${Tiers} found=${found} />`}<//><//>
     <${Section} title="Snapshots" wide><${Loaded} of=${loaded}>${({ snapshots }) => html`<${Snapshots} found=${snapshots} />`}<//><//>
     <${Segments} />`;
 }
@@ -51,7 +51,7 @@ function Tiers({ found: { overview, snapshots, retention } }) {
 const events = (count) => `${number(count)} events`;
 
 function said({ name, from, to }) {
-  return to > from ? `${number(from + 1)} to ${number(to)} ${name}` : `none ${name}`;
+  return `${name}: ${to > from ? `${number(from + 1)} to ${number(to)}` : "none"}`;
 }
 
 /** Limits of which the first to be reached counts; 0 is none. */
@@ -65,7 +65,7 @@ function Snapshots({ found: { snapshots, more } }) {
     key: item.id,
     cells: [
       item.collection,
-      html`<code>${item.position}</code>`,
+      html`<code class="nowrap">${item.position}</code>`,
       item.complete ? html`<a href=${Route.to("data", [item.collection], { past: "1", at: Math.ceil(item.time) * 1000 })}><${Time} at=${item.time} /></a>` : html`<span class="tag warning">being written</span>`,
       number(item.documents),
       html`<span class="nowrap">${bytes(item.bytes)} <span class="muted">of ${bytes(item.raw_bytes)}</span></span>`,
@@ -77,7 +77,7 @@ function Snapshots({ found: { snapshots, more } }) {
 
 function Segments() {
   const [before, setBefore] = useState("");
-  const loaded = useLoaded(() => get(`/v1/admin/segments${searchOf({ limit: PAGE, before })}`), [before]);
+  const loaded = useLoaded(() => get(`/v1/admin/segments${searchOf({ limit: PAGE, before })}`), [before], before ? 0 : EVERY);
   return html`<${Section} title="Segments" wide><${Loaded} of=${loaded}>${({ segments, next }) => html`
     <${Table} label="Segments" columns=${["Events", "Number", "First", "Last", "Size"]} rows=${segments.map(segmentRow)}
       empty="No segment is in the archive: events are archived once they fill one." />

@@ -50,7 +50,7 @@ function Cancel({ task, reload }) {
 function Outcome({ task }) {
   if (isRunning(task)) {
     const of = task.total === null ? "" : ` of ${number(Math.max(task.done, task.total))}`;
-    return html`<progress max=${Math.max(1, task.done, task.total ?? 0)} value=${task.total === null ? null : task.done} aria-label=${`Progress of ${task.target}`}></progress>
+    return html`<progress key=${task.step} max=${Math.max(1, task.done, task.total ?? 0)} value=${task.total === null ? undefined : task.done} aria-label=${`Progress of ${task.target}`}></progress>
       ${task.step ? `${task.step}, ` : ""}${number(task.done)}${of}`;
   }
   if (!task.result) return task.reason ?? "";

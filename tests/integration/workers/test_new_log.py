@@ -71,7 +71,7 @@ async def test_a_requested_reset_begins_a_new_log(stores: Stores, settings: Sett
     async with running_worker(settings):
         log = await began(stores, "docs")
         await stores.data["docs"].insert_one({"_id": 1})
-        head = await caught_up(stores)
+        head = await stores.events.head(await caught_up(stores))
         await stores.logs.request_reset("by hand")
         await new_log(stores, log)
         await tracked(stores, "docs")

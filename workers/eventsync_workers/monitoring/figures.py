@@ -110,6 +110,7 @@ class JobFigures:
             self.succeeded = ended()
         finally:
             self.running_since = None
+            # Also of a run that has failed, or was interrupted: its work stays.
             if (run := ended()).done:
                 self.worked = run
             self.seconds.observe(run.seconds)

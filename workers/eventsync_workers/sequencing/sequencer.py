@@ -118,6 +118,7 @@ class Sequencer:
         """Return the newest event that a log that ends is known to have had, for the history."""
         appended = self._appended_to(log)
         try:
+            # Of a log that was dropped this process may know more than MongoDB.
             stored = await self._stores.events.head(log.id)
         except (Unavailable, Damaged):
             stored = Seq(0)

@@ -37,7 +37,9 @@ async def jobs(request: Request) -> Response:
         holder = lease.owner if lease is not None and lease.live else None
         known = {each.process.name: each.state.get("jobs", {}).get(name) for each in workers}
         current = known.get(holder or "") or {}
+        # A run of a worker that has lost the job since is one of the job all the same.
         runs = {kind: _newest(kind, known.values()) for kind in ("succeeded", "worked", "failed")}
+        # But that worker may say for some seconds that it still runs it.
         now = {kind: current.get(kind) for kind in ("running_since", "next_at")}
         rows.append({"name": name, "worker": holder, **now, **runs})
     return Response(to_json({"jobs": rows}), headers=NO_STORE, media_type=JSON)
@@ -88,8 +90,10 @@ def _beginning(each: LogBeginning) -> dict[str, Any]:
 async def segments(request: Request) -> Response:
     """List the segments of the archive, the newest first, a page at a time."""
     stores, limit = services_of(request).stores, _limit(request)
+    # No event has the number 0, so that it stands for none given.
     before = conditions.number(request, "before", default=0, low=1, high=_MAX_SEQ)
     log = await stores.logs.require()
+    # One more than the page tells whether there is a next page.
     found = await stores.archive.segments.newest_before(log.id, Seq(before) if before else None, limit + 1)
     page = found[:limit]
     body = {

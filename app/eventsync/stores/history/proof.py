@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
 from bson import json_util
@@ -74,6 +74,7 @@ class Wrong:
             outline = f"{shape} is only in {where}"
             return cls(f"{outline}: {_short(_exact(document))}", shape, outline=outline)
         versions = f": the log has version {log[0]}, the collection version {there[0]}" if log[0] != there[0] else ""
+        # An empty one if the versions alone differ.
         patch = _exact(diff(log[1], there[1]))
         changes = f"; from the log to the collection: {_short(patch)}" if patch else ""
         paths = ", ".join(operation["path"] or "/" for operation in patch[:_FINDINGS])
@@ -121,6 +122,7 @@ class Report:
 
     def summary(self) -> dict[str, Any]:
         """Return it as JSON of a few KiB, without content of documents: observers read it."""
+        # The log's own fault first: the others may be its consequences.
         faults = [(None, self.wrong), *((proof.name, proof.wrong) for proof in self.proofs)]
         found = [(name, wrong) for name, wrong in faults if wrong is not None]
         return {
@@ -186,6 +188,7 @@ class _Checks:
             f"{name}: versions", lambda advance: chains(point, name, advance, tracked_from=tracked_from)
         )
         if wrong is not None:
+            # Without its versions, the content would differ only by what is said already.
             return Proof(name, Position(point.log, point.seq), wrong)
         # A new point: MongoDB can be read at a cluster time for minutes, and the checks before may take as long.
         at = await self._point()
@@ -201,6 +204,10 @@ class _Checks:
             # Behind the documents: a route is made of what the log says of them.
             check, at = self._routes.check, await self._point()
             wrong = await self._run_text(f"{name}: routes", lambda advance: check(at, name, advance), total=count)
+            if wrong is not None:
+                # A route's name has values of its documents.
+                outline = f"{name} has other routes than its events say; `eventsync verify` names one"
+                wrong = replace(wrong, outline=outline)
         return Proof(name, Position(at.log, at.seq), wrong)
 
     async def _run_text(

@@ -63,6 +63,7 @@ class RepairStore:
         row = {"log": log, "kind": kind, "reason": reason[:_REASON], "after": Int64(after)}
         fields = {name: {"$literal": value} for name, value in row.items()}
         with translated("the history of repairs can't be written"):
+            # A pipeline, for the time by MongoDB's clock.
             await self._repairs.update_one({"_id": id_}, [{"$set": fields | {"began": NOW}}], upsert=True)
             older = await self._repairs.find({}, {"_id": 1}, sort=_NEWEST, skip=KEPT).to_list(1000)
             if older:
