@@ -341,8 +341,9 @@ export class Tab {
     for (const name of wanted ?? []) {
       const write = outbox.queue.get(name)?.write;
       const known = this.#outcomes.get(name);
-      if (write) this.#post({ write, isNew: false, maker: this.#makers.get(name) });
-      else if (known) this.#post({ ended: [[name, known]] });
+      // What has ended is not to be sent again: the leader may have its event, and would show the write over that.
+      if (known) this.#post({ ended: [[name, known]] });
+      else if (write) this.#post({ write, isNew: false, maker: this.#makers.get(name) });
     }
   }
 

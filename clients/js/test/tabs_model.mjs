@@ -98,7 +98,7 @@ class Page extends Run {
     for (const [shape, step] of steps) this.pending.push({ type: "apply", shape, step });
     this.tab.lead(epoch, this.now);
     this.engine.start(this.now);
-    this.pending.push({ type: "queue" });
+    this.pending.push({ type: "queue", epoch });
   }
 
   /** It leads no more, and waits for the lock again. */
@@ -284,7 +284,7 @@ class Page extends Run {
       disk.epoch = this.storeEpoch = output.epoch;
       for (const [name, position] of output.stands) this.known.set(name, position);
     } else if (type === "queue") {
-      this.tab.restore([...disk.queue.values()].map((write) => structuredClone(write)), this.now);
+      if (this.tab.leads && this.tab.epoch === output.epoch) this.tab.restore([...disk.queue.values()].map((write) => structuredClone(write)), this.now);
     } else if (type === "load") {
       const saved = this.load(shape);
       if (this.tab.leads && this.tab.relay.has(shape)) this.tab.begin(shape, output.info, saved, this.now, false);
