@@ -79,11 +79,7 @@ export class Engine {
     return Math.min(this.core.due, this.outbox.due);
   }
 
-  /**
-   * The outputs since the last call, in order.
-   *
-   * @param {number} now
-   */
+  /** The outputs since the last call, in order. @param {number} now */
   take(now) {
     this.#pump(now);
     for (const [shape, followed] of this.#shapes) this.#show(shape, followed);
@@ -92,11 +88,7 @@ export class Engine {
     return outputs;
   }
 
-  /**
-   * What the application sees of a shape; nothing if it is not followed.
-   *
-   * @param {string} shape
-   */
+  /** What the application sees of a shape; nothing if it is not followed. @param {string} shape */
   view(shape) {
     const followed = this.#shapes.get(shape);
     return followed?.shown ? followed.view : undefined;
@@ -144,11 +136,7 @@ export class Engine {
     this.#mark(followed, ids, isCached ? "cache" : "local");
   }
 
-  /**
-   * What a followed shape is; undefined if it is not followed.
-   *
-   * @param {string} shape
-   */
+  /** What a followed shape is; undefined if it is not followed. @param {string} shape */
   info(shape) {
     return this.#shapes.get(shape)?.info;
   }

@@ -64,12 +64,7 @@ function uuidOf(binary) {
   return digits.length === 32 ? digits.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5") : undefined;
 }
 
-/**
- * The `_id` that a text names, in relaxed Extended JSON.
- *
- * @param {string} text
- * @returns {any}
- */
+/** The `_id` that a text names, in relaxed Extended JSON. @param {string} text @returns {any} */
 export function idValue(text) {
   if (OBJECT_ID.test(text)) return { $oid: text };
   const colon = text.indexOf(":");

@@ -139,12 +139,7 @@ export function problemOf({ status, statusText }, text) {
   }
 }
 
-/**
- * The path of a document, or of the documents of a collection.
- *
- * @param {string} collection
- * @param {string} [id]
- */
+/** The path of a document, or of the documents of a collection. @param {string} collection @param {string} [id] */
 export function pathOf(collection, id) {
   const documents = `v1/collections/${encodeURIComponent(collection)}/documents`;
   return id === undefined ? documents : `${documents}/${encodeURIComponent(id)}`;

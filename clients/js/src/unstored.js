@@ -11,12 +11,7 @@ export class Unstored {
   /** @type {Map<string, { stand: string | null, steps: Step[] }>} `stand`: where the first step begins. */
   #shapes = new Map();
 
-  /**
-   * A shape was loaded from the store, or was not there.
-   *
-   * @param {string} shape
-   * @param {string | null} position
-   */
+  /** A shape was loaded from the store, or was not there. @param {string} shape @param {string | null} position */
   begin(shape, position) {
     this.#shapes.set(shape, { stand: position, steps: [] });
   }
@@ -39,12 +34,7 @@ export class Unstored {
     this.#shapes.delete(shape);
   }
 
-  /**
-   * The store has a shape as it was at a position.
-   *
-   * @param {string} shape
-   * @param {string} position
-   */
+  /** The store has a shape as it was at a position. @param {string} shape @param {string} position */
   durable(shape, position) {
     const unstored = this.#shapes.get(shape);
     if (!unstored) return;

@@ -64,12 +64,7 @@ export class Writes {
     return { id: write.id, key, ...promises };
   }
 
-  /**
-   * The promises of a write.
-   *
-   * @param {string} key
-   * @param {string | undefined} shape - Through which it was made.
-   */
+  /** The promises of a write. @param {string} key @param {string | undefined} shape - Through which it was made. */
   #promises(key, shape) {
     /** @type {Promise<WriteAnswer>} */
     const done = new Promise((resolve, reject) => this.#waiting.set(key, { resolve, reject }));
