@@ -10,7 +10,9 @@ import "fake-indexeddb/auto";
 
 import { idb } from "../src/adapters/idb.js";
 import { createClient } from "../src/client.js";
+import { Engine } from "../src/engine.js";
 import { Fenced } from "../src/store.js";
+import { Tab } from "../src/tab.js";
 import { Unstored } from "../src/unstored.js";
 import { count, interleave } from "./seeds.mjs";
 import { run } from "./tabs_model.mjs";
@@ -19,6 +21,24 @@ const runs = count(100);
 
 test(`${runs} interleavings of three tabs, their channel, their lock and kills end with the state of the server`, () => {
   interleave(run, runs);
+});
+
+test("a former leader tells the outcome of a write that the new leader asks for", () => {
+  const engine = new Engine();
+  const tab = new Tab("old", engine, new Proxy({}, { get: () => () => {} }));
+  const { key, ...rest } = write("first");
+  const answer = { id: "a", version: 2 };
+  tab.begin("cards", { collection: "cards" }, null, 0, true);
+  tab.lead(1, 0);
+  tab.restore([{ key, ...rest }], 0);
+  engine.outbox.start(0);
+  engine.outbox.answered(key, answer, 0);
+  tab.ended(key, { answer });
+  tab.follow(0);
+  assert.equal(engine.outbox.size, 1, "it is shown until the shape has it");
+  tab.take();
+  tab.receive({ from: "new", to: "old", epoch: 2, wanted: [key] }, 0);
+  assert.deepEqual(tab.take().at(-1), { ended: [[key, { answer }]], from: "old", heard: 2 });
 });
 
 // --- the store -------------------------------------------------------------------------------------------------------
