@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from support.ruled import CANARY, MERGE, THINGS, made
+from support.ruled import CANARY, MERGE, THINGS, Ruled, made
 from support.waiting import eventually
 
 from .test_openapi import check
@@ -87,6 +87,41 @@ async def test_past_page_shows_what_its_reader_may_see_then_and_now(
     # What is hidden has changed, and nothing that is seen.
     assert rows[mine]["now"] == "same"
     assert CANARY not in str(rows)
+
+
+async def test_cursor_names_no_document_that_its_reader_may_not_see(
+    operator: httpx.AsyncClient, new_id: Callable[[], str], ruled: Ruled
+) -> None:
+    """Ids may be secrets. With pages of one, each document is the last one of a page."""
+    name, owner = new_id(), new_id()
+    owners = ["bob", owner, "bob", "bob", owner, owner, "bob"]
+    for number, by in enumerate(owners):
+        await made(operator, f"{name}-{number}", owner=by)
+    position = await head_with(operator, "things", f"{name}-6", 1)
+    async with ruled.client(owner) as client:
+        first = check(await answered_once(operator, {"limit": 1, "position": position}), PATH, "get")
+        for limit in (1, 2, 3):
+            found: list[str] = []
+            cursors: list[str] = []
+            after = f"{first['next'].partition('.')[0]}.created.0.{name}"
+            # As many pages as there are documents of these.
+            for _ in range(-(-len(owners) // limit)):
+                page = check(
+                    await answered_once(client, {"limit": limit, "position": position, "after": after}), PATH, "get"
+                )
+                found += [row["id"] for row in page["documents"]]
+                if "next" not in page:
+                    break
+                after = page["next"]
+                cursors.append(after.split(".", 3)[3])
+            assert found == [f"{name}-{number}" for number, by in enumerate(owners) if by == owner]
+            assert cursors
+            assert set(cursors) <= {name, *found}
+
+
+async def answered_once(client: httpx.AsyncClient, query: Json) -> httpx.Response:
+    answer: httpx.Response = await eventually(lambda: answered(client, "things", query), 20)
+    return answer
 
 
 async def test_bad_points_and_cursors_are_refused(operator: httpx.AsyncClient) -> None:

@@ -10,7 +10,7 @@ import heapq
 import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from eventsync.domain.ids import IdText
@@ -22,32 +22,57 @@ from eventsync.stores.stores import Stores
 MAX_TOUCHED: Final = 200_000
 """Most documents touched since a stored snapshot of which a page is made."""
 
-_CURSOR: Final = re.compile(r"([0-9a-f]{16})\.(?:(\d{1,9})\.(\d{1,9})|created\.(.*))", re.DOTALL)
+_CURSOR: Final = re.compile(r"([0-9a-f]{16})\.(?:(\d{1,9})\.(\d{1,9})|created\.(\d{1,9})\.(.*))", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class PastCursor:
-    """A place in a collection as it was: behind a row of a chunk of a snapshot, or behind a document created later."""
+    """A place in a collection as it was: behind a row of a chunk of a snapshot, or behind a document created later.
+
+    The latter place is `skip` touched documents behind the one that is `created`, or behind the first if it is empty.
+    """
 
     snapshot: str
     chunk: int = 0
     row: int = 0
     created: IdText | None = None
+    skip: int = 0
 
     @classmethod
     def parse(cls, text: str) -> PastCursor:
         """Read the text of a cursor. Raises `Malformed`."""
         if (found := _CURSOR.fullmatch(text)) is None:
             raise Malformed("after is the `next` of the page before")
-        snapshot, chunk, row, created = found.groups()
+        snapshot, chunk, row, skip, created = found.groups()
         if created is not None:
-            return cls(snapshot, created=IdText(created))
+            return cls(snapshot, created=IdText(created), skip=int(skip))
         return cls(snapshot, int(chunk), int(row))
 
     def __str__(self) -> str:
         if self.created is not None:
-            return f"{self.snapshot}.created.{self.created}"
+            return f"{self.snapshot}.created.{self.skip}.{self.created}"
         return f"{self.snapshot}.{self.chunk}.{self.row}"
+
+
+@dataclass(frozen=True, slots=True)
+class PastId:
+    """An id, the cursor behind it, and the number of touched documents from the beginning of the page up to it."""
+
+    text: IdText
+    cursor: PastCursor
+    passed: int = 0
+
+    def end(self, shown: PastId | None, after: PastCursor | None) -> PastCursor:
+        """Return a cursor behind this document that names none but `shown`, the last one that the reader may know.
+
+        The page begins behind `after`. Ids of other documents may be secrets.
+        """
+        if self.cursor.created is None or shown is self:
+            return self.cursor
+        if shown is not None and shown.cursor.created is not None:
+            return replace(self.cursor, created=shown.text, skip=self.passed - shown.passed)
+        start = None if after is None else after.created
+        return replace(self.cursor, created=start or IdText(""), skip=self.passed)
 
 
 class PastPages:
@@ -56,32 +81,33 @@ class PastPages:
     def __init__(self, stores: Stores) -> None:
         self._stores = stores
 
-    async def ids(
-        self, collection: str, position: Position, after: PastCursor | None, limit: int
-    ) -> list[tuple[IdText, PastCursor]]:
-        """Return the next ids, each with the cursor behind it; none at the end. Some may not have existed.
+    async def ids(self, collection: str, position: Position, after: PastCursor | None, limit: int) -> list[PastId]:
+        """Return the next ids; none at the end. Some may not have existed.
 
         Raises `NoBase`, `BehindHorizon`, `Damaged`, `TooComplex`, and `Unavailable` if the snapshot of the page before
         is not kept any more.
         """
         base = await self._base(collection, position, after)
         place = after or PastCursor(base.id)
-        found: list[tuple[IdText, PastCursor]] = []
+        found: list[PastId] = []
         if place.created is None:
             async with aclosing(self._of_snapshot(base, place)) as rows:
                 async for row in rows:
                     found.append(row)
                     if len(found) == limit:
                         return found
-        after_id = place.created or IdText("")
-        touched = await self._touched(base, position)
+        after_id, passed = place.created or IdText(""), place.skip
+        touched = [text for text in await self._touched(base, position) if text > after_id]
         while len(found) < limit:
-            some = heapq.nsmallest(limit, (text for text in touched if text > after_id))
+            # More may have been touched since the page before. Then a document that was skipped comes again.
+            some = heapq.nsmallest(passed + limit, touched)[passed:]
             if not some:
                 break
             held = await self._stores.snapshots.stored.holds(base, some)
-            found += [(text, PastCursor(base.id, created=text)) for text in some if text not in held]
-            after_id = some[-1]
+            for text in some:
+                passed += 1
+                if text not in held:
+                    found.append(PastId(text, PastCursor(base.id, created=text), passed))
         return found[:limit]
 
     async def _base(self, collection: str, position: Position, after: PastCursor | None) -> StoredSnapshot:
@@ -92,12 +118,12 @@ class PastPages:
             raise Unavailable("the snapshot of the page before is not kept any more: begin with the first page")
         return base
 
-    async def _of_snapshot(self, base: StoredSnapshot, place: PastCursor) -> AsyncGenerator[tuple[IdText, PastCursor]]:
+    async def _of_snapshot(self, base: StoredSnapshot, place: PastCursor) -> AsyncGenerator[PastId]:
         begin = place.row
         for chunk in range(place.chunk, base.chunks):
             ids = await self._stores.snapshots.stored.ids(base, chunk)
             for number in range(begin, len(ids)):
-                yield ids[number], PastCursor(base.id, chunk, number + 1)
+                yield PastId(ids[number], PastCursor(base.id, chunk, number + 1))
             begin = 0
 
     async def _touched(self, base: StoredSnapshot, position: Position) -> set[IdText]:

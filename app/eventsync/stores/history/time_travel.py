@@ -30,7 +30,7 @@ from eventsync.errors import BehindRetention, Malformed, NotFound, ResetRequired
 from eventsync.mongodb.clocks import wall_time
 from eventsync.mongodb.errors import translated
 from eventsync.stores.history.log_state import NoBase
-from eventsync.stores.history.past_pages import PastCursor, PastPages
+from eventsync.stores.history.past_pages import PastCursor, PastId, PastPages
 from eventsync.stores.log.stored_event import UNREADABLE, StoredEvent
 from eventsync.stores.log.tiers import BehindHorizon
 from eventsync.stores.log.tracking import inactive
@@ -126,7 +126,7 @@ class TimeTravel:
 
     async def page(
         self, collection: str, point: Point, after: PastCursor | None, limit: int
-    ) -> tuple[Position, Position, list[tuple[IdText, PastCursor]]]:
+    ) -> tuple[Position, Position, list[PastId]]:
         """Return the position of a point, the head, and the next ids that the collection may have had there."""
         position = await self.position(collection, point)
         try:

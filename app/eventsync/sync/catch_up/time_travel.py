@@ -18,7 +18,7 @@ from eventsync.domain.points import Point
 from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.domain.shapes import Shape
 from eventsync.nodestorage import Visible
-from eventsync.stores.history.past_pages import PastCursor
+from eventsync.stores.history.past_pages import PastCursor, PastId
 from eventsync.stores.history.time_travel import Reading, TimeTravel
 from eventsync.sync.live.continuity import Continuity
 from eventsync.sync.live.window import Window
@@ -100,24 +100,26 @@ class TimeTravelReads:
         async with self._continuity.reading(), self._admission.admitted():
             position, head, ids = await self._time_travel.page(collection, point, after, limit)
             rows: list[bytes] = []
-            end, size = ids[-1][1] if len(ids) == limit else None, 0
+            shown: PastId | None = None
+            size = 0
             slices, first, count = Slices(), 0, 1
             while some := ids[first : first + count]:
                 first += count
-                texts = [text for text, _ in some]
+                texts = [item.text for item in some]
                 then = await self._time_travel.states(collection, position, texts)
                 now = await self._time_travel.states(collection, head, texts)
                 sizes = {text: _size(then.get(text)) + _size(now.get(text)) for text in texts}
                 count = max(1, count // 2) if sum(sizes.values()) > _SMALL else min(2 * count, _AT_ONCE)
-                for text, cursor in some:
+                for item in some:
+                    text = item.text
                     row = await self._past_row(text, then.get(text), now.get(text), position, visible)
                     await slices.did(sizes[text])
                     if row is not None:
                         rows.append(row)
-                        size += len(row)
+                        size, shown = size + len(row), item
                     if size >= max_bytes:
-                        return PastPage(position, head, rows, cursor)
-        return PastPage(position, head, rows, end)
+                        return PastPage(position, head, rows, item.end(shown, after))
+        return PastPage(position, head, rows, ids[-1].end(shown, after) if len(ids) == limit else None)
 
     async def _past_row(
         self, text: IdText, then: EncodedState, now: EncodedState, position: Position, visible: Visible | None
