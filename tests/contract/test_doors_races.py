@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,11 @@ import httpx
 import pytest
 from pymongo.asynchronous.collection import AsyncCollection
 
+from eventsync.api import batch
 from eventsync.domain.patches.json_patch import JsonPatch
+from eventsync.mongodb.client import connect
+from eventsync.stores.access.revocations import of_subject
+from eventsync.stores.stores import Stores
 from support.ruled import MERGE, THINGS, Ruled
 from support.waiting import eventually
 
@@ -83,6 +88,74 @@ async def test_write_that_races_an_owner_change_is_decided_on_the_state_that_it_
         events = await eventually(partial(whole_history, operator, at), 15)
         by_others = [event for event in events if not _is_allowed(event)]
         assert by_others == []
+
+
+async def revoke(ruled: Ruled, sub: str) -> None:
+    """Revoke the tokens of a subject, and wait until the server knows."""
+    changes = ruled.control.changes
+    async with connect(ruled.settings, "test") as client:
+        await Stores.of(client, ruled.settings).credentials.revocations.add(of_subject(sub), 3600)
+
+    async def known() -> bool:
+        return ruled.control.changes > changes
+
+    await eventually(known, 30)
+
+
+async def in_two_parts(body: bytes, begun: Callable[[], Any], between: Callable[[], Any]) -> AsyncGenerator[bytes]:
+    """Yield a body: the rest of it once the server has begun with the request, and something has happened."""
+    yield body[:5]
+    await eventually(begun, 30)
+    await between()
+    yield body[5:]
+
+
+@pytest.mark.parametrize("kind", ["patch", "create", "transaction", "ticket"])
+async def test_body_of_a_principal_that_is_revoked_meanwhile_is_refused(
+    ruled: Ruled, things: AsyncCollection[Json], new_id: Callable[[], str], kind: str
+) -> None:
+    """Else a client with open requests could write for half a minute longer."""
+    sub, at = new_id(), new_id()
+    await things.insert_one({"_id": at, "owner": sub})
+    edit = {"method": "PATCH", "collection": "things", "id": at, "patch": {"mark": 1}}
+    method, path, tree = {
+        "patch": ("PATCH", f"{THINGS}/{at}", {"mark": 1}),
+        "create": ("POST", THINGS, {"owner": sub, "mark": 1}),
+        "transaction": ("POST", "/v1/transactions", {"operations": [edit]}),
+        "ticket": ("POST", "/v1/tickets", {"shapes": ["things"]}),
+    }[kind]
+    headers = MERGE if kind == "patch" else {"Content-Type": "application/json"}
+    before = ruled.control.authenticated
+
+    async def authenticated() -> bool:
+        return ruled.control.authenticated > before
+
+    async with ruled.client(sub) as client:
+        body = in_two_parts(json.dumps(tree).encode(), authenticated, partial(revoke, ruled, sub))
+        answer = await client.request(method, path, content=body, headers=headers)
+    assert (answer.status_code, answer.json()["reason"]) == (401, "token_revoked")
+    assert await things.count_documents({"owner": sub, "mark": 1}) == 0
+
+
+async def test_batch_ends_where_its_principal_is_revoked(
+    ruled: Ruled, things: AsyncCollection[Json], new_id: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sub, seen = new_id(), 0
+    lines = [json.dumps({"method": "POST", "doc": {"owner": sub, "n": number}}) for number in range(40)]
+
+    async def turn(_: int) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == 20:
+            await revoke(ruled, sub)
+
+    monkeypatch.setattr(batch, "turn", turn)
+    headers = {"Content-Type": "application/x-ndjson", "Prefer": "return=minimal"}
+    async with ruled.client(sub) as client:
+        answer = await client.post(f"{THINGS}:batch", content="\n".join(lines), headers=headers)
+    statuses = [json.loads(line)["status"] for line in answer.text.splitlines()]
+    assert statuses == [201] * 19 + [401] * 21
+    assert await things.count_documents({"owner": sub}) == 19
 
 
 async def whole_history(operator: httpx.AsyncClient, at: str) -> list[Json]:

@@ -8,7 +8,7 @@ from typing import Any
 from starlette.requests import Request
 
 from eventsync.api.responses import JSON
-from eventsync.api.state import services_of
+from eventsync.api.state import follow_access, services_of
 from eventsync.concurrency.held_bytes import need
 from eventsync.concurrency.slices import turn
 from eventsync.concurrency.timeouts import Timeout
@@ -73,9 +73,12 @@ async def _read(request: Request, limit: int) -> bytes:
         raise _too_large(limit)
     try:
         with Timeout(settings.body_timeout):
-            return await _received(request, limit)
+            body = await _received(request, limit)
     except TimeoutError as error:
         raise Malformed(f"the body did not arrive within {settings.body_timeout:g} s") from error
+    # Of all that a body brings about, something may not be allowed any more.
+    follow_access(request)
+    return body
 
 
 async def _received(request: Request, limit: int) -> bytes:

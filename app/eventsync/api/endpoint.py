@@ -20,11 +20,12 @@ from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from eventsync.access.access import Access
 from eventsync.access.audit import NOT_OPERATOR
 from eventsync.api import conditions
 from eventsync.api.authentication import authenticate
 from eventsync.api.permissions import NotGranted
-from eventsync.api.state import ACCESS, begin_access, services_of
+from eventsync.api.state import ACCESS, begin_access, follow_access, services_of
 from eventsync.errors import EventsyncError, Forbidden, Malformed, Unauthenticated, UnsupportedMediaType
 from eventsync.server.observing import TEMPLATE
 from eventsync.server.problems import on_error
@@ -102,7 +103,7 @@ class Endpoint(Route):
         if self.access is AccessLevel.PUBLIC or scope["method"] not in (self.methods or ()):
             await self._serve(request, send)
         elif (access := services_of(request).access.open_access) is not None:
-            scope[ACCESS] = access
+            begin_access(scope, access)
             await self._serve(request, send)
         else:
             await self._serve_principal(request, private(send))
@@ -115,17 +116,21 @@ class Endpoint(Route):
             await self._serve(request, send)
             return
         access = await authenticate(request)
-        begin_access(scope, access)
-        if self.access is AccessLevel.OPERATOR and not access.is_operator:
-            raise Forbidden("this is for operators: principals with the role `operator`", reason=NOT_OPERATOR)
-        if self.access is AccessLevel.OBSERVER and not access.is_observer:
-            raise Forbidden("this is for the roles `operator` and `observer`", reason=NOT_OPERATOR)
+        begin_access(scope, access, self._require)
         if self.is_long:
             with budgets.connection(access.principal.sub):
                 await self._serve(request, send)
         else:
             async with budgets.request(access.principal.sub):
+                follow_access(request)  # it may have waited for its turn
                 await self._serve(request, send)
+
+    def _require(self, access: Access) -> None:
+        """Raise `Forbidden` for an access that may not use the endpoint."""
+        if self.access is AccessLevel.OPERATOR and not access.is_operator:
+            raise Forbidden("this is for operators: principals with the role `operator`", reason=NOT_OPERATOR)
+        if self.access is AccessLevel.OBSERVER and not access.is_observer:
+            raise Forbidden("this is for the roles `operator` and `observer`", reason=NOT_OPERATOR)
 
     async def _serve(self, request: Request, send: Send) -> None:
         scope = request.scope

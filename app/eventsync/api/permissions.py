@@ -12,7 +12,7 @@ from starlette.requests import HTTPConnection
 
 from eventsync.access.access import Access
 from eventsync.access.audit import NOT_GRANTED
-from eventsync.api.state import access_of, services_of
+from eventsync.api.state import access_of, follow_access, services_of
 from eventsync.domain.access.redaction import Redaction
 from eventsync.domain.names import not_readable
 from eventsync.errors import EventsyncError, Forbidden, NotTracked
@@ -27,12 +27,15 @@ class NotGranted(NotTracked):
 
 
 class Permissions:
-    """The rights of the principal of one request."""
+    """The rights of the principal of one request, which follow the rules and revocations. Raises `Unauthenticated`."""
 
     def __init__(self, connection: HTTPConnection) -> None:
         self._connection = connection
-        self._access: Access = access_of(connection)
         self._tracking = services_of(connection).sync.tracking
+
+    @property
+    def _access(self) -> Access:
+        return follow_access(self._connection)
 
     @property
     def scope(self) -> str:
@@ -53,8 +56,9 @@ class Permissions:
 
     def record(self, error: EventsyncError, request: str) -> None:
         """Record the refusal of one operation among others."""
-        if not self._access.is_open and isinstance(error, Forbidden | NotGranted):
-            services_of(self._connection).record_refusal(error, self._access, request)
+        access = access_of(self._connection)
+        if not access.is_open and isinstance(error, Forbidden | NotGranted):
+            services_of(self._connection).record_refusal(error, access, request)
 
     def require(self, collection: str) -> None:
         """Raise `NotTracked` for a collection that is not tracked, or of which the principal may read nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -85,11 +86,39 @@ ACCESS: Final = "eventsync.access"
 """The key of the ASGI scope under which a request's access stands."""
 
 
-def begin_access(scope: Scope, access: Access) -> None:
-    """Note what the principal of a request may do, and name it in the lines that are logged for the request."""
-    scope[ACCESS] = access
+_FOLLOWED: Final = "eventsync.followed"
+"""The key of the number of changes of rules and revocations that the access follows."""
+
+_REQUIRE: Final = "eventsync.require"
+"""The key of the check that an access has to pass."""
+
+
+def begin_access(scope: Scope, access: Access, require: Callable[[Access], None] | None = None) -> None:
+    """Note what the principal of a request may do, and name it in the lines that are logged for the request.
+
+    `require` raises what refuses the request by its access, also by a later one.
+    """
+    scope[ACCESS], scope[_REQUIRE] = access, require
+    scope[_FOLLOWED] = scope["state"]["services"].access.changes
+    if require is not None:
+        require(access)
     if not access.is_open and (context := CONTEXT.get()) is not None:
         context.subject = access.principal.sub
+
+
+def follow_access(connection: HTTPConnection) -> Access:
+    """Return what the principal of a request may do now, by the rules and revocations since the request began.
+
+    A body may take half a minute to arrive: call it before each thing that the principal is to be allowed.
+    Raises `Unauthenticated`, `Unavailable`, and what refuses the request.
+    """
+    access, control, scope = access_of(connection), services_of(connection).access, connection.scope
+    if scope[_FOLLOWED] != (changes := control.changes):
+        access = control.renewed(access)
+        if (require := scope[_REQUIRE]) is not None:
+            require(access)
+        scope[ACCESS], scope[_FOLLOWED] = access, changes
+    return access
 
 
 def access_of(connection: HTTPConnection) -> Access:
