@@ -205,7 +205,14 @@ async def test_sessions_of_another_server_are_listed_and_closed(
 
         found = await eventually(listed, 30)
         assert found["complete"]
-        assert found["session"]["server"] != (await read(operator, "/v1/admin/overview"))["answered_by"]
+        session = found["session"]
+        query = {"sub": "ada", "shape": "open", "transport": "websocket", "server": session["server"], "limit": 1}
+        chosen = await read(operator, "/v1/admin/clients", **query)
+        assert [each["id"] for each in chosen["clients"]] == [session["id"]]
+        assert "next" not in chosen
+        assert (await read(operator, "/v1/admin/clients", **query, after=session["id"]))["clients"] == []
+        assert (await operator.get(f"/v1/admin/clients/{session['id']}")).json()["server"] == session["server"]
+        assert session["server"] != (await read(operator, "/v1/admin/overview"))["answered_by"]
         gone = await operator.delete(f"/v1/admin/clients/{found['session']['id']}")
         assert gone.status_code == 202
         assert await closed(socket) == 1013

@@ -7,11 +7,13 @@ than `LISTED` of them. The totals of the last hour are kept in memory.
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final
 
 from eventsync.concurrency.slices import Slices
@@ -19,7 +21,7 @@ from eventsync.concurrency.ttl_cache import TTLCache
 from eventsync.concurrency.waiting import set_within
 from eventsync.errors import Unavailable
 from eventsync.mongodb.client import time_limit
-from eventsync.stores.stats.processes import Process, Requests, RunningProcess, State
+from eventsync.stores.stats.processes import Listing, Process, Requests, RunningProcess, SessionQuery, State
 from eventsync.stores.stores import Stores
 from eventsync.sync.diagnosis import Facts
 from eventsync.sync.live.window import Window
@@ -220,27 +222,43 @@ class Reports:
         )
 
     async def sessions(self) -> list[dict[str, Any]]:
-        """Describe the sessions of this server, those that are furthest behind first, and at most `LISTED`."""
-        slices, found = Slices(), list[tuple[int, Session]]()
-        for session in self._sync.sessions.all():
-            found.append((self._lag(session), session))
-            await slices.did(_WEIGHT)
-        found.sort(key=lambda item: -item[0])
-        return [self._described(session, lag) for lag, session in found[:LISTED]]
+        """Describe the sessions of this server that are listed."""
+        return await self._chosen(SessionQuery(LISTED))
 
-    async def all_sessions(self) -> tuple[Sequence[RunningProcess], list[dict[str, Any]]]:
-        """Return the running servers, and the sessions that are known of them, each with its `server`.
+    async def listings(self, query: SessionQuery) -> list[Listing]:
+        """Return the sessions that are known of this server and all others.
 
         Other servers are asked to list theirs from now on, so that a first answer lacks them. Raises `Unavailable`.
         """
-        own = await self.sessions()
-        await self._processes.watch_sessions()
-        servers = (await self._processes.running(with_sessions=True)).of("server")
-        found = [session | {"server": self.process.name} for session in own]
-        for server in servers:
-            if server.process != self.process:
-                found += [{**session, "server": server.process.name} for session in server.sessions or ()]
-        return servers, found
+        connections = len(self._sync.sessions)
+        own = Listing(self.process.name, connections, min(connections, LISTED), await self._chosen(query))
+        return [own, *await self._processes.listings(query, besides=self.process)]
+
+    async def _chosen(self, query: SessionQuery) -> list[dict[str, Any]]:
+        """Describe the listed sessions of this server that a query chooses."""
+        if query.equal.get("server", self.process.name) != self.process.name:
+            return []
+        slices, found = Slices(), list[Session]()
+        for session in await self._listed():
+            if session.id > query.after and _matches(session, query.equal):
+                found.append(session)
+            await slices.did(_WEIGHT)
+        described = []
+        for session in heapq.nsmallest(query.limit, found, key=lambda session: session.id):
+            described.append(self._described(session))
+            await slices.did(_WEIGHT)
+        return described
+
+    async def _listed(self) -> Sequence[Session]:
+        """Return the sessions that are listed: `LISTED` of those that are furthest behind, if there are more."""
+        sessions = self._sync.sessions.all()
+        if len(sessions) <= LISTED:
+            return sessions
+        slices, lags = Slices(), dict[Session, int]()
+        for session in sessions:
+            lags[session] = self._lag(session)
+            await slices.did(_WEIGHT)
+        return heapq.nlargest(LISTED, sessions, key=lags.__getitem__)
 
     async def inspect(self, session_id: str, after: int) -> tuple[str, dict[str, Any]] | None:
         """Begin or continue to inspect a session of any server. Return its server, and the notes after one of them.
@@ -288,9 +306,8 @@ class Reports:
                 behind = max(behind, window.head - position.seq)
         return behind
 
-    def _described(self, session: Session, lag: int) -> dict[str, Any]:
-        vector = session.vector
-        shapes = list(session.shapes)
+    def _described(self, session: Session) -> dict[str, Any]:
+        vector, shapes = session.vector, list(session.shapes)
         return {
             "id": session.id,
             "client_id": session.client.id if session.client.named else None,
@@ -298,13 +315,21 @@ class Reports:
             "roles": sorted(session.access.roles),
             "transport": session.client.transport,
             "since": round(session.opened, 3),
-            "lag_events": lag,
+            "lag_events": self._lag(session),
             "shapes": [
                 {"shape": str(shape), "position": str(vector[shape]) if shape in vector else None}
                 for shape in shapes[:_LISTED_SHAPES]
             ],
             "more_shapes": max(0, len(shapes) - _LISTED_SHAPES),
         }
+
+
+def _matches(session: Session, equal: Mapping[str, str]) -> bool:
+    """Return True if a session of this server has these texts. See `SessionQuery`."""
+    texts = {"id": session.id, "sub": session.access.principal.sub, "transport": session.client.transport}
+    return all(texts.get(name, text) == text for name, text in equal.items()) and (
+        "shape" not in equal or any(str(shape) == equal["shape"] for shape in islice(session.shapes, _LISTED_SHAPES))
+    )
 
 
 def close(session: Session) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+from typing import Any
+
 import pytest
 
 from eventsync.settings import Settings
-from eventsync.stores.stats.processes import Process, ProcessStore
+from eventsync.stores.stats.processes import Process, ProcessStore, SessionQuery
 from eventsync.stores.stores import Stores
 
 SERVER, WORKER = Process("$host:1:a", "server"), Process("host:2:b", "worker")
+OTHER = Process("$host:3:c", "server")
 SESSION = {"id": "s1", "shapes": [{"shape": "$orders.x", "position": "a:1"}]}
 
 
@@ -38,12 +42,60 @@ async def test_process_that_is_not_heard_does_not_run(stores: Stores, settings: 
 
 
 async def test_sessions_are_listed_while_they_are_watched(processes: ProcessStore) -> None:
-    assert not (await processes.renew(SERVER, {})).is_watched
-    await processes.watch_sessions()
-    assert (await processes.renew(SERVER, {})).is_watched
-    await processes.renew(SERVER, {}, [SESSION])
-    assert (await processes.running(with_sessions=True)).processes[0].sessions == [SESSION]
-    assert (await processes.running()).processes[0].sessions is None
+    assert not (await processes.renew(SERVER, {"connections": {}})).is_watched
+    await processes.renew(OTHER, {"connections": {"sse": 2, "websocket": 1}})
+    (nothing,) = await processes.listings(SessionQuery(), besides=SERVER)
+    assert (nothing.server, nothing.connections, nothing.listed) == (OTHER.name, 3, 0)
+    # Both are asked, also the one that answers: another one may want to close its sessions.
+    assert (await processes.renew(SERVER, {"connections": {}}, [SESSION])).is_watched
+    assert (await processes.renew(OTHER, {"connections": {"sse": 1}}, [SESSION])).is_watched
+    (found,) = await processes.listings(SessionQuery(), besides=SERVER)
+    assert (found.connections, found.listed, found.sessions) == (1, 1, [SESSION])
+
+
+async def test_processes_are_asked_again_before_they_stop_to_list(processes: ProcessStore, stores: Stores) -> None:
+    async def asked() -> datetime:
+        await processes.listings(SessionQuery(), besides=WORKER)
+        row: Any = await stores.log["processes"].find_one({"_id": SERVER.name})
+        found: datetime = row["watched"]
+        return found
+
+    await processes.renew(SERVER, {"connections": {}})
+    first = await asked()
+    assert await asked() == first
+    await processes.renew(OTHER, {"connections": {}})
+    with_another = await asked()
+    assert with_another > first
+    await stores.log["processes"].update_many({}, {"$set": {"watched": first - timedelta(seconds=20)}})
+    assert await asked() > with_another
+
+
+@pytest.mark.parametrize(
+    ("query", "chosen"),
+    [
+        (SessionQuery(5), "abc"),
+        (SessionQuery(2), "ab"),
+        (SessionQuery(1, "a"), "b"),
+        (SessionQuery(5, "c"), ""),
+        (SessionQuery(5, equal={"id": "b"}), "b"),
+        (SessionQuery(5, equal={"sub": "$sub"}), "bc"),
+        (SessionQuery(5, equal={"sub": "$sub", "transport": "sse"}), "c"),
+        (SessionQuery(5, equal={"shape": "$orders.x"}), "ac"),
+        (SessionQuery(5, equal={"server": OTHER.name}), "abc"),
+        (SessionQuery(5, equal={"server": SERVER.name}), ""),
+    ],
+)
+async def test_query_chooses_sessions_by_id(processes: ProcessStore, query: SessionQuery, chosen: str) -> None:
+    shapes = [{"shape": "y"}, {"shape": "$orders.x"}]
+    sessions = [
+        {"id": "c", "sub": "$sub", "transport": "sse", "shapes": shapes},
+        {"id": "a", "sub": "ada", "transport": "sse", "shapes": shapes},
+        {"id": "b", "sub": "$sub", "transport": "websocket", "shapes": shapes[:1]},
+    ]
+    await processes.renew(OTHER, {"connections": {"sse": 4}}, sessions)
+    (found,) = await processes.listings(query, besides=SERVER)
+    assert "".join(session["id"] for session in found.sessions) == chosen
+    assert found.listed == 3
 
 
 async def test_request_to_close_reaches_the_process_once(processes: ProcessStore) -> None:

@@ -16,6 +16,7 @@ from eventsync.api.responses import JSON, NO_STORE
 from eventsync.api.state import access_of, services_of
 from eventsync.domain.values.extended_json import to_json
 from eventsync.errors import NotFound
+from eventsync.stores.stats.processes import Listing, SessionQuery
 
 _SESSION_ID: Final = re.compile("[0-9a-f]{32}")
 _MAX_NOTE: Final = 2**53
@@ -31,40 +32,33 @@ async def listing(request: Request) -> Response:
     """
     services, query = services_of(request), request.query_params
     limit = conditions.number(request, "limit", default=100, low=1, high=services.settings.page_documents)
-    servers, found = await services.reports.all_sessions()
-    wanted = {name: text for name in _FILTERS if (text := query.get(name)) is not None}
-    matching = [session for session in found if _matches(session, wanted)]
-    matching.sort(key=lambda session: str(session["id"]))
-    after = query.get("after", "")
-    page = [session for session in matching if session["id"] > after][: limit + 1]
-    listed: dict[str, int] = {}
-    for session in found:
-        listed[session["server"]] = listed.get(session["server"], 0) + 1
-    own = services.reports.process.name
-    counts = {each.process.name: sum(each.state["connections"].values()) for each in servers}
-    counts[own] = len(services.sync.sessions)
+    equal = {name: text for name in _FILTERS if (text := query.get(name)) is not None}
+    # One more than the page tells that there is another.
+    listings = await services.reports.listings(SessionQuery(limit + 1, query.get("after", ""), equal))
+    chosen = sorted((session for each in listings for session in _named(each)), key=lambda session: session["id"])
+    page = chosen[:limit]
     body: dict[str, Any] = {
-        "clients": page[:limit],
+        "clients": page,
         "servers": [
-            {"server": name, "connections": count, "listed": listed.get(name, 0)} for name, count in counts.items()
+            {"server": each.server, "connections": each.connections, "listed": each.listed} for each in listings
         ],
-        "complete": all(listed.get(name, 0) >= count for name, count in counts.items()),
+        "complete": all(each.listed >= each.connections for each in listings),
     }
-    if len(page) > limit:
-        body["next"] = page[limit - 1]["id"]
+    if len(chosen) > limit:
+        body["next"] = page[-1]["id"]
     return Response(to_json(body), headers=NO_STORE, media_type=JSON)
 
 
-def _matches(session: dict[str, Any], wanted: dict[str, str]) -> bool:
-    followed = {item["shape"] for item in session["shapes"]}
-    return all(text in followed if name == "shape" else session[name] == text for name, text in wanted.items())
+def _named(listing: Listing) -> list[dict[str, Any]]:
+    """Return the sessions of a server, each with its name."""
+    return [{**session, "server": listing.server} for session in listing.sessions]
 
 
 async def read(request: Request) -> Response:
     """Read one session, of any server."""
     session_id = segment(request, "id")
-    _, found = await services_of(request).reports.all_sessions()
-    session = next((each for each in found if each["id"] == session_id), None)
+    listings = await services_of(request).reports.listings(SessionQuery(equal={"id": session_id}))
+    session = next((session for each in listings for session in _named(each)), None)
     if session is None:
         raise _unknown(session_id)
     return Response(to_json(session), headers=NO_STORE, media_type=JSON)

@@ -15,7 +15,7 @@ import os
 import socket
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 from pymongo import ReturnDocument
@@ -41,6 +41,9 @@ _KEPT: Final = 300.0
 _WATCHED_FOR: Final = 30.0
 """Seconds for which a process lists its sessions after somebody has asked."""
 
+_ASK_EVERY: Final = _WATCHED_FOR / 2
+"""Seconds after which processes are asked again, so that they do not stop while somebody looks."""
+
 _TIMEOUT: Final = 5.0
 _MAX_CLOSING: Final = 1000
 _MAX_PROCESSES: Final = 1000
@@ -48,6 +51,8 @@ _MAX_PROCESSES: Final = 1000
 
 _OF_INSPECTIONS: Final = ("inspected", "inspecting")
 
+_SESSIONS: Final = {"$ifNull": ["$sessions", []]}
+_CONNECTIONS: Final = {"$objectToArray": "$state.connections"}
 _INSPECTING: Final = {
     "$arrayToObject": {
         "$filter": {
@@ -87,17 +92,13 @@ class Requests:
 
 @dataclass(frozen=True, slots=True)
 class RunningProcess:
-    """The record of a process. `age` and `uptime` are in seconds, by MongoDB's clock.
-
-    `sessions` is None while the process does not list them.
-    """
+    """The record of a process. `age` and `uptime` are in seconds, by MongoDB's clock."""
 
     process: Process
     version: str
     age: float
     uptime: float
     state: State
-    sessions: Sequence[State] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,37 @@ class RunningProcesses:
         return RunningProcesses(
             [replace(one, state={**one.state, **state}) if one.process == process else one for one in self.processes]
         )
+
+
+@dataclass(frozen=True, slots=True)
+class SessionQuery:
+    """Chooses at most `limit` of the listed sessions, by id, after an id.
+
+    `equal` has the texts that each must have, by `id`, `sub`, `transport`, `shape` or `server`.
+    """
+
+    limit: int = 1
+    after: str = ""
+    equal: Mapping[str, str] = field(default_factory=dict)
+
+    def chosen(self) -> dict[str, Any]:
+        """Return the expression of the chosen sessions of a record."""
+        conditions: list[dict[str, Any]] = [{"$gt": ["$$this.id", {"$literal": self.after}]}]
+        for name, text in self.equal.items():
+            value = {"shape": "$$this.shapes.shape", "server": "$_id"}.get(name, f"$$this.{name}")
+            conditions.append({"$in" if name == "shape" else "$eq": [{"$literal": text}, value]})
+        matching = {"$filter": {"input": _SESSIONS, "cond": {"$and": conditions}}}
+        return {"$slice": [{"$sortArray": {"input": matching, "sortBy": {"id": 1}}}, self.limit]}
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The sessions that are known of a server: how many are open and `listed`, and those that a query chose."""
+
+    server: str
+    connections: int
+    listed: int
+    sessions: Sequence[State]
 
 
 class ProcessStore:
@@ -181,18 +213,46 @@ class ProcessStore:
         with translated("the record of this process can't be removed"), time_limit(1.0):
             await self._processes.delete_one({"_id": process.name})
 
-    async def running(self, *, with_sessions: bool = False) -> RunningProcesses:
+    async def running(self) -> RunningProcesses:
         """Return the processes that run, by name."""
         pipeline: list[dict[str, Any]] = [
             {"$match": self._running},
             {"$sort": {"_id": 1}},
             {"$limit": _MAX_PROCESSES},
-            {"$unset": ["requested", "closing", "inspecting", "inspected", *([] if with_sessions else ["sessions"])]},
+            {"$unset": ["requested", "closing", "inspecting", "inspected", "sessions"]},
             {"$set": {"now": NOW}},
         ]
         with translated("the processes can't be read"):
             rows = await (await self._processes.aggregate(pipeline)).to_list()
         return RunningProcesses([_process(row) for row in rows])
+
+    async def listings(self, query: SessionQuery, *, besides: Process) -> list[Listing]:
+        """Return the sessions that the running servers list, and ask them to list theirs from now on.
+
+        `besides` is asked for the sake of others, and left out: it knows its own sessions.
+        """
+        pipeline: list[dict[str, Any]] = [
+            {"$match": {"kind": "server", **self._running}},
+            {"$sort": {"_id": 1}},
+            {"$limit": _MAX_PROCESSES},
+            {
+                "$project": {
+                    "connections": {"$sum": {"$map": {"input": _CONNECTIONS, "in": "$$this.v"}}},
+                    "listed": {"$size": _SESSIONS},
+                    "sessions": {"$cond": [{"$eq": ["$_id", {"$literal": besides.name}]}, [], query.chosen()]},
+                    "is_asked": {"$gt": [{"$ifNull": ["$watched", None]}, ago(_ASK_EVERY)]},
+                }
+            },
+        ]
+        with translated("the sessions of the servers can't be read"):
+            rows = await (await self._processes.aggregate(pipeline)).to_list()
+        if not all(row["is_asked"] for row in rows):
+            await self.watch_sessions()
+        return [
+            Listing(row["_id"], row["connections"], row["listed"], row["sessions"])
+            for row in rows
+            if row["_id"] != besides.name
+        ]
 
     async def watch_sessions(self) -> None:
         """Ask all processes to list their sessions for a while."""
@@ -254,4 +314,4 @@ class ProcessStore:
 def _process(row: Mapping[str, Any]) -> RunningProcess:
     age, uptime = ((row["now"] - row[name]).total_seconds() for name in ("at", "began"))
     process = Process(row["_id"], row["kind"])
-    return RunningProcess(process, row["version"], max(0.0, age), uptime, row["state"], row.get("sessions"))
+    return RunningProcess(process, row["version"], max(0.0, age), uptime, row["state"])
