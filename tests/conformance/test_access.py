@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,26 +12,25 @@ import httpx
 import pytest
 
 from conformance.declared import REFETCHED, event_sources, everybody, streams, told
-from eventsync.domain.access.rules import read_access
+from eventsync.access.authenticator import Clock
 from eventsync.mongodb.client import Client
 from eventsync.settings import Settings
 from eventsync.stores.access.revocations import of_subject
-from eventsync.stores.log.registry import Declaration
 from eventsync.stores.stores import Stores
 from support import nginx
-from support.identity import secret_file, token
+from support.identity import token
 from support.nginx import documented, running_nginx
 from support.peers.chromium import Chromium
 from support.peers.makes import MAKES, PACKAGE, of_transport
 from support.peers.peer import Peer
 from support.peers.talk import Copy, talking
-from support.systems import running_server, running_system, running_worker, tracked
+from support.ruled import EVERYTHING, MERGE, Ruled, apply_rules, ruled_system
+from support.systems import running_worker, serving, tracked
 from support.tcp_proxy import tcp_proxy
 from support.tls import certificate
 from support.waiting import eventually, patience
 
 NOTES: Final = "/v1/collections/notes/documents"
-MERGE: Final = {"Content-Type": "application/merge-patch+json"}
 LONG: Final = "x" * 200
 """Text that makes a patch shorter than its document."""
 NOT_YET: Final = 9.0
@@ -44,33 +42,19 @@ def credential(sub: str, *, ends_in: float = 3600.0, **claims: Any) -> str:
     return token(now=now, sub=sub, exp=int(now + ends_in), **claims)
 
 
-@dataclass(frozen=True, slots=True)
-class Guarded:
-    """A system with rules in force, and what came of them for nobody in particular."""
-
-    url: str
-    settings: Settings
-    stores: Stores
-
-    def writer(self) -> httpx.AsyncClient:
-        """Return a client of an operator."""
-        headers = {"Authorization": f"Bearer {credential('olga', ops=True)}"}
-        return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=patience(20))
-
-
-def rules(folder: Path) -> dict[str, Any]:
-    backend = {"iss": "backend", "secret_file": str(secret_file(folder)), "algorithms": ["HS256"]}
-    everything = {"read": True, "create": True, "update": True, "delete": True}
-    read = {"$or": [{"owner": "$claims.sub"}, {"readers": "$claims.sub"}]}
-    return {
-        "auth": {"issuers": [backend]},
-        "roles": {"user": True, "operator": {"ops": True}},
-        "collections": {"*": {"operator": everything}, "notes": {"user": {"read": read, "hide": ["margin"]}}},
-    }
+RULES: Final[dict[str, Any]] = {
+    "roles": {"user": True, "operator": {"roles": "ops"}},
+    "collections": {
+        "*": {"operator": EVERYTHING},
+        "notes": {
+            "user": {"read": {"$or": [{"owner": "$claims.sub"}, {"readers": "$claims.sub"}]}, "hide": ["margin"]}
+        },
+    },
+}
 
 
 @pytest.fixture(scope="module")
-async def guarded(mongodb_uri: str, client: Client, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Guarded]:
+async def guarded(mongodb_uri: str, client: Client, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ruled]:
     settings = Settings(
         mongodb_uri=mongodb_uri,
         database=f"guarded_{secrets.token_hex(6)}",
@@ -80,27 +64,14 @@ async def guarded(mongodb_uri: str, client: Client, tmp_path_factory: pytest.Tem
         # Short, so that a silent end of a token is seen soon.
         heartbeat=0.5,
     )
-    stores = Stores.of(client, settings)
-    access, problems = read_access(rules(tmp_path_factory.mktemp("secret")))
-    assert access is not None, problems
-    async with running_system(settings) as url:
-        await stores.definitions.apply([Declaration.of(item) for item in access.definitions.values()], access.spec)
-        headers = {"Authorization": f"Bearer {credential('nobody')}"}
-        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=patience(20)) as asking:
-
-            async def is_served() -> bool:
-                if (await asking.get("/v1/collections", headers={"Authorization": ""})).status_code != 401:
-                    return False
-                return (await asking.get("/v1/sync/snapshot", params={"shape": "notes"})).status_code == 200
-
-            await eventually(is_served, 20)
-        yield Guarded(url, settings, stores)
+    async with ruled_system(settings, tmp_path_factory.mktemp("secret"), RULES) as system:
+        yield system
     await client.drop_database(settings.database)
     await client.drop_database(settings.log_db)
 
 
 @pytest.fixture(scope="module")
-async def guarded_proxy(guarded: Guarded, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+async def guarded_proxy(guarded: Ruled, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
     if reason := nginx.missing():
         pytest.skip(reason)
     async with running_nginx(tmp_path_factory.mktemp("nginx"), guarded.url, documented()) as running:
@@ -108,17 +79,17 @@ async def guarded_proxy(guarded: Guarded, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(params=["direct", "nginx"])
-def guarded_door(request: pytest.FixtureRequest, guarded: Guarded) -> str:
+def guarded_door(request: pytest.FixtureRequest, guarded: Ruled) -> str:
     return guarded.url if request.param == "direct" else str(request.getfixturevalue("guarded_proxy"))
 
 
 @everybody
 async def test_client_follows_its_part_and_resumes_in_it(
-    peer: Peer, guarded_door: str, guarded: Guarded, key: str
+    peer: Peer, guarded_door: str, guarded: Ruled, key: str
 ) -> None:
     """A grant shows what enters and leaves it, without what is hidden, and so for one who was away."""
     copy = Copy("notes", token=credential(key))
-    async with guarded.writer() as writer:
+    async with guarded.client("olga", roles=["ops"]) as writer:
 
         async def change(id_: str, **fields: Any) -> None:
             (await writer.patch(f"{NOTES}/{id_}", json=fields, headers=MERGE)).raise_for_status()
@@ -175,7 +146,7 @@ REFUSED: Final = {
 @everybody
 @pytest.mark.parametrize("reason", REFUSED)
 async def test_client_without_a_good_token_is_refused(
-    peer: Peer, guarded_door: str, guarded: Guarded, reason: str
+    peer: Peer, guarded_door: str, guarded: Ruled, reason: str
 ) -> None:
     """WebSocket: 4401 with the reason word; all else: 401, which no client repeats unchanged."""
     async with talking(peer, guarded_door, Copy("notes", token=REFUSED[reason])) as talk:
@@ -193,11 +164,11 @@ async def test_client_without_a_good_token_is_refused(
 
 @streams
 async def test_client_gets_nothing_after_its_token_has_ended(
-    peer: Peer, guarded_door: str, guarded: Guarded, key: str
+    peer: Peer, guarded_door: str, guarded: Ruled, key: str
 ) -> None:
     """`progress` announces the end. A WebSocket is closed by 4401 after its grace; a stream ends."""
     copy = Copy("notes", token=credential(key, ends_in=3 - NOT_YET))
-    async with guarded.writer() as writer, talking(peer, guarded_door, copy) as talk:
+    async with guarded.client("olga", roles=["ops"]) as writer, talking(peer, guarded_door, copy) as talk:
         await talk.live()
         told_of_end = await talk.until(lambda message: message["type"] == "progress")
         assert told_of_end["token_expires_in"] <= 3
@@ -213,10 +184,10 @@ async def test_client_gets_nothing_after_its_token_has_ended(
 
 @pytest.mark.parametrize("peer", of_transport("websocket"), indirect=True)
 async def test_refreshed_connection_misses_and_repeats_nothing(
-    peer: Peer, guarded_door: str, guarded: Guarded, key: str
+    peer: Peer, guarded_door: str, guarded: Ruled, key: str
 ) -> None:
     copy = Copy("notes", token=credential(key, ends_in=4 - NOT_YET))
-    async with guarded.writer() as writer, talking(peer, guarded_door, copy) as talk:
+    async with guarded.client("olga", roles=["ops"]) as writer, talking(peer, guarded_door, copy) as talk:
         await talk.live()
         await writer.put(f"{NOTES}/{key}-before", json={"owner": key})
         await talk.has("notes", f"{key}-before")
@@ -234,7 +205,7 @@ async def test_refreshed_connection_misses_and_repeats_nothing(
 
 
 @streams
-async def test_revocation_ends_connections(peer: Peer, guarded_door: str, guarded: Guarded, key: str) -> None:
+async def test_revocation_ends_connections(peer: Peer, guarded_door: str, guarded: Ruled, key: str) -> None:
     copy = Copy("notes", token=credential(key))
     async with talking(peer, guarded_door, copy) as talk:
         await talk.live()
@@ -249,31 +220,29 @@ async def test_revocation_ends_connections(peer: Peer, guarded_door: str, guarde
 
 
 @pytest.fixture
-async def unactivated(mongodb_uri: str, client: Client, tmp_path: Path) -> AsyncIterator[Guarded]:
+async def unactivated(mongodb_uri: str, client: Client, tmp_path: Path) -> AsyncIterator[Ruled]:
     """A server with rules that no worker has activated."""
     settings = Settings(mongodb_uri=mongodb_uri, database=f"closed_{secrets.token_hex(6)}", collections=("notes",))
     stores = Stores.of(client, settings)
-    access, problems = read_access(rules(tmp_path))
-    assert access is not None, problems
-    async with running_server(settings) as url, httpx.AsyncClient(base_url=url, timeout=patience(20)) as nobody:
+    async with serving(settings) as server:
+        system = Ruled([server], settings, stores, tmp_path, Clock())
         async with running_worker(settings):
-            await tracked(url, settings.collections)
-        await stores.definitions.apply([Declaration.of(item) for item in access.definitions.values()], access.spec)
+            await tracked(server.url, settings.collections)
+        await apply_rules(stores, tmp_path, RULES)
 
         async def has_rules() -> bool:
             return (await nobody.get("/v1/collections")).status_code == 401
 
-        await eventually(has_rules, 20)
-        yield Guarded(url, settings, stores)
+        async with system.bearing() as nobody:
+            await eventually(has_rules, 20)
+        yield system
     await client.drop_database(settings.database)
     await client.drop_database(settings.log_db)
 
 
 # A system of its own for each: the package's retries have other tests.
 @pytest.mark.parametrize("peer", [name for name in MAKES if name not in PACKAGE], indirect=True)
-async def test_client_is_refused_retryably_until_its_rules_are_active(
-    peer: Peer, unactivated: Guarded, key: str
-) -> None:
+async def test_client_is_refused_retryably_until_its_rules_are_active(peer: Peer, unactivated: Ruled, key: str) -> None:
     """Closed while in doubt, but no client gives up: `unavailable` with a time, and then its part."""
     copy = Copy("notes", token=credential(key))
     await unactivated.stores.data["notes"].insert_many([{"_id": key, "owner": key}, {"_id": "x", "owner": "another"}])
@@ -301,11 +270,11 @@ async def test_client_is_refused_retryably_until_its_rules_are_active(
 
 
 @event_sources
-async def test_event_source_comes_back_with_its_ticket(peer: Peer, guarded: Guarded, key: str) -> None:
+async def test_event_source_comes_back_with_its_ticket(peer: Peer, guarded: Ruled, key: str) -> None:
     """A lost connection is resumed by the browser itself, with the same ticket and its last id."""
     copy = Copy("notes", token=credential(key))
     async with (
-        guarded.writer() as writer,
+        guarded.client("olga", roles=["ops"]) as writer,
         tcp_proxy(guarded.url) as proxy,
         talking(peer, proxy.url, copy) as talk,
     ):
@@ -321,7 +290,7 @@ async def test_event_source_comes_back_with_its_ticket(peer: Peer, guarded: Guar
 
 
 @pytest.fixture(scope="module")
-async def by_tls(guarded: Guarded, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+async def by_tls(guarded: Ruled, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
     """The documented nginx, with TLS."""
     if reason := nginx.missing():
         pytest.skip(reason)
@@ -330,7 +299,7 @@ async def by_tls(guarded: Guarded, tmp_path_factory: pytest.TempPathFactory) -> 
         yield running.url
 
 
-async def test_cookie_by_tls_is_for_this_host_and_no_script(by_tls: str, guarded: Guarded, key: str) -> None:
+async def test_cookie_by_tls_is_for_this_host_and_no_script(by_tls: str, guarded: Ruled, key: str) -> None:
     headers = {"Authorization": f"Bearer {credential(key)}"}
     async with httpx.AsyncClient(base_url=by_tls, verify=False, timeout=patience(20)) as client:  # noqa: S501 - our own
         begun = await client.post("/v1/session", headers=headers)
@@ -355,7 +324,7 @@ async def test_cookie_by_tls_is_for_this_host_and_no_script(by_tls: str, guarded
 @pytest.mark.parametrize("door", ["direct", "by_tls"])
 @pytest.mark.parametrize("peer", ["chromium-websocket", "chromium-eventsource"], indirect=True)
 async def test_browser_follows_by_the_cookie_of_a_session(
-    peer: Peer, chromium: Chromium, guarded: Guarded, key: str, door: str, request: pytest.FixtureRequest
+    peer: Peer, chromium: Chromium, guarded: Ruled, key: str, door: str, request: pytest.FixtureRequest
 ) -> None:
     """A page of the server's origin that has signed in needs no token in its script; signed out, it is refused."""
     url = guarded.url if door == "direct" else str(request.getfixturevalue(door))
@@ -366,7 +335,7 @@ async def test_browser_follows_by_the_cookie_of_a_session(
     )
     await chromium.until(page, "globalThis.state === 200 && document.cookie === ''")
     copy = Copy("notes")
-    async with guarded.writer() as writer, talking(peer, url, copy) as talk:
+    async with guarded.client("olga", roles=["ops"]) as writer, talking(peer, url, copy) as talk:
         await talk.live()
         await writer.put(f"{NOTES}/{key}", json={"owner": key})
         await talk.has("notes", key)

@@ -34,7 +34,7 @@ def documents(ruled: Ruled, client: Client) -> AsyncCollection[Json]:
 async def own_rules(ruled: Ruled) -> AsyncIterator[None]:
     """Give the rules of the other tests back afterwards."""
     yield
-    ruled.control.replace(read_rules(RULES, ruled.secret), 1)
+    ruled.control.replace(read_rules(RULES, ruled.folder), 1)
 
 
 # --- random rules and documents ---------------------------------------------------------------------------------------
@@ -192,7 +192,7 @@ async def test_doors_show_what_mongodb_finds_without_what_is_hidden(
         "roles": {"operator": {"roles": "ops"}, **roles},
         "collections": {"open": dict(zip(roles, tables, strict=True)), "*": RULES["collections"]["*"]},
     }
-    ruled.control.replace(read_rules(tree, ruled.secret), 10 + seed)
+    ruled.control.replace(read_rules(tree, ruled.folder), 10 + seed)
     claims: Json = {"sub": chance.choice(SUBJECTS)}
     if chance.random() < 0.8:
         claims["teams"] = chance.sample(TEAMS, chance.randint(1, 2))

@@ -18,7 +18,7 @@ from bson import Binary, Decimal128, Int64, ObjectId, Regex, Timestamp
 
 from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
-from support.secured import secured
+from support.ruled import moved_system
 from support.systems import running_server, running_system
 from support.tcp_proxy import tcp_proxy
 from support.waiting import patience, within
@@ -272,14 +272,12 @@ async def test_a_client_that_comes_back_continues_from_its_store(settings: Setti
         assert "snapshot" not in sources
 
 
-async def test_a_token_is_renewed_on_the_live_connection(
-    settings: Settings, stores: Stores, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+async def test_a_token_is_renewed_on_the_live_connection(settings: Settings, tmp_path: Path) -> None:
     often = settings.model_copy(update={"collections": ("docs",), "heartbeat": 0.2})
-    async with secured(often, stores, monkeypatch, tmp_path) as system:
+    async with moved_system(often, tmp_path) as system:
         now = int(system.clock.now())
         tokens = [system.token(exp=now + 4), system.token(exp=now + 3000)]
-        async with program(system.url(), tokens=tokens) as client:
+        async with program(system.url, tokens=tokens) as client:
             await client.run(f"state.c = db.collection('docs'); state.c.subscribe(() => {{}}); {LIVE}")
             await client.run("while (state.asked.length < 2) await new Promise((done) => setTimeout(done, 20))")
             await client.run("await (await state.c.insert({ _id: 'a' })).done")
@@ -289,17 +287,15 @@ async def test_a_token_is_renewed_on_the_live_connection(
             assert await client.run("return [state.asked, db.status.name]") == [["connect", "expiring"], "live"]
 
 
-async def test_a_token_that_is_refused_is_asked_for_again_once(
-    settings: Settings, stores: Stores, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+async def test_a_token_that_is_refused_is_asked_for_again_once(settings: Settings, tmp_path: Path) -> None:
     of_docs = settings.model_copy(update={"collections": ("docs",)})
-    async with secured(of_docs, stores, monkeypatch, tmp_path) as system:
+    async with moved_system(of_docs, tmp_path) as system:
         old = system.token(exp=int(system.clock.now()) - 60)
         for transport in TRANSPORTS:
-            async with program(system.url(), tokens=[old, system.token()], transport=transport) as client:
+            async with program(system.url, tokens=[old, system.token()], transport=transport) as client:
                 await client.run(f"db.collection('docs').subscribe(() => {{}}); {LIVE}")
                 assert await client.run("return state.asked") == ["connect", "refused"]
-        async with program(system.url(), tokens=[old]) as client:
+        async with program(system.url, tokens=[old]) as client:
             await client.run("db.collection('docs').subscribe(() => {})")
             failed = "await new Promise((done) => db.on('status', ({ name }) => name === 'failed' && done()));"
             assert await client.run(f"{failed} return [db.status.reason, db.status.code]") == ["token_expired", 4401]

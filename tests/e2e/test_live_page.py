@@ -8,7 +8,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from eventsync.domain.access.rules import read_access
 from eventsync.domain.predicates.declarations import read_rules
 from eventsync.settings import Settings
 from eventsync.stores.log.registry import Declaration
@@ -16,6 +15,7 @@ from eventsync.stores.stores import Stores
 from support.peers import chromium
 from support.peers.chromium import running_chromium
 from support.replay import eventually
+from support.ruled import apply_rules
 from support.systems import running_system
 from support.waiting import patience
 
@@ -138,13 +138,14 @@ async def test_the_page_signs_in_and_out(settings: Settings, stores: Stores, tmp
     tracked = settings.model_copy(update={"collections": ("films",)})
     async with running_system(tracked) as url, running_chromium(tmp_path) as browser:
         await stores.data["films"].insert_one({"_id": "f0", "title": "Ran"})
-        access, problems = read_access(
-            {"auth": {}, "roles": {"operator": {"ops": True}}, "collections": {"*": {"operator": {"read": True}}}}
-        )
-        assert access is not None, problems
+        rules = {
+            "auth": {},
+            "roles": {"operator": {"ops": True}},
+            "collections": {"*": {"operator": {"read": True}}},
+        }
         open_page = await browser.visit(f"{url}/try")
         await browser.until(open_page, f"{LIVE} && {ROWS} === 1 && document.querySelector('#who').hidden")
-        await stores.definitions.apply([], access.spec)
+        await apply_rules(stores, tmp_path, rules)
         # The rules end the open connection, and the page asks for a key.
         await browser.until(open_page, "document.querySelector('#sign-in').open")
         await browser.until(open_page, f"{signing_in('esk_wrong_key')} || true")

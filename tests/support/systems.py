@@ -19,6 +19,7 @@ import httpx
 from eventsync.dev import mongod
 from eventsync.main import make_server
 from eventsync.server.supervision.orphans import die_with_parent
+from eventsync.server.uvicorn_server import Server
 from eventsync.settings import Settings
 from eventsync_workers.worker import Worker
 from support.environment import environment_of
@@ -43,6 +44,13 @@ async def running_worker(settings: Settings) -> AsyncIterator[None]:
 @asynccontextmanager
 async def running_server(settings: Settings, *, port: int = 0, host: str = "127.0.0.1") -> AsyncIterator[str]:
     """A server in this process while the block runs, on a port of its own unless one is named. Gives its URL."""
+    async with serving(settings, port=port, host=host) as server:
+        yield server.url
+
+
+@asynccontextmanager
+async def serving(settings: Settings, *, port: int = 0, host: str = "127.0.0.1") -> AsyncIterator[Server]:
+    """The same, for a test that looks inside."""
     # Until it knows which rules are in force, a server refuses everybody.
     server = make_server(settings.model_copy(update={"host": host, "port": port}), head_start=patience(2))
     async with asyncio.TaskGroup() as group:
@@ -53,7 +61,7 @@ async def running_server(settings: Settings, *, port: int = 0, host: str = "127.
             ready.cancel()
             raise RuntimeError("the server did not start")
         try:
-            yield server.url
+            yield server
         finally:
             server.should_exit = True
             await serving

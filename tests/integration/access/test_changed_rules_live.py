@@ -13,9 +13,8 @@ import httpx
 import pytest
 
 from eventsync.settings import Settings
-from eventsync.stores.stores import Stores
 from integration.access.test_identity import SETTINGS
-from support.secured import Secured, Socket, apply_rules, event_stream, rules_tree, secured, socket
+from support.ruled import EVERYTHING, Ruled, Socket, apply_rules, event_stream, moved_system, socket
 from support.waiting import eventually, within
 
 CANARY = "canary-77d1"
@@ -28,41 +27,35 @@ def settings(settings: Settings) -> Settings:
     return settings.model_copy(update=SETTINGS)
 
 
-def tree_of(folder: Path, user: dict[str, Any], **collections: Any) -> dict[str, Any]:
+def tree_of(user: dict[str, Any], **collections: Any) -> dict[str, Any]:
     """Return rules by which users see a part of `docs`, and backends may do everything."""
-    tree = rules_tree(folder, **collections)
-    everything = tree["collections"]["docs"]["user"]
-    tree["roles"] = {"user": {"backend": {"$exists": False}}, "backend": {"backend": True}}
-    tree["collections"]["docs"] = {"user": user, "backend": everything}
-    return tree
+    return {
+        "roles": {"user": {"backend": {"$exists": False}}, "backend": {"backend": True}},
+        "collections": {"docs": {"user": user, "backend": EVERYTHING}, **collections},
+    }
 
 
 @pytest.fixture
-async def two(
-    settings: Settings, stores: Stores, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> AsyncIterator[Secured]:
+async def two(settings: Settings, tmp_path: Path) -> AsyncIterator[Ruled]:
     """Two servers, by whose rules users see what they own."""
-    async with secured(settings, stores, monkeypatch, tmp_path, servers=2) as system:
-        await apply_rules(stores, tree_of(tmp_path, OWNED))
-        for number in range(2):
-            await until_served(system, number)
+    async with moved_system(settings, tmp_path, tree_of(OWNED), servers=2) as system:
         yield system
 
 
-async def until_served(system: Secured, number: int) -> None:
+async def until_served(system: Ruled, number: int) -> None:
     """Wait until a server shows users what they own, and nothing else."""
 
     async def is_served() -> bool:
-        async with system.client(system.token(sub="ada"), number) as client:
+        async with system.bearing(system.token(), number) as client:
             found = await client.get("/v1/sync/snapshot", params={"shape": "docs"})
             return found.status_code == httpx.codes.OK and "." in found.text.splitlines()[0]
 
     await eventually(is_served, 20)
 
 
-async def put(system: Secured, id_: str, **document: Any) -> None:
+async def put(system: Ruled, id_: str, **document: Any) -> None:
     """Write as a principal that may do everything."""
-    async with system.client(system.token(sub="backend", backend=True)) as client:
+    async with system.bearing(system.token(sub="backend", backend=True)) as client:
         (await client.put(f"/v1/collections/docs/documents/{id_}", json=document)).raise_for_status()
 
 
@@ -82,12 +75,12 @@ async def until_has(client: Socket, *ids: str) -> None:
 # --- owners -----------------------------------------------------------------------------------------------------------
 
 
-async def test_change_of_owner_reaches_both_owners_with_the_events_around_it(two: Secured) -> None:
+async def test_change_of_owner_reaches_both_owners_with_the_events_around_it(two: Ruled) -> None:
     await put(two, "moved", owner="ada", secret=CANARY, note="of ada")
     async with (
         socket(two, two.token(sub="ada")) as ada,
         socket(two, two.token(sub="bob"), 1) as bob,
-        two.client(two.token(sub="ada")) as http,
+        two.bearing(two.token(sub="ada")) as http,
         event_stream(http) as stream,
     ):
         await until_has(ada, "moved")
@@ -124,13 +117,13 @@ async def test_change_of_owner_reaches_both_owners_with_the_events_around_it(two
 # --- rules ------------------------------------------------------------------------------------------------------------
 
 
-async def test_another_rule_resets_the_clients_of_every_server(two: Secured, tmp_path: Path) -> None:
+async def test_another_rule_resets_the_clients_of_every_server(two: Ruled, tmp_path: Path) -> None:
     await put(two, "owned", owner="ada", team="red")
     await put(two, "shared", owner="bob", team="blue")
     token = two.token(sub="ada", team="blue")
     async with AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(socket(two, token, number)) for number in range(2)]
-        http = await stack.enter_async_context(two.client(token, 1))
+        http = await stack.enter_async_context(two.bearing(token, 1))
         stream = await stack.enter_async_context(event_stream(http))
         for client in clients:
             await until_has(client, "owned")
@@ -138,7 +131,7 @@ async def test_another_rule_resets_the_clients_of_every_server(two: Secured, tmp
         query = {"shape": "docs", "position": position, "wait": "20"}
         poll = asyncio.create_task(http.get("/v1/sync/log", params=query))
         await until_polling(two, 1)
-        await apply_rules(two.stores, tree_of(tmp_path, OF_TEAM))
+        await apply_rules(two.stores, tmp_path, tree_of(OF_TEAM))
         for client in clients:
             assert (await client.until("reset"))["reason"] == "scope_changed"
             client.messages.clear()
@@ -160,13 +153,13 @@ async def test_another_rule_resets_the_clients_of_every_server(two: Secured, tmp
         assert "not for her" not in "".join(event.data for event in kinds)
 
 
-async def test_rules_of_others_are_noticed_by_nobody(two: Secured, tmp_path: Path) -> None:
+async def test_rules_of_others_are_noticed_by_nobody(two: Ruled, tmp_path: Path) -> None:
     async with socket(two, two.token(sub="ada")) as client:
         await client.until("live")
         client.messages.clear()
         await put(two, "one", owner="ada")
         number = two.sync()._accesses._control._number
-        await apply_rules(two.stores, tree_of(tmp_path, OWNED, users={"user": {"read": True}}))
+        await apply_rules(two.stores, tmp_path, tree_of(OWNED, users={"user": {"read": True}}))
         await put(two, "two", owner="ada")
         await eventually(lambda: two.sync()._accesses._control._number != number, 20)
         await put(two, "three", owner="ada")
@@ -176,18 +169,18 @@ async def test_rules_of_others_are_noticed_by_nobody(two: Secured, tmp_path: Pat
         assert {message["type"] for message in client.messages} <= {"events", "progress"}
 
 
-async def test_rule_that_is_taken_away_ends_subscriptions_and_no_connection(two: Secured, tmp_path: Path) -> None:
+async def test_rule_that_is_taken_away_ends_subscriptions_and_no_connection(two: Ruled, tmp_path: Path) -> None:
     token = two.token(sub="ada")
     async with AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(socket(two, token, number)) for number in range(2)]
-        http = await stack.enter_async_context(two.client(token))
+        http = await stack.enter_async_context(two.bearing(token))
         for client in clients:
             await until_has(client)
         position = await newest(http)
         query = {"shape": "docs", "position": position, "wait": "20"}
         poll = asyncio.create_task(http.get("/v1/sync/log", params=query))
         await until_polling(two, 0)
-        await apply_rules(two.stores, tree_of(tmp_path, {"read": False, "create": True}))
+        await apply_rules(two.stores, tmp_path, tree_of({"read": False, "create": True}))
         for client in clients:
             refused = await client.until("error")
             assert (refused["code"], refused["shape"]) == ("forbidden", "docs")
@@ -197,7 +190,7 @@ async def test_rule_that_is_taken_away_ends_subscriptions_and_no_connection(two:
             await client.send(type="ping")
             await client.until("pong")
             assert client.ids() == []
-        await apply_rules(two.stores, tree_of(tmp_path, OWNED))
+        await apply_rules(two.stores, tmp_path, tree_of(OWNED))
         for number in range(2):
             await until_served(two, number)
         for client in clients:
@@ -205,13 +198,13 @@ async def test_rule_that_is_taken_away_ends_subscriptions_and_no_connection(two:
             await until_has(client, "one")
 
 
-async def test_server_beyond_loopback_refuses_everything_while_there_is_no_auth(two: Secured, tmp_path: Path) -> None:
+async def test_server_beyond_loopback_refuses_everything_while_there_is_no_auth(two: Ruled, tmp_path: Path) -> None:
     control = two.sync()._accesses._control
     control._settings = control._settings.model_copy(update={"host": "0.0.0.0"})
     token = two.token(sub="ada")
-    async with socket(two, token) as client, two.client(token) as http:
+    async with socket(two, token) as client, two.bearing(token) as http:
         await client.until("live")
-        await apply_rules(two.stores, None)
+        await two.stores.definitions.apply([])
         assert (await client.until("error"))["code"] == "unavailable"
         assert (await client.closed())[0] == 1013
         for path in ("/v1/collections", "/v1/collections/docs/documents", "/v1/sync/snapshot?shape=docs"):
@@ -220,7 +213,7 @@ async def test_server_beyond_loopback_refuses_everything_while_there_is_no_auth(
         assert (await http.post("/v1/collections/docs/documents", json={"owner": "ada"})).status_code == 503
         async with socket(two, token) as refused:
             assert (await refused.closed())[0] == 1013
-        await apply_rules(two.stores, tree_of(tmp_path, OWNED))
+        await apply_rules(two.stores, tmp_path, tree_of(OWNED))
         await until_served(two, 0)
         async with socket(two, token) as again:
             await again.until("live")
@@ -234,7 +227,7 @@ async def newest(client: httpx.AsyncClient) -> str:
     return position
 
 
-async def until_polling(system: Secured, number: int) -> None:
+async def until_polling(system: Ruled, number: int) -> None:
     """Wait until a poll waits on a server, beside the sessions."""
     sync = system.sync(number)
     await eventually(lambda: len(sync._accesses._live) == len(sync.sessions) + 1, 10)

@@ -16,7 +16,7 @@ from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
 from support.environment import command_environment
 from support.program import Result, finished
-from support.secured import apply_rules, rules_tree
+from support.ruled import DOCS, apply_rules
 from support.waiting import patience
 
 Run = Callable[..., Any]
@@ -56,7 +56,8 @@ async def test_a_key_is_printed_once_listed_and_revoked(run: Run, stores: Stores
 async def test_a_key_with_a_role_that_no_rule_knows_is_not_created(run: Run, stores: Stores, tmp_path: Path) -> None:
     early = await run("keys", "create", "early", "--roles", "user")
     assert (early.exit_code, "no [auth] has been applied" in early.stderr) == (0, True)
-    await apply_rules(stores, rules_tree(tmp_path, others={"loader": {"read": True}}))
+    collections = DOCS["collections"] | {"others": {"loader": {"read": True}}}
+    await apply_rules(stores, tmp_path, DOCS | {"collections": collections})
     refused = await run("keys", "create", "importer", "--roles", "oprator,user,x")
     assert (refused.exit_code, refused.stdout) == (1, "")
     assert "no rule is for the role 'oprator', 'x': there are loader, operator, user" in refused.stderr
@@ -85,7 +86,7 @@ async def test_wrong_keys_are_not_created(run: Run, stores: Stores) -> None:
 async def test_a_token_is_minted_by_the_applied_rules(run: Run, stores: Stores, tmp_path: Path) -> None:
     refused = await run("token", "--sub", "ada")
     assert (refused.exit_code, "no [auth] has been applied" in refused.stderr) == (2, True)
-    await apply_rules(stores, rules_tree(tmp_path))
+    await apply_rules(stores, tmp_path)
     made = await run("token", "--sub", "ada", "--claims", '{"groups":["blue"]}', "--expires-in", "60")
     assert made.exit_code == 0, made
     token = Token.parse(made.stdout.strip())
@@ -100,9 +101,8 @@ async def test_a_token_is_minted_by_the_applied_rules(run: Run, stores: Stores, 
 
 
 async def test_a_token_is_refused_where_there_is_no_shared_secret(run: Run, stores: Stores, tmp_path: Path) -> None:
-    tree = rules_tree(tmp_path)
     provider = {"iss": "provider", "jwks": "http://127.0.0.1:9/jwks", "aud": "shop", "algorithms": ["ES256"]}
-    await apply_rules(stores, tree | {"auth": {"issuers": [provider]}})
+    await apply_rules(stores, tmp_path, DOCS | {"auth": {"issuers": [provider]}})
     refused = await run("token", "--sub", "ada")
     assert (refused.exit_code, "no shared secret" in refused.stderr) == (2, True)
 
@@ -114,7 +114,7 @@ async def rules_of(stores: Stores) -> Any:
 
 
 async def test_revocations_name_a_subject_a_token_or_a_jti(run: Run, stores: Stores, tmp_path: Path) -> None:
-    await apply_rules(stores, rules_tree(tmp_path))
+    await apply_rules(stores, tmp_path)
     text = (await run("token", "--sub", "ada")).stdout.strip()
     for words in (["--sub", "ada"], ["--token", text], ["--token", "t-1"]):
         result = await run("revoke", *words)

@@ -7,11 +7,8 @@ import random
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from eventsync.settings import Settings
-from eventsync.stores.stores import Stores
-from support.secured import Secured, secured
+from support.ruled import Ruled, moved_system
 
 COUNT = 300
 
@@ -26,17 +23,17 @@ def anything(chance: random.Random, depth: int = 0) -> Any:
 
 
 async def test_random_ticket_requests_are_answered_by_the_codes_of_bad_requests(
-    settings: Settings, stores: Stores, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    settings: Settings, tmp_path: Path
 ) -> None:
     chance = random.Random(19)
     settings = settings.model_copy(update={"collections": ("docs",), "principal_tickets": 1_000_000})
-    async with secured(settings, stores, monkeypatch, tmp_path) as system:
+    async with moved_system(settings, tmp_path) as system:
         await random_tickets(system, chance)
         await random_credentials(system, chance)
 
 
-async def random_tickets(system: Secured, chance: random.Random) -> None:
-    async with system.client(system.token()) as client:
+async def random_tickets(system: Ruled, chance: random.Random) -> None:
+    async with system.bearing(system.token()) as client:
         statuses = set()
         for _ in range(COUNT):
             good = {"shapes": ["docs", "docs/1"][: chance.randint(1, 2)]}
@@ -53,10 +50,10 @@ async def random_tickets(system: Secured, chance: random.Random) -> None:
         assert (await client.post("/v1/tickets", content=b"{}")).status_code == 415
 
 
-async def random_credentials(system: Secured, chance: random.Random) -> None:
+async def random_credentials(system: Ruled, chance: random.Random) -> None:
     # All that a header may have, but for what ends a cookie.
     characters = [chr(code) for code in range(0x21, 0x100) if code != 0x7F and chr(code) != ";"]
-    async with system.client() as client:
+    async with system.bearing() as client:
         good = system.token()
         for _ in range(COUNT):
             text = list(chance.choice([good, "esk_0123_x", "est_abc", good.rsplit(".", 1)[0], ""]))

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,8 @@ from eventsync.access.tokens import LEEWAY
 from eventsync.mongodb.client import Client, app_name
 from eventsync.settings import Settings
 from eventsync.stores.access.revocations import of_subject
-from eventsync.stores.stores import Stores
 from support.failpoints import faults
-from support.secured import DOCUMENTS, Secured, apply_rules, event_stream, rules_tree, secured, socket
+from support.ruled import DOCS, DOCUMENTS, Ruled, apply_rules, event_stream, moved_system, socket
 from support.waiting import eventually, patience, within
 
 SETTINGS: dict[str, Any] = {"collections": ("docs",), "heartbeat": 3600.0, "stream_wait": 0.05}
@@ -32,18 +32,14 @@ def settings(settings: Settings) -> Settings:
 
 
 @pytest.fixture
-async def system(
-    settings: Settings, stores: Stores, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> AsyncIterator[Secured]:
-    async with secured(settings, stores, monkeypatch, tmp_path) as found:
+async def system(settings: Settings, tmp_path: Path) -> AsyncIterator[Ruled]:
+    async with moved_system(settings, tmp_path) as found:
         yield found
 
 
 @pytest.fixture
-async def two(
-    settings: Settings, stores: Stores, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> AsyncIterator[Secured]:
-    async with secured(settings, stores, monkeypatch, tmp_path, servers=2) as found:
+async def two(settings: Settings, tmp_path: Path) -> AsyncIterator[Ruled]:
+    async with moved_system(settings, tmp_path, servers=2) as found:
         yield found
 
 
@@ -51,8 +47,8 @@ def refusal(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, answer.json().get("reason", answer.json()["code"])
 
 
-async def test_requests_need_a_credential_and_writes_have_its_subject(system: Secured) -> None:
-    async with system.client() as client:
+async def test_requests_need_a_credential_and_writes_have_its_subject(system: Ruled) -> None:
+    async with system.bearing() as client:
         answer = await client.get("/v1/collections")
         assert refusal(answer) == (401, "token_missing")
         assert answer.headers["www-authenticate"] == "Bearer"
@@ -64,20 +60,20 @@ async def test_requests_need_a_credential_and_writes_have_its_subject(system: Se
             )
         assert refusal(await client.get("/v1/sync/sse?shape=docs")) == (401, "token_missing")
         assert (await client.get("/healthz")).status_code == 200
-    async with system.client(system.token()) as client:
+    async with system.bearing(system.token()) as client:
         made = await client.put(f"{DOCUMENTS}/a", json={"n": 1})
         assert made.status_code == 201
         assert (await client.get("/metrics")).status_code == 403
-    async with system.client(system.token(ops=True)) as client:
+    async with system.bearing(system.token(roles=["ops"])) as client:
         assert (await client.get("/metrics")).status_code == 200
     stored = await system.stores.data["docs"].find_one({"_id": "a"})
     assert stored is not None
     assert stored["_sync"]["by"] == "ada"
-    async with system.client(system.token(exp=int(system.clock.now()) - 60)) as client:
+    async with system.bearing(system.token(exp=int(system.clock.now()) - 60)) as client:
         assert refusal(await client.get("/v1/collections")) == (401, "token_expired")
 
 
-async def test_a_websocket_without_a_good_token_is_closed_with_the_reason(system: Secured) -> None:
+async def test_a_websocket_without_a_good_token_is_closed_with_the_reason(system: Ruled) -> None:
     async with socket(system, None) as client:
         assert await client.closed() == (4401, "token_missing")
     async with socket(system, "x") as client:
@@ -86,7 +82,7 @@ async def test_a_websocket_without_a_good_token_is_closed_with_the_reason(system
         assert await client.closed() == (4401, "token_expired")
 
 
-async def test_expiry_silences_a_websocket_and_a_refresh_misses_and_repeats_nothing(system: Secured) -> None:
+async def test_expiry_silences_a_websocket_and_a_refresh_misses_and_repeats_nothing(system: Ruled) -> None:
     async with socket(system, system.token()) as client:
         await client.until("live")
         client.messages.clear()
@@ -121,7 +117,7 @@ async def test_expiry_silences_a_websocket_and_a_refresh_misses_and_repeats_noth
         assert client.ids()[-1] == "five"
 
 
-async def test_a_websocket_that_is_not_refreshed_is_closed_after_its_grace(system: Secured, settings: Settings) -> None:
+async def test_a_websocket_that_is_not_refreshed_is_closed_after_its_grace(system: Ruled, settings: Settings) -> None:
     async with socket(system, system.token()) as client:
         await client.until("live")
         system.advance(3600 + LEEWAY + settings.auth_grace - 1)
@@ -131,7 +127,7 @@ async def test_a_websocket_that_is_not_refreshed_is_closed_after_its_grace(syste
         assert await client.closed() == (4401, "token_expired")
 
 
-async def test_a_refresh_before_the_end_is_noticed_by_nobody(system: Secured) -> None:
+async def test_a_refresh_before_the_end_is_noticed_by_nobody(system: Ruled) -> None:
     async with socket(system, system.token(exp=int(system.clock.now()) + 60)) as client:
         await client.until("live")
         await client.send(type="auth", token=system.token())
@@ -142,15 +138,15 @@ async def test_a_refresh_before_the_end_is_noticed_by_nobody(system: Secured) ->
         assert [message["type"] for message in client.messages[-2:]] == ["authenticated", "events"]
 
 
-async def test_another_subject_closes_a_live_connection(system: Secured) -> None:
+async def test_another_subject_closes_a_live_connection(system: Ruled) -> None:
     async with socket(system, system.token()) as client:
         await client.until("live")
         await client.send(type="auth", token=system.token(sub="eve"))
         assert await client.closed() == (4403, "subject_changed")
 
 
-async def test_expiry_ends_an_event_stream(system: Secured) -> None:
-    async with system.client(system.token()) as client, event_stream(client) as events, within(20):
+async def test_expiry_ends_an_event_stream(system: Ruled) -> None:
+    async with system.bearing(system.token()) as client, event_stream(client) as events, within(20):
         while (await anext(events)).event != "live":
             continue
         await system.write("one")
@@ -162,22 +158,20 @@ async def test_expiry_ends_an_event_stream(system: Secured) -> None:
         assert [event async for event in events] == []
 
 
-async def test_progress_says_when_the_token_ends(
-    settings: Settings, stores: Stores, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+async def test_progress_says_when_the_token_ends(settings: Settings, tmp_path: Path) -> None:
     often = settings.model_copy(update={"heartbeat": 0.05})
-    async with secured(often, stores, monkeypatch, tmp_path) as system, socket(system, system.token()) as client:
+    async with moved_system(often, tmp_path) as system, socket(system, system.token()) as client:
         assert (await client.until("progress"))["token_expires_in"] == 3600
 
 
 @pytest.mark.parametrize("of", ["sub", "jti"])
-async def test_a_revocation_closes_connections_on_every_server_at_once(two: Secured, of: str) -> None:
+async def test_a_revocation_closes_connections_on_every_server_at_once(two: Ruled, of: str) -> None:
     mine, others = two.token(jti="t-1"), two.token(sub="eve", jti="t-2")
     async with (
         socket(two, mine, 0) as first,
         socket(two, mine, 1) as second,
         socket(two, others, 1) as other,
-        two.client(mine, 1) as reader,
+        two.bearing(mine, 1) as reader,
         event_stream(reader) as events,
         within(30),
     ):
@@ -188,7 +182,7 @@ async def test_a_revocation_closes_connections_on_every_server_at_once(two: Secu
         name = of_subject("ada") if of == "sub" else "jti:t-1"
         begin = time.monotonic()
         at = await two.stores.credentials.revocations.add(name, 3600)
-        two.clock.time = max(two.clock.time, at.timestamp())
+        two.advance(max(0.0, at.timestamp() - two.clock.now()), noticed=False)
         ends: list[Any] = list(await asyncio.gather(first.closed(), second.closed()))
         took = time.monotonic() - begin
         assert ends == [(4401, "token_revoked")] * 2
@@ -196,16 +190,21 @@ async def test_a_revocation_closes_connections_on_every_server_at_once(two: Secu
         # A subject that was revoked may sign in again, and learns when.
         assert ("retry_after" in first.messages[-1]) is (of == "sub")
         assert (await anext(events)).json()["reason"] == "token_revoked"
-        await two.until_refused(mine, 0)
-        await two.until_refused(mine, 1)
+        for number in range(2):
+            async with two.bearing(mine, number) as refused:
+                await eventually(partial(_is_refused, refused), 20)
         await two.write("one")
         await other.until("events")
 
 
-async def test_a_revoked_service_key_is_refused_and_its_connections_are_closed(system: Secured) -> None:
+async def _is_refused(client: httpx.AsyncClient) -> bool:
+    return (await client.get("/v1/collections")).status_code == httpx.codes.UNAUTHORIZED
+
+
+async def test_a_revoked_service_key_is_refused_and_its_connections_are_closed(system: Ruled) -> None:
     keys = system.stores.credentials.keys
     key, text = await keys.create("importer", roles=frozenset({"operator"}), claims={}, expires=None)
-    async with system.client(text) as client:
+    async with system.bearing(text) as client:
         assert (await client.get("/metrics")).status_code == 200  # at once, though the feed may not have brought it
         assert (await client.put(f"{DOCUMENTS}/k", json={})).status_code == 201
         async with socket(system, text) as live:
@@ -219,15 +218,15 @@ async def test_a_revoked_service_key_is_refused_and_its_connections_are_closed(s
     assert stored["_sync"]["by"] == "key:importer"
 
 
-async def test_a_ticket_opens_an_event_stream_of_its_shapes_alone(system: Secured) -> None:
-    async with system.client(system.token()) as client:
+async def test_a_ticket_opens_an_event_stream_of_its_shapes_alone(system: Ruled) -> None:
+    async with system.bearing(system.token()) as client:
         made = await client.post("/v1/tickets", json={"shapes": ["docs"]})
         assert (made.status_code, made.json()["expires_in"]) == (201, 3600)
         assert made.headers["cache-control"] == "no-store"
         ticket = made.json()["ticket"]
         both = await client.get("/v1/sync/sse", params={"shape": "docs", "ticket": ticket})
         assert refusal(both) == (400, "malformed")
-    async with system.client() as client:
+    async with system.bearing() as client:
         async with event_stream(client, ticket=ticket) as events, within(20):
             while (await anext(events)).event != "live":
                 continue
@@ -247,8 +246,8 @@ async def test_a_ticket_opens_an_event_stream_of_its_shapes_alone(system: Secure
     assert ticket not in str(await system.stores.log["tickets"].find().to_list())
 
 
-async def test_a_ticket_is_kept_for_as_long_as_it_is_accepted(system: Secured) -> None:
-    async with system.client(system.token()) as client:
+async def test_a_ticket_is_kept_for_as_long_as_it_is_accepted(system: Ruled) -> None:
+    async with system.bearing(system.token()) as client:
         made = await client.post("/v1/tickets", json={"shapes": ["docs"]})
     assert made.status_code == 201
     (stored,) = await system.stores.log["tickets"].find().to_list()
@@ -256,30 +255,28 @@ async def test_a_ticket_is_kept_for_as_long_as_it_is_accepted(system: Secured) -
     assert stored["end"].replace(tzinfo=UTC).timestamp() > stored["expires"] + 2 * LEEWAY
 
 
-async def test_tickets_of_a_principal_are_bounded(
-    settings: Settings, stores: Stores, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+async def test_tickets_of_a_principal_are_bounded(settings: Settings, tmp_path: Path) -> None:
     few = settings.model_copy(update={"principal_tickets": 2})
-    async with secured(few, stores, monkeypatch, tmp_path) as system, system.client(system.token()) as client:
+    async with moved_system(few, tmp_path) as system, system.bearing(system.token()) as client:
         for status in (201, 201, 429):
             assert (await client.post("/v1/tickets", json={"shapes": ["docs"]})).status_code == status
-        async with system.client(system.token(sub="eve")) as other:
+        async with system.bearing(system.token(sub="eve")) as other:
             assert (await other.post("/v1/tickets", json={"shapes": ["docs"]})).status_code == 201
         system.advance(3600)
-        async with system.client(system.token()) as later:
+        async with system.bearing(system.token()) as later:
             assert (await later.post("/v1/tickets", json={"shapes": ["docs"]})).status_code == 201
 
 
-async def test_a_cookie_counts_for_requests_of_the_own_origin_alone(system: Secured) -> None:
-    async with system.client(system.token()) as client:
+async def test_a_cookie_counts_for_requests_of_the_own_origin_alone(system: Ruled) -> None:
+    async with system.bearing(system.token()) as client:
         begun = await client.post("/v1/session")
         assert begun.json() == {"sub": "ada", "expires_in": 3600}
     cookie = begun.headers["set-cookie"]
     assert cookie.startswith("eventsync=ey")
     assert {"HttpOnly", "SameSite=strict", "Path=/", "Max-Age=3610"} <= set(cookie.split("; "))
     name, value = cookie.split(";")[0].split("=", 1)
-    own = system.url()
-    async with system.client(Cookie=f"{name}={value}") as client:
+    own = system.url
+    async with system.bearing(Cookie=f"{name}={value}") as client:
         for headers, status in (
             ({"Origin": own}, 200),
             ({"Sec-Fetch-Site": "same-origin"}, 200),
@@ -298,8 +295,8 @@ async def test_a_cookie_counts_for_requests_of_the_own_origin_alone(system: Secu
         assert (ended.status_code, "Max-Age=0" in ended.headers["set-cookie"]) == (204, True)
 
 
-async def test_a_cookie_lasts_as_long_as_its_token_is_accepted(system: Secured) -> None:
-    async with system.client(system.token()) as client:
+async def test_a_cookie_lasts_as_long_as_its_token_is_accepted(system: Ruled) -> None:
+    async with system.bearing(system.token()) as client:
         # The token has ended, but for the leeway.
         system.advance(3605)
         begun = await client.post("/v1/session")
@@ -307,11 +304,11 @@ async def test_a_cookie_lasts_as_long_as_its_token_is_accepted(system: Secured) 
         assert "Max-Age=5" in begun.headers["set-cookie"].split("; ")
 
 
-async def test_rules_that_are_taken_away_open_a_server_on_loopback(system: Secured, tmp_path: Path) -> None:
+async def test_rules_that_are_taken_away_open_a_server_on_loopback(system: Ruled, tmp_path: Path) -> None:
     async with socket(system, system.token()) as client:
         await client.until("live")
-        await apply_rules(system.stores, None)
-        async with system.client() as anonymous:
+        await system.stores.definitions.apply([])
+        async with system.bearing() as anonymous:
 
             async def is_open() -> bool:
                 return (await anonymous.get("/v1/collections")).status_code == 200
@@ -326,21 +323,20 @@ async def test_rules_that_are_taken_away_open_a_server_on_loopback(system: Secur
                 await other.send(type="auth", token="anything")
                 assert await other.until("authenticated") == {"type": "authenticated"}
                 # What was open closes when rules come back: nobody has said who this is.
-                await apply_rules(system.stores, rules_tree(tmp_path))
+                await apply_rules(system.stores, tmp_path)
                 assert await other.closed() == (4401, "token_missing")
 
 
-async def test_an_issuer_that_is_taken_away_closes_its_connections(system: Secured, tmp_path: Path) -> None:
+async def test_an_issuer_that_is_taken_away_closes_its_connections(system: Ruled, tmp_path: Path) -> None:
     async with socket(system, system.token()) as client:
         await client.until("live")
-        tree = rules_tree(tmp_path)
-        tree["auth"]["issuers"][0]["aud"] = "another"
-        await apply_rules(system.stores, tree)
+        issuer = {"iss": "backend", "secret_file": str(tmp_path / "secret"), "algorithms": ["HS256"], "aud": "another"}
+        await apply_rules(system.stores, tmp_path, DOCS | {"auth": {"issuers": [issuer]}})
         assert await client.closed() == (4401, "token_invalid")
 
 
-async def test_a_poll_that_waits_past_the_end_of_its_token_gets_no_events(system: Secured) -> None:
-    async with system.client(system.token()) as client, socket(system, system.token(sub="eve")) as live, within(30):
+async def test_a_poll_that_waits_past_the_end_of_its_token_gets_no_events(system: Ruled) -> None:
+    async with system.bearing(system.token()) as client, socket(system, system.token(sub="eve")) as live, within(30):
         position = (await live.until("live"))["position"]
         waiting = asyncio.create_task(
             client.get("/v1/sync/log", params={"shape": "docs", "position": position, "wait": 20})
@@ -352,12 +348,12 @@ async def test_a_poll_that_waits_past_the_end_of_its_token_gets_no_events(system
             client.get("/v1/sync/log", params={"shape": "docs", "position": page["to"], "wait": 20})
         )
         await until_waiting(system)
-        system.clock.advance(3600 + LEEWAY)
+        system.advance(3600 + LEEWAY, noticed=False)
         await system.write("one")
         assert refusal(await waiting) == (401, "token_expired")
 
 
-async def until_waiting(system: Secured) -> None:
+async def until_waiting(system: Ruled) -> None:
     """Wait until a poll waits for events, beside a WebSocket."""
     channels = system.sync().window._channels
     await eventually(lambda: sum(map(len, channels.values())) == 2, 10)
@@ -368,15 +364,13 @@ def no_reads(client: Client, app: str) -> AbstractAsyncContextManager[None]:
     return faults(client, ["aggregate", "getMore", "find"], app=app, errorCode=11600)
 
 
-async def test_credentials_are_refused_while_mongodb_is_away(
-    system: Secured, settings: Settings, client: Client
-) -> None:
-    authenticator = system.sync().sessions._accesses._control.authenticator
-    async with system.client(system.token()) as known:
+async def test_credentials_are_refused_while_mongodb_is_away(system: Ruled, settings: Settings, client: Client) -> None:
+    authenticator = system.control.authenticator
+    async with system.bearing(system.token()) as known:
         assert (await known.get("/v1/collections")).status_code == 200
         async with no_reads(client, app_name(settings, "feed")):
             await eventually(lambda: authenticator._interrupted_at is not None, 20)
-            system.clock.advance(DOUBTED_AFTER + 1)
+            system.advance(DOUBTED_AFTER + 1, noticed=False)
             answer = await known.get("/v1/collections")
             assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
             assert int(answer.headers["retry-after"]) >= 1

@@ -14,17 +14,16 @@ from typing import Any
 import httpx
 import pytest
 
-from eventsync.domain.access.rules import read_access
 from eventsync.domain.predicates.definitions import define
 from eventsync.mongodb.change_stream import watch
 from eventsync.settings import Settings
-from eventsync.stores.log.registry import Declaration
 from eventsync.stores.stores import Stores
 from support.clients import PEERS, Follower
-from support.identity import secret_file, token
+from support.identity import token
 from support.peers.peer import Asked
 from support.replay import caught_up
 from support.replica import Replica
+from support.ruled import apply_rules
 from support.systems import running_server, running_system, running_worker, tracked
 from support.waiting import eventually, patience, within
 from support.writers import change_one
@@ -47,16 +46,6 @@ def token_of(sub: str, **claims: Any) -> str:
 def client_of(url: str, sub: str, **claims: Any) -> httpx.AsyncClient:
     headers = {"Authorization": f"Bearer {token_of(sub, **claims)}"}
     return httpx.AsyncClient(base_url=url, timeout=patience(20), headers=headers)
-
-
-async def apply(stores: Stores, folder: Path, rules: Mapping[str, Any] = RULES) -> None:
-    """Put rules in force, with a declared shape beside them."""
-    issuer = {"iss": "backend", "secret_file": str(secret_file(folder)), "algorithms": ["HS256"]}
-    found, problems = read_access({"auth": {"issuers": [issuer]}, **rules})
-    assert found is not None, problems
-    await stores.definitions.apply(
-        [Declaration.of(each) for each in (BY_STATE, OF_TEAM, *found.definitions.values())], found.spec
-    )
 
 
 async def served(url: str, *shapes: str) -> None:
@@ -111,7 +100,7 @@ def settings(settings: Settings) -> Settings:
 @pytest.fixture
 async def url(stores: Stores, settings: Settings, tmp_path: Path) -> AsyncIterator[str]:
     async with running_system(settings) as url:
-        await apply(stores, tmp_path)
+        await apply_rules(stores, tmp_path, RULES, BY_STATE, OF_TEAM)
         await served(url, "docs", "by_state?state=open")
         yield url
 
@@ -184,7 +173,7 @@ async def test_all_clients_hold_what_mongodb_finds_for_them(
     async with running_system(settings) as url, AsyncExitStack() as stack:
         for _ in range(30):
             await change_one(stores.data["docs"], drawn(chance), chance)
-        await apply(stores, tmp_path)
+        await apply_rules(stores, tmp_path, RULES, BY_STATE, OF_TEAM)
         await served(url, *SHAPES)
         followers: list[tuple[Follower, dict[str, Any]]] = []
         for transport in PEERS:
@@ -231,7 +220,7 @@ async def test_archived_events_are_shown_as_they_were_seen(stores: Stores, setti
     update: dict[str, Any] = soon | {"archive_url": str(tmp_path / "archive"), "window_bytes": 1, "stream_wait": 0.05}
     chance, docs = random.Random(3), stores.data["docs"]
     async with running_system(settings.model_copy(update=update)) as url, AsyncExitStack() as stack:
-        await apply(stores, tmp_path)
+        await apply_rules(stores, tmp_path, RULES, BY_STATE, OF_TEAM)
         await served(url, *SHAPES)
         replicas: list[tuple[str, str, dict[str, Any], Replica]] = []
         for shape, found in SHAPES.items():
@@ -285,7 +274,7 @@ async def test_history_begins_with_the_rules_and_hides_what_the_document_hides(
     async with running_system(settings) as url:
         await docs.insert_one({"_id": 1, "owner": "ada", "secret": CANARY, "n": 0, "text": "x" * 200})
         await caught_up(stores)
-        await apply(stores, tmp_path)
+        await apply_rules(stores, tmp_path, RULES, BY_STATE, OF_TEAM)
         await served(url, "docs")
         await docs.update_one({"_id": 1}, {"$set": {"n": 1, "secret": CANARY + "1"}})
         await docs.update_one({"_id": 1}, {"$set": {"secret": CANARY + "2"}})
@@ -354,7 +343,7 @@ async def test_shape_that_may_not_be_read_is_refused_as_one_that_does_not_exist(
     both = settings.model_copy(update={"collections": ("docs", "other")})
     async with running_system(both) as url:
         await stores.data["other"].insert_one({"_id": 1})
-        await apply(stores, tmp_path)
+        await apply_rules(stores, tmp_path, RULES, BY_STATE, OF_TEAM)
         await served(url, "docs")
         there, missing = [await refusals(url, name, token_of("ada")) for name in ("other", "nothing")]
         assert there == missing
@@ -372,7 +361,7 @@ async def test_rule_that_is_not_active_serves_nothing_until_it_is(
             await tracked(url, settings.collections)
             await stores.data["docs"].insert_many([{"_id": n, "owner": ("ada", "bob")[n]} for n in range(2)])
             await caught_up(stores)
-        await apply(stores, tmp_path)
+        await apply_rules(stores, tmp_path, RULES, BY_STATE, OF_TEAM)
         async with client_of(url, "ada") as ada, client_of(url, "max", roles=["audit"]) as auditor:
             await eventually(lambda: _answers(ada, 503), 20)
             assert len((await auditor.get("/v1/sync/snapshot", params={"shape": "docs"})).text.splitlines()) == 3

@@ -20,7 +20,7 @@ from eventsync_workers.monitoring.figures import WorkerFigures
 from eventsync_workers.monitoring.port import WorkerPort
 from eventsync_workers.worker import Worker
 from support.replay import began
-from support.secured import apply_rules, rules_tree
+from support.ruled import apply_rules
 from support.waiting import eventually, patience
 
 OUTSIDE = "0.0.0.0"
@@ -154,7 +154,7 @@ async def test_with_rules_only_the_key_of_an_operator_opens(settings: Settings, 
     async with working(settings) as (client, _):
         await eventually(lambda: leads(client), patience(20))
         assert (await client.get("/metrics")).status_code == 200
-        await apply_rules(stores, rules_tree(tmp_path))
+        await apply_rules(stores, tmp_path)
         made = [
             await stores.credentials.keys.create("scraper", roles=frozenset(roles), claims={"sub": "x"}, expires=None)
             for roles in ({"operator"}, {"user"})
