@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from eventsync.domain import access
 from eventsync.domain.access import rules
 from eventsync.domain.access.principal import Principal
 from eventsync.errors import EventsyncError
+from support.mutated import Copies
 
-_PACKAGE = "eventsync.domain.access"
-_MUTATED = "mutated_access"
-_ORDER = ("redaction", "claims", "grants", "guards", "rules")
-"""The modules, each after those that it imports."""
+COPIES = Copies("eventsync.domain.access", ("redaction", "claims", "grants", "guards", "rules"))
 
 RULES = """
 [auth]
@@ -184,26 +178,6 @@ MUTANTS: list[tuple[str, str, str]] = [
     ("redaction", 'if operation["op"] != "add" and _is_container(old):', "if False:"),
 ]  # fmt: skip
 
-_TEXTS = {name: (Path(access.__path__[0]) / f"{name}.py").read_text() for name in _ORDER}
-
-
-@contextmanager
-def mutated(module: str, old: str, new: str) -> Iterator[ModuleType]:
-    """The module `rules` above the modules, one of which is changed, under another name."""
-    assert _TEXTS[module].count(old) == 1, f"{old!r} stands {_TEXTS[module].count(old)} times in {module}"
-    made: dict[str, ModuleType] = {}
-    try:
-        for name in _ORDER:
-            text = _TEXTS[name].replace(old, new) if name == module else _TEXTS[name]
-            for other in _ORDER:
-                text = text.replace(f"{_PACKAGE}.{other}", f"{_MUTATED}.{other}")
-            made[name] = sys.modules[f"{_MUTATED}.{name}"] = ModuleType(f"{_MUTATED}.{name}")
-            exec(compile(text, f"<{name}>", "exec"), made[name].__dict__)  # noqa: S102 - the project's own source
-        yield made["rules"]
-    finally:
-        for name in made:
-            del sys.modules[f"{_MUTATED}.{name}"]
-
 
 def faults(module: Any) -> Iterator[tuple[Case, Any]]:
     """The cases that come out otherwise, with their outcomes."""
@@ -238,14 +212,14 @@ def test_the_cases_find_no_fault_in_the_rules() -> None:
 
 
 def test_the_cases_find_no_fault_in_a_copy() -> None:
-    with mutated("rules", "A role is a predicate over the claims", "A role") as module:
-        assert list(faults(module)) == []
+    with COPIES.changed("rules", "A role is a predicate over the claims", "A role") as modules:
+        assert list(faults(modules["rules"])) == []
 
 
 @pytest.mark.parametrize(("module", "old", "new"), MUTANTS)
 def test_the_cases_find_each_mutant(module: str, old: str, new: str) -> None:
-    with mutated(module, old, new) as mutant:
-        assert _is_wrong(mutant)
+    with COPIES.changed(module, old, new) as modules:
+        assert _is_wrong(modules["rules"])
 
 
 def _is_wrong(module: ModuleType) -> bool:

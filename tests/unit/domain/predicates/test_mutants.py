@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 from unit.domain.predicates.tables import faults
 
-from eventsync.domain import predicates
 from eventsync.domain.predicates import definitions, predicate
 from eventsync.errors import EventsyncError
+from support.mutated import Copies
 
-_PACKAGE = "eventsync.domain.predicates"
-_MUTATED = "mutated_predicates"
-_ORDER = (
-    "ordering",
-    "nodes",
-    "parsing",
-    "matching",
-    "predicate",
-    "routed_shape",
-    "parameter_types",
-    "keys",
-    "definitions",
+COPIES = Copies(
+    "eventsync.domain.predicates",
+    (
+        "ordering",
+        "nodes",
+        "parsing",
+        "matching",
+        "predicate",
+        "routed_shape",
+        "parameter_types",
+        "keys",
+        "definitions",
+    ),
 )
-"""The modules, each after those that it imports."""
 
 MUTANTS: list[tuple[str, str, str]] = [
     # module, what stands there, what the mutant has
@@ -173,25 +169,6 @@ MUTANTS: list[tuple[str, str, str]] = [
     ),
 ]
 
-_TEXTS = {name: (Path(predicates.__path__[0]) / f"{name}.py").read_text() for name in _ORDER}
-
-
-@contextmanager
-def mutated(module: str, old: str, new: str) -> Iterator[dict[str, ModuleType]]:
-    """The modules, one of them changed, under another name."""
-    assert _TEXTS[module].count(old) == 1, f"{old!r} stands {_TEXTS[module].count(old)} times in {module}"
-    made: dict[str, ModuleType] = {}
-    try:
-        for name in _ORDER:
-            text = _TEXTS[name].replace(old, new) if name == module else _TEXTS[name]
-            made[name] = sys.modules[f"{_MUTATED}.{name}"] = ModuleType(f"{_MUTATED}.{name}")
-            code = compile(text.replace(_PACKAGE, _MUTATED), f"<{name}>", "exec")
-            exec(code, made[name].__dict__)  # noqa: S102 - the project's own source
-        yield made
-    finally:
-        for name in made:
-            del sys.modules[f"{_MUTATED}.{name}"]
-
 
 def test_the_tables_find_no_fault_in_the_evaluator() -> None:
     assert list(faults(predicate, definitions)) == []
@@ -199,12 +176,12 @@ def test_the_tables_find_no_fault_in_the_evaluator() -> None:
 
 @pytest.mark.parametrize(("module", "old", "new"), MUTANTS)
 def test_the_tables_find_each_mutant(module: str, old: str, new: str) -> None:
-    with mutated(module, old, new) as modules:
+    with COPIES.changed(module, old, new) as modules:
         assert _is_wrong(modules)
 
 
 def test_the_tables_find_no_fault_in_a_copy() -> None:
-    with mutated("nodes", "Matches if all parts do", "Matches") as modules:
+    with COPIES.changed("nodes", "Matches if all parts do", "Matches") as modules:
         assert not _is_wrong(modules)
 
 
