@@ -9,7 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
+from eventsync.domain.positions import Position
 from eventsync.mongodb.client import connect
+from eventsync.stores.stores import Stores
 from support.ruled import CANARY, Ruled
 from support.systems import running_server
 from support.waiting import eventually, patience
@@ -123,15 +125,28 @@ async def test_verification_names_the_document_that_differs(
 ) -> None:
     id_ = new_id()
 
-    async def has_base() -> bool:
-        return (await known(operator, "closed"))["since_at"] is not None
+    async def first_snapshot() -> list[Json]:
+        query = {"collection": "closed"}
+        listed: list[Json] = (await operator.get("/v1/admin/snapshots", params=query)).json()["snapshots"]
+        return [each for each in listed if each["complete"]]
 
-    # Behind the first snapshot, which would have the document.
-    await eventually(has_base, 20)
+    # It would have the document otherwise.
+    await eventually(first_snapshot, 20)
     (await operator.put(f"/v1/collections/closed/documents/{id_}", json={"secret": CANARY})).raise_for_status()
     # The newest event is watched over: a new log would begin once it is another one.
-    (await operator.put(f"/v1/collections/closed/documents/{new_id()}", json={})).raise_for_status()
-    await head_with(operator, "closed", id_, 1)
+    newest = new_id()
+    (await operator.put(f"/v1/collections/closed/documents/{newest}", json={})).raise_for_status()
+    position = Position.parse(await head_with(operator, "closed", newest, 1))
+
+    async with connect(ruled.settings, "test") as client:
+        logs = Stores.of(client, ruled.settings).logs
+
+        async def is_recorded() -> bool:
+            checkpoint = await logs.read_checkpoint(position.log)
+            return checkpoint is not None and checkpoint.seq >= position.seq
+
+        # A verification compares as of the newest checkpoint.
+        await eventually(is_recorded, 20)
     with caplog.at_level(logging.INFO, logger="eventsync.access.audit"):
         task = await verified(operator, VERIFICATIONS, collection="closed")
     assert (task["state"], task["target"], task["by"]) == ("done", "closed", "root")
