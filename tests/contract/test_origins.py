@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -97,6 +97,15 @@ async def test_probes_obey_all_rules_but_that_of_the_name(served: Any) -> None:
     assert (await raw(served.url, "Host: a", "Origin: https://evil.example", target="/metrics"))[0] == 403
 
 
+@pytest.fixture(scope="module")
+async def doors(served: Any) -> AsyncIterator[tuple[str, str]]:
+    """Two servers with a name: one that trusts a proxy on this host, and one that trusts another proxy alone."""
+    settings = served.settings.model_copy(update={"allowed_hosts": ("sync.example",)})
+    other = settings.model_copy(update={"trusted_proxies": ("192.0.2.1",)})
+    async with running_server(settings) as trusting, running_server(other) as distrustful:
+        yield trusting, distrustful
+
+
 @pytest.mark.parametrize(
     ("origin", "forwarded", "status"),
     [
@@ -113,17 +122,15 @@ async def test_probes_obey_all_rules_but_that_of_the_name(served: Any) -> None:
     ],
 )
 async def test_origins_of_another_scheme_are_refused(
-    served: Any, origin: str, forwarded: str | None, status: int
+    doors: tuple[str, str], origin: str, forwarded: str | None, status: int
 ) -> None:
-    settings = served.settings.model_copy(update={"allowed_hosts": ("sync.example",)})
     lines = ["Host: sync.example", f"Origin: {origin}"]
-    async with running_server(settings) as url:
-        told = [f"X-Forwarded-Proto: {forwarded}"] if forwarded else []
-        assert (await raw(url, *lines, *told))[0] == status
-    async with running_server(settings.model_copy(update={"trusted_proxies": ("192.0.2.1",)})) as url:
-        # From anybody else it says nothing.
-        own = origin.startswith("http://sync.example") and not origin.endswith("8080")
-        assert (await raw(url, *lines, *told))[0] == (200 if own else 403)
+    told = [f"X-Forwarded-Proto: {forwarded}"] if forwarded else []
+    trusting, distrustful = doors
+    assert (await raw(trusting, *lines, *told))[0] == status
+    # From anybody else it says nothing.
+    own = origin.startswith("http://sync.example") and not origin.endswith("8080")
+    assert (await raw(distrustful, *lines, *told))[0] == (200 if own else 403)
 
 
 async def test_two_origins_are_refused(served: Any) -> None:

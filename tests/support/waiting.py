@@ -86,7 +86,11 @@ class _Watch:
 
 
 async def eventually(condition: Callable[[], Any], seconds: float = 10.0, *, pause: float = 0.02) -> Any:
-    """Return the first true answer of `condition`, a function or a coroutine function; for what no event tells."""
+    """Return the first true answer of `condition`, a function or a coroutine function; for what no event tells.
+
+    The pause between two questions grows to five times its length: what takes long is asked for less often.
+    """
+    longest = 5 * pause
     async with within(seconds):
         while True:
             answer = condition()
@@ -95,6 +99,7 @@ async def eventually(condition: Callable[[], Any], seconds: float = 10.0, *, pau
             if answer:
                 return answer
             await asyncio.sleep(pause)
+            pause = min(1.3 * pause, longest)
 
 
 class _Pace:

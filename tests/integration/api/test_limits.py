@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import secrets
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from eventsync.mongodb.client import Client
 from eventsync.server.deadline import Deadline
 from eventsync.server.limits import ConnectionLimits, tune
 from eventsync.server.websocket_protocol import WebSocketProtocol
@@ -22,15 +24,20 @@ from eventsync.stores.stores import Stores
 from support.logs_by_hand import begun
 from support.raw_websocket import CONTINUATION, PING, TEXT, RawWebSocket, frame, raw_websocket
 from support.systems import followed, running_server
-from support.waiting import patience, within
+from support.waiting import patience, time_limits, within
 
 HELLO = frame(TEXT, json.dumps({"type": "hello"}).encode())
 
 
-@pytest.fixture(autouse=True)
-async def log(stores: Stores) -> None:
+@pytest.fixture(scope="module")
+async def settings(mongodb_uri: str, client: Client) -> AsyncIterator[Settings]:
     """There is a log, so that a hello is welcome; no worker, because nothing happens in it."""
-    await begun(stores, "docs")
+    limits: Any = time_limits()
+    settings = Settings(mongodb_uri=mongodb_uri, database=f"limits_{secrets.token_hex(6)}", **limits)
+    await begun(Stores.of(client, settings), "docs")
+    yield settings
+    await client.drop_database(settings.database)
+    await client.drop_database(settings.log_db)
 
 
 async def welcomed(opened: RawWebSocket) -> None:

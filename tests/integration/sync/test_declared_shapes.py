@@ -99,7 +99,7 @@ async def test_documents_enter_and_leave(stores: Stores, url: str, transport: st
 
 
 @pytest.mark.parametrize("window_bytes", [64 * 1024 * 1024, 1])
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 async def test_all_clients_hold_what_mongodb_finds(
     stores: Stores, settings: Settings, window_bytes: int, seed: int
 ) -> None:

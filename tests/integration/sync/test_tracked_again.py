@@ -45,8 +45,7 @@ async def test_live_client_is_reset_though_its_server_saw_the_collection_active_
     assert await current_log(stores) == log
 
 
-@pytest.mark.parametrize("transport", PEERS)
-@pytest.mark.parametrize("before", [0, 1])
+@pytest.mark.parametrize(("transport", "before"), [*zip(PEERS, (0, 1, 0), strict=True), ("websocket", 1)])
 async def test_client_gets_what_was_written_while_nothing_was_tracked(
     stores: Stores, settings: Settings, transport: str, before: int, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -31,6 +31,8 @@ State = dict[str, Row]
 INTERLEAVINGS: Final = 10_000
 STEPS: Final = 40
 CHUNKS: Final = 20
+QUICK: Final = 5
+"""Chunks that are no slow tests."""
 
 
 class Killed(BaseException):
@@ -315,7 +317,9 @@ class World:
         self.store.connection.execute("DELETE FROM effects")
 
 
-@pytest.mark.parametrize("chunk", range(CHUNKS))
+@pytest.mark.parametrize(
+    "chunk", [*range(QUICK), *(pytest.param(chunk, marks=pytest.mark.slow) for chunk in range(QUICK, CHUNKS))]
+)
 def test_interleavings(chunk: int) -> None:
     store = InMemory()
     each = INTERLEAVINGS // CHUNKS

@@ -28,7 +28,14 @@ def long(node: ast.expr | None) -> bool:
 
 
 def called(node: ast.AST, *names: str) -> ast.Call | None:
-    return node if isinstance(node, ast.Call) and ast.unparse(node.func) in names else None
+    return node if isinstance(node, ast.Call) and dotted(node.func) in names else None
+
+
+def dotted(node: ast.AST) -> str:
+    """The name of what is called; "" for the outcome of another call."""
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
 
 
 def given(call: ast.Call, name: str) -> ast.expr | None:
