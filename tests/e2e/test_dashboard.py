@@ -188,6 +188,30 @@ async def test_documents_and_events_are_found_and_paged(settings: Settings, tmp_
         dashboard.browser.complaints.clear()
 
 
+async def test_page_is_bounded_however_many_documents_there_are(settings: Settings, tmp_path: Path) -> None:
+    """A page is one request for 50 documents, and the document grows by none that was left."""
+    async with looking(settings, tmp_path) as dashboard:
+        listed = "performance.getEntriesByType('resource').map(({name}) => name)"
+        listed += ".filter((name) => name.includes('/things/documents'))"
+        nodes, first = (
+            "document.querySelectorAll('*').length",
+            "document.querySelector('.documents tbody th')?.textContent",
+        )
+        await dashboard.show("data/things")
+        begun = await dashboard.browser.value(dashboard.page, nodes)
+        for _ in range(3):
+            before = json.dumps(await dashboard.browser.value(dashboard.page, first))
+            await dashboard.click("Next page")
+            await dashboard.until(f"{VIEWS['data/things']} && {first} !== {before}")
+        assert await dashboard.browser.value(dashboard.page, nodes) == begun
+        requests = await dashboard.browser.value(dashboard.page, listed)
+        assert [request.partition("limit=")[2].partition("&")[0] for request in requests] == ["50"] * 4
+        await dashboard.browser.value(dashboard.page, "location.hash = '#/data/things?sort=name', null")
+        await dashboard.until("document.querySelector('[role=alert]')?.textContent.includes('create one on name: 1')")
+        assert all("400" in complaint for complaint in dashboard.browser.complaints)
+        dashboard.browser.complaints.clear()
+
+
 async def test_client_is_disconnected_and_forgotten(
     settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
