@@ -102,6 +102,7 @@ async def test_task_of_another_server_is_listed(
     [
         ({"into": "x"}, (400, "malformed")),
         ({"into": "$x", "at": "2026-11-23T05:22:46Z"}, (400, "malformed")),
+        ({"into": "x" * 110, "at": "2026-11-23T05:22:46Z"}, (400, "malformed")),
         ({"into": "x", "at": 7}, (400, "malformed")),
         ({"into": "x", "at": "2999-01-01T00:00:00Z"}, (400, "malformed")),
         ({"into": "x", "position": "zzzzzzzz:1"}, (409, "reset")),

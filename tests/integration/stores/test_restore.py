@@ -143,8 +143,9 @@ async def test_nothing_is_overwritten(stores: Stores) -> None:
     for into in ("there", "docs", "asked"):
         with pytest.raises(Conflict, match="a restore makes a new one"):
             await restored(stores, Position(log, Seq(0)), into)
-    with pytest.raises(Malformed):
-        await restored(stores, Position(log, Seq(0)), "system.there")
+    for into in ("system.there", "x" * 110):
+        with pytest.raises(Malformed):
+            await restored(stores, Position(log, Seq(0)), into)
     assert await names(stores) == {"there"}
 
 

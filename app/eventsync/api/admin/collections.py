@@ -13,7 +13,6 @@ from eventsync.api.endpoint import AccessLevel, Endpoint
 from eventsync.api.paths import segment
 from eventsync.api.responses import JSON, NO_STORE
 from eventsync.api.state import access_of, services_of
-from eventsync.domain.names import check_collection
 from eventsync.domain.points import parse_instant
 from eventsync.domain.positions import Position
 from eventsync.domain.shapes import Shape
@@ -21,6 +20,7 @@ from eventsync.domain.values.extended_json import to_json
 from eventsync.errors import Conflict, Malformed, NotFound
 from eventsync.mongodb.clocks import cluster_time
 from eventsync.stores.history.proof import collections_to_prove
+from eventsync.stores.history.restore import check_target
 from eventsync.stores.history.time_travel import TimeTravel
 from eventsync.stores.stats.counters import EventCount
 from eventsync.stores.stores import Stores
@@ -77,7 +77,7 @@ async def restore(request: Request) -> Response:
         raise Malformed('the body is {"into": "orders_restored", "at": "2026-11-23T05:22:46Z"}, or with a position')
     if not all(isinstance(text, str) for text in tree.values()):
         raise Malformed("into, at and position are texts")
-    into = check_collection(tree["into"])
+    into = check_target(tree["into"])
     point = parse_instant(tree["at"]) if "at" in tree else Position.parse_in_log(tree["position"])
     position = await TimeTravel(services.stores).position(name, point)
     if await services.stores.has_collection(into):

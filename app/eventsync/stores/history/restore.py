@@ -22,11 +22,11 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import OperationFailure
 
 from eventsync.domain.bson_scan.opaque import encode
-from eventsync.domain.names import check_collection
+from eventsync.domain.names import MAX_COLLECTION_BYTES, check_collection
 from eventsync.domain.positions import Position
 from eventsync.domain.replay import Change, Damaged
 from eventsync.domain.shapes import Shape
-from eventsync.errors import Conflict, Unavailable
+from eventsync.errors import Conflict, Malformed, Unavailable
 from eventsync.mongodb.clocks import from_now, is_past
 from eventsync.mongodb.errors import translated
 from eventsync.mongodb.leases import RenewalTimer
@@ -41,6 +41,9 @@ _BATCH_BYTES = 4 * 1024 * 1024
 
 _EXISTS = 48
 """NamespaceExists."""
+
+_BESIDE = ".restoring-"
+_MAX_TARGET = MAX_COLLECTION_BYTES - len(_BESIDE) - 8
 
 Advance = Callable[[int], object]
 """Called with the number of documents or of events that were written since the last call."""
@@ -61,6 +64,14 @@ class Restored:
     into: str
     position: Position
     documents: int
+
+
+def check_target(into: object) -> str:
+    """Return the name of a collection that a restore may make. Raises `Malformed`."""
+    name = check_collection(into)
+    if len(name.encode()) > _MAX_TARGET:
+        raise Malformed(f"the new collection has a name of at most {_MAX_TARGET} bytes: it is built under a longer one")
+    return name
 
 
 class Restore:
@@ -86,7 +97,7 @@ class Restore:
 
         Raises `Conflict` if it exists or is tracked, and `Malformed` for an invalid name.
         """
-        check_collection(into)
+        check_target(into)
         await self._check_untracked(into)
         await self._check_absent(into)
         async with self._held(source) as pin, self._built(into) as (name, building):
@@ -190,8 +201,7 @@ class Restores:
 
     async def begin(self, into: str) -> str:
         """Record a restore. Return the temporary name of its collection. Raises `Malformed` for an invalid `into`."""
-        name = f"{check_collection(into)}.restoring-{secrets.token_hex(4)}"
-        check_collection(name)
+        name = f"{check_target(into)}{_BESIDE}{secrets.token_hex(4)}"
         with translated("the restore can't be recorded"):
             fields = {"into": {"$literal": into}} | self._until()
             await self._entries.update_one({"_id": name}, [{"$set": fields}], upsert=True)
