@@ -1,7 +1,7 @@
 """Alerts of `deploy/prometheus`, over scrapes of a running server and worker, as what they are about breaks.
 
 Prometheus itself is not there: `support.promql` evaluates the expressions. The series have a clock of their own, by
-which hours pass between two steps of a test. How long an alert has to be true (`for`) is not tested.
+which hours pass between two steps of a test. So an alert is true for as long as it has to be (`for`) in a few scrapes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import resource
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -26,7 +26,7 @@ from eventsync.mongodb.client import Client, app_name
 from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
 from support.clients import following
-from support.failpoints import blocking, hanging_inserts
+from support.failpoints import blocking, failing, hanging_inserts
 from support.load import Overload
 from support.promql import Series, metrics_of
 from support.systems import Processes, head, tracked
@@ -34,13 +34,17 @@ from support.tcp_proxy import tcp_proxy
 from support.waiting import eventually, patience, scaled, within
 
 DEPLOY: Final = Path(__file__).parents[2] / "deploy"
-RULES: Final[dict[str, str]] = {
-    rule["alert"]: rule["expr"]
+_RULES: Final = [
+    rule
     for group in yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text())["groups"]
     for rule in group["rules"]
-}
+]
+RULES: Final[dict[str, str]] = {rule["alert"]: rule["expr"] for rule in _RULES}
+MINUTES: Final = {rule["alert"]: int(rule["for"].removesuffix("m")) for rule in _RULES if "for" in rule}
+"""Minutes for which an alert has to be true."""
 SHAPE: Final = "theaters"
 DOCUMENTS: Final = f"/v1/collections/{SHAPE}/documents"
+OUT_OF_DISK_SPACE: Final = 14031
 BY_MONGODB: Final = {"server": "eventsync-(serve|feed)", "worker": "eventsync-(worker|lease)"}
 """The names of the connections of each to MongoDB."""
 
@@ -82,9 +86,29 @@ class Watched:
 
         await eventually(scraped, patience(30), pause=0.1)
 
+    async def keeps_firing(self, *names: str, by: Callable[[], Awaitable[None]] | None = None, every: int = 1) -> None:
+        """Scrape after each minute, or `every` so many, until each has been true for as long as it has to be.
+
+        Before each scrape, `by` causes it again.
+        """
+        for _ in range(0, max(MINUTES[name] for name in names), every):
+            if by is not None:
+                await by()
+            await self.scrape(60 * every)
+            assert self.firing(*names) == set(names)
+
     def value(self, name: str) -> dict[frozenset[tuple[str, str]], float]:
         """Return the values of an alert by their labels, as of the last scrape."""
         return self.series.value(RULES[name], self.now)
+
+    async def is_true(self, expression: str) -> None:
+        """Scrape until an expression is true."""
+
+        async def scraped() -> bool:
+            await self.scrape()
+            return self.series.is_true(expression, self.now)
+
+        await eventually(scraped, patience(60), pause=0.1)
 
     async def write(self, count: int = 1) -> None:
         """Create documents."""
@@ -145,6 +169,7 @@ async def test_processes_that_end(watched: Watched) -> None:
     watched.processes.signal(signal.SIGTERM, "worker")
     await watched.processes.ended("worker", seconds=patience(20))
     await watched.fires("EventsyncTargetDown", "EventsyncNoLeader", "EventsyncChangesWait")
+    await watched.keeps_firing("EventsyncTargetDown", "EventsyncNoLeader", "EventsyncChangesWait")
     watched.processes.start("worker")
     await watched.is_quiet()
     watched.processes.kill("serve")
@@ -179,17 +204,21 @@ async def test_processes_that_are_cut_off_from_mongodb(settings: Settings, tmp_p
                 await fail_to_write(watched)
                 await watched.fires("EventsyncErrors")
                 await watched.fires("EventsyncFeedDown", "EventsyncMongodbDown")
+                await watched.keeps_firing(
+                    "EventsyncErrors", "EventsyncFeedDown", "EventsyncMongodbDown", by=lambda: fail_to_write(watched, 1)
+                )
             else:
                 await watched.fires("EventsyncMongodbDown")
+                await watched.keeps_firing("EventsyncMongodbDown")
                 assert not watched.firing("EventsyncFeedDown", "EventsyncErrors")
             proxy.release()
             await watched.is_quiet()
 
 
-async def fail_to_write(watched: Watched) -> None:
+async def fail_to_write(watched: Watched, times: int = 2) -> None:
     """Have writes fail before and after a scrape: the first of a kind is not seen as an increase."""
     async with httpx.AsyncClient(base_url=watched.url, timeout=patience(60)) as client:
-        for _ in range(2):
+        for _ in range(times):
             assert (await client.post(DOCUMENTS, json={})).status_code == 503
             await watched.scrape()
 
@@ -200,6 +229,7 @@ async def test_archives_that_are_gone(watched: Watched, settings: Settings) -> N
     # The archiver is to record it beside the segments.
     await watched.write()
     await watched.fires("EventsyncArchiveDown", "EventsyncJobFails")
+    await watched.keeps_firing("EventsyncArchiveDown")
     assert {dict(labels)["name"] for labels in watched.value("EventsyncJobFails")} >= {"archiving"}
     await watched.scrape()
     succeeded = "max by (name) (eventsync_worker_job_last_success_timestamp_seconds)"
@@ -225,9 +255,14 @@ async def test_limits_that_refuse(client: Client, settings: Settings, tmp_path: 
     async with watching(settings.model_copy(update=changed), tmp_path) as watched:
         overload = Overload(watched.url)
         commands = ("find", "findAndModify", "insert", "update")
-        async with blocking(client, commands, round(scaled(100)), app=app_name(settings, "serve")):
+
+        async def refuse() -> None:
             await overload.run(writers=100, accepted=1, refused=10)
-        await watched.fires("EventsyncRefuses")
+
+        async with blocking(client, commands, round(scaled(100)), app=app_name(settings, "serve")):
+            await refuse()
+            await watched.fires("EventsyncRefuses")
+            await watched.keeps_firing("EventsyncRefuses", by=refuse, every=4)
         assert [dict(labels) for labels in watched.value("EventsyncRefuses")] == [{"for": "writes"}]
 
 
@@ -239,22 +274,74 @@ async def test_workers_that_append_late(client: Client, settings: Settings, tmp_
         following(watched.url, SHAPE, "websocket") as follower,
     ):
         await follower.reached(await head(watched.url))
+        lag = "max(eventsync_worker_lag_seconds) > "
+
+        async def hang(seconds: str) -> None:
+            async with hanging_inserts(client, f"{settings.log_db}.events"):
+                await watched.write()
+                await watched.is_true(lag + seconds)
+            await follower.reached(await head(watched.url))
+
         async with hanging_inserts(client, f"{settings.log_db}.events"):
             await watched.write()
             # A lag is a time: this takes as many seconds as the alert names.
             await watched.fires("EventsyncWorkerLag")
+            await watched.keeps_firing("EventsyncWorkerLag")
             assert not watched.firing("EventsyncSlowDelivery")
         await watched.fires("EventsyncSlowDelivery")
         assert not watched.firing("EventsyncWorkerLag")
+        await watched.keeps_firing("EventsyncSlowDelivery", by=lambda: hang("1.5"))
+
+
+async def test_workers_that_fail_to_append(watched: Watched, client: Client, settings: Settings) -> None:
+    lag, terms = "max(eventsync_worker_lag_seconds)", "max(eventsync_worker_terms_total)"
+
+    def now(expression: str) -> float:
+        return next(iter(watched.series.value(expression, watched.now).values()))
+
+    events, worker = f"{settings.log_db}.events", app_name(settings, "worker")
+    async with failing(client, "insert", OUT_OF_DISK_SPACE, app=worker, times=None, of=events):
+        await watched.write()
+        await watched.is_true(f"{lag} > 0")
+        found, enough = [now(lag)], now(terms) + 4
+        async with within(60):
+            while now(terms) < enough:
+                await watched.scrape()
+                found.append(now(lag))
+        # Nor is it 0 while the worker waits between two attempts: it grows until the alert fires.
+        assert found == sorted(found)
+        assert now("max(eventsync_worker_lag_events)") == 1
+    await watched.is_true(f"{lag} == 0")
+    await watched.is_quiet()
+
+
+async def test_jobs_that_have_never_succeeded(watched: Watched, client: Client, settings: Settings) -> None:
+    watched.processes.signal(signal.SIGTERM, "worker")
+    await watched.processes.ended("worker", seconds=patience(20))
+    segments, worker = f"{settings.log_db}.segments", app_name(settings, "worker")
+    async with failing(client, "find", OUT_OF_DISK_SPACE, app=worker, times=None, of=segments):
+        watched.processes.start("worker")
+        await watched.is_true('sum(eventsync_worker_job_runs_total{name="archiving",result="failed"}) > 0')
+        succeeded = 'eventsync_worker_job_last_success_timestamp_seconds{name="archiving"}'
+        assert not watched.series.value(succeeded, watched.now)
+        first_run = 'eventsync_worker_job_first_run_timestamp_seconds{name="archiving"}'
+        [began] = watched.series.value(first_run, watched.now).values()
+        for later, stalls in ((3595, False), (3605, True), (3605 + 60 * MINUTES["EventsyncJobStalls"], True)):
+            stalled = watched.series.value(RULES["EventsyncJobStalls"], began + later)
+            assert ("archiving" in {dict(labels)["name"] for labels in stalled}) is stalls
 
 
 async def test_processes_that_get_no_processor(watched: Watched) -> None:
-    async with httpx.AsyncClient(base_url=watched.url, timeout=0.8) as client:
-        watched.processes.signal(signal.SIGSTOP, "serve")
-        with pytest.raises(httpx.TimeoutException):
-            await client.get("/healthz")
-        watched.processes.signal(signal.SIGCONT, "serve")
+    async def stop() -> None:
+        async with httpx.AsyncClient(base_url=watched.url, timeout=0.8) as client:
+            watched.processes.signal(signal.SIGSTOP, "serve")
+            with pytest.raises(httpx.TimeoutException):
+                await client.get("/healthz")
+            watched.processes.signal(signal.SIGCONT, "serve")
+
+    await stop()
     await watched.fires("EventsyncLoopBlocked")
+    await watched.keeps_firing("EventsyncLoopBlocked", by=stop)
     [late] = watched.value("EventsyncLoopBlocked")
     assert dict(late) == {"instance": watched.url}
 
@@ -268,5 +355,6 @@ async def test_open_files_that_run_out(watched: Watched) -> None:
                 _, writer = await asyncio.open_connection("127.0.0.1", watched.processes.port)
                 stack.callback(writer.close)
             await watched.scrape()
+        await watched.keeps_firing("EventsyncFilesRunOut")
     [full] = watched.value("EventsyncFilesRunOut")
     assert ("job", "eventsync-server") in full

@@ -171,6 +171,7 @@ class Worker:
                 finally:
                     self._figures.state = "standby"
                 return
+            self._figures.sequencing.stand_by()
             # At random, so that workers that wait do not all ask at the same moment.
             await set_within(self._stop, period / 4 * random.uniform(0.8, 1.2))
 

@@ -69,6 +69,10 @@ def test_each_alert_is_seen_true_by_a_test_that_breaks_something() -> None:
     }
     fired |= set(re.findall(r'RULES\["(\w+)"\], an_hour_later', text))
     assert {rule["alert"] for rule in ALERTS} <= fired
+    # And for as long as it has to be.
+    kept = {name for call in re.findall(r'\.keeps_firing\(([\s",\w]*)', text) for name in re.findall(r'"(\w+)"', call)}
+    kept |= set(re.findall(r'MINUTES\["(\w+)"\]', text))
+    assert {rule["alert"] for rule in ALERTS if "for" in rule} <= kept
 
 
 def test_panels_do_not_overlap_and_have_names_of_their_own() -> None:

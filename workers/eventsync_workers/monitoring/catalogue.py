@@ -21,7 +21,7 @@ APPEND: Final = declare(
 LAG_EVENTS: Final = declare(
     "eventsync_worker_lag_events",
     "gauge",
-    "Changes that were read and are not in the log yet; more may wait in MongoDB. 0 on a worker that does not lead.",
+    "Changes that were read and are not in the log yet, even if their insert has failed; more may wait in MongoDB. 0 on a worker that does not lead.",
 )
 LAG_SECONDS: Final = declare(
     "eventsync_worker_lag_seconds",
@@ -54,6 +54,12 @@ JOB_RUNS: Final = declare(
     "result",
 )
 JOB_SECONDS: Final = declare("eventsync_worker_job_duration_seconds", "histogram", "Time of such a run.", "name")
+JOB_BEGAN: Final = declare(
+    "eventsync_worker_job_first_run_timestamp_seconds",
+    "gauge",
+    "Beginning of the first run, in Unix seconds. Absent before.",
+    "name",
+)
 JOB_SUCCESS: Final = declare(
     "eventsync_worker_job_last_success_timestamp_seconds",
     "gauge",

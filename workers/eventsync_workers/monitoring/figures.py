@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
+from bson.timestamp import Timestamp
+
 from eventsync import __version__
 from eventsync.errors import EventsyncError, public_error
 from eventsync.metrics.figures import Figures
@@ -33,6 +35,8 @@ class SequencingFigures:
         self.append = Histogram(FINE)
         self.in_flight: deque[tuple[datetime | None, int]] = deque()
         """Changes that were read and are not appended, in batches: the time of the oldest, and their number."""
+        self.given_up: tuple[datetime, int] | None = None
+        """The same of those that a failed term has left; None once they are read again."""
         self.last_read: float | None = None
         """Unix time of the last read of the change stream."""
         self.repairs: Counter[str] = Counter()
@@ -41,17 +45,37 @@ class SequencingFigures:
 
     @property
     def lag_events(self) -> int:
-        """The number of changes in flight."""
-        return sum(count for _, count in self.in_flight)
+        """The number of changes in flight, or given up."""
+        return self.given_up[1] if self.given_up else sum(count for _, count in self.in_flight)
 
     @property
     def lag_seconds(self) -> float:
-        """The age of the oldest change in flight; 0 without any."""
+        """The age of the oldest of them; 0 without any."""
+        oldest = self.given_up[0] if self.given_up else self._oldest
+        return 0.0 if oldest is None else max(0.0, time.time() - oldest.timestamp())
+
+    @property
+    def _oldest(self) -> datetime | None:
         oldest = next((at for at, _ in self.in_flight if at is not None), None)
-        if oldest is None:
-            return 0.0
-        aware = oldest if oldest.tzinfo else oldest.replace(tzinfo=UTC)
-        return max(0.0, time.time() - aware.timestamp())
+        return oldest if oldest is None or oldest.tzinfo else oldest.replace(tzinfo=UTC)
+
+    def put(self, oldest: datetime | None, count: int, up_to: Timestamp | None) -> None:
+        """Count changes that were read as in flight. `up_to` is the cluster time of the read that ends with them."""
+        # A stream that is opened again may begin with an empty batch, before the changes that were given up.
+        if self.given_up and (count or (up_to is not None and up_to.as_datetime() > self.given_up[0])):
+            self.given_up = None
+        self.in_flight.append((oldest, count))
+
+    def give_up(self) -> None:
+        """Count what is in flight as given up: a term has failed, and the next one reads it again."""
+        # Without it, a worker whose inserts keep failing would seem to have no lag between its attempts.
+        if self._oldest is not None:
+            self.given_up = self._oldest, self.lag_events
+        self.in_flight.clear()
+
+    def stand_by(self) -> None:
+        """Count nothing: another worker leads."""
+        self.given_up = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +100,8 @@ class JobFigures:
     def __init__(self) -> None:
         self.runs: Counter[str] = Counter()
         self.seconds = Histogram(LONG)
+        self.began_at: float | None = None
+        """Unix time of the beginning of the first run."""
         self.succeeded: JobRun | None = None
         """The last successful run."""
         self.worked: JobRun | None = None
@@ -93,6 +119,7 @@ class JobFigures:
         """Count the block as a run, which has failed if it raises an `Exception`."""
         began, before = time.monotonic(), self.done.copy()
         self.running_since, self.next_at = time.time(), None
+        self.began_at = self.began_at or self.running_since
 
         def ended(reason: str | None = None) -> JobRun:
             return JobRun(time.time(), time.monotonic() - began, self.done - before, reason)
@@ -162,6 +189,8 @@ class WorkerFigures:
             for result in ("ok", "failed"):
                 figures.put(metrics.JOB_RUNS, job.runs[result], name, result)
             figures.put_histogram(metrics.JOB_SECONDS, job.seconds, name)
+            if job.began_at is not None:
+                figures.put(metrics.JOB_BEGAN, job.began_at, name)
             if job.succeeded is not None:
                 figures.put(metrics.JOB_SUCCESS, job.succeeded.at, name)
         done = sum((job.done for job in self.jobs.values()), Counter[str]())

@@ -82,7 +82,7 @@ class Pipeline:
                 failure = error
             pipeline._close()
         # What was not appended is read again.
-        pipeline._figures.in_flight.clear()
+        pipeline._figures.give_up()
         writer.give_up()
         if failure := pipeline._failure or failure:
             raise failure
@@ -101,7 +101,7 @@ class Pipeline:
             self._read.append(_ConvertTask(some, read if start == cuts[-1] else None, size))
             self._bytes += size
             oldest = some[0][0].get("wallTime") if some else None
-            self._figures.in_flight.append((oldest, sum(map(len, some))))
+            self._figures.put(oldest, sum(map(len, some)), read.time if read else None)
         self._in_flight += len(cuts)
         self._unconverted += len(cuts)
         await self._until(lambda: self._bytes <= self._limit)
