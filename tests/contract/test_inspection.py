@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import httpx
 import pytest
 from websockets.asyncio.client import ClientConnection
 
+from eventsync.sync.sessions import inspections
 from support.peers.python import connect
 from support.ruled import CANARY, MERGE, THINGS, Ruled, made
 from support.systems import running_server
@@ -213,6 +215,40 @@ async def test_inspection_is_for_observers_and_logged(
     assert all(session in line for line in lines)
     for unknown in ("none", "0" * 32):
         assert (await observer_status(ruled, unknown)) == 404
+
+
+async def test_one_inspection_too_many_is_refused_until_another_is_left_alone(
+    operator: httpx.AsyncClient, ruled: Ruled, new_id: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [new_id() for _ in range(inspections.MAX_INSPECTIONS + 1)]
+    async with AsyncExitStack() as stack:
+        for name in names:
+            await stack.enter_async_context(following(ruled.url, ruled.token("ada"), "open", name))
+        *inspected_ones, other_one = [await session_of(operator, name) for name in names]
+
+        async def answered(session: str) -> bool:
+            return (await operator.get(PATH.format(id=session))).status_code == 200
+
+        for session in inspected_ones:
+            # Those of other tests lapse.
+            await eventually(partial(answered, session), 30)
+        refused = await operator.get(PATH.format(id=other_one))
+        assert check(refused, PATH, "get")["code"] == "rate_limited"
+        assert "inspects 8 sessions already; wait until one is left alone" in refused.json()["detail"]
+        other = await stack.enter_async_context(running_server(ruled.settings))
+        beside = httpx.AsyncClient(base_url=other, headers=operator.headers, timeout=patience(20))
+        await stack.enter_async_context(beside)
+        await session_of(beside, names[-1])
+
+        async def refused_for_another_server() -> bool:
+            for session in inspected_ones:
+                assert (await inspected(operator, session))["state"] == "running"
+            return bool((await inspected(beside, other_one))["state"] == "refused")
+
+        await eventually(refused_for_another_server, 30)
+        monkeypatch.setattr(inspections, "LAPSES_AFTER", 0.1)
+        assert await answered(inspected_ones[0])
+        await eventually(partial(answered, other_one), 30)
 
 
 async def observer_status(ruled: Ruled, session: str) -> int:

@@ -17,11 +17,15 @@ from eventsync.settings import Settings
 from support.clients import following
 from support.collector import Collector, ReceivedSpan, collecting
 from support.systems import Processes, tracked
-from support.waiting import patience
+from support.waiting import patience, within
 
 SHAPE = "theaters"
 SERVER, CLIENT, PRODUCER, CONSUMER, INTERNAL = 2, 3, 4, 5, 1
 """Kinds of spans, as they are exported."""
+
+NAMES = {f"{what} {SHAPE}" for what in ("commit", "sequence", "convert", "append", "deliver")} | {
+    "PATCH /v1/collections/{collection}/documents/{id}"
+}
 
 
 class TracedProcesses(Processes):
@@ -158,6 +162,50 @@ async def test_writes_that_share_a_command_are_linked(
 
 def _links(spans: list[ReceivedSpan], id: str) -> tuple[str, ...]:  # noqa: A002 - everybody calls it that
     return next(span.links for span in spans if span.id == id)
+
+
+@pytest.mark.slow
+async def test_replaced_server_processes_export_each_span_once(
+    traced: TracedProcesses, collector: Collector, client: Client, settings: Settings
+) -> None:
+    await client[settings.database][SHAPE].insert_one({"_id": "a", "n": 0})
+    traced.start("worker")
+    traced.start("serve", options=("--workers", "2"))
+    await tracked(traced.url, settings.collections)
+    await traced.said("serve", " serves", times=2)
+    before = await written_by_each(traced, collector)
+    assert before == traced.children("serve")
+    traced.signal(signal.SIGHUP, "serve")
+    await traced.said("serve", "all server processes are replaced")
+    after = await written_by_each(traced, collector)
+    assert after == traced.children("serve")
+    assert not before & after
+    # The spans of an exporter that was left over would have come with these.
+    ids = [span.id for span in collector.spans]
+    assert len(ids) == len(set(ids))
+
+
+async def written_by_each(traced: TracedProcesses, collector: Collector) -> set[int]:
+    """Write through both server processes, and wait for the spans of each write. Return the ids of the processes."""
+    pids: set[int] = set()
+    async with within(30):
+        while len(pids) < 2:
+            # Each connection is accepted by either.
+            async with httpx.AsyncClient(base_url=traced.url, timeout=patience(20)) as http:
+                pid = int((await http.get("/v1/admin/overview")).json()["answered_by"].split(":")[1])
+                trace, caller, headers = new_trace()
+                media = {"content-type": "application/merge-patch+json"}
+                path = f"/v1/collections/{SHAPE}/documents/a"
+                answer = await http.patch(path, json={"n": trace}, headers=headers | media)
+                answer.raise_for_status()
+            if pid in pids:
+                continue
+            pids.add(pid)
+            # A server that has just begun may have read the event from the log, and has no span of that.
+            await collector.until(lambda: {span.name for span in collector.of(trace)} >= NAMES)  # noqa: B023 - awaited
+            request = one(collector.of(trace), "PATCH /v1/collections/{collection}/documents/{id}", "serve")
+            assert request.parent == caller
+    return pids
 
 
 @pytest.mark.slow
