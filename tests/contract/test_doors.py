@@ -266,12 +266,22 @@ async def test_filters_and_sorts_by_hidden_fields_are_refused(
 # --- history --------------------------------------------------------------------------------------------------------
 
 
+async def is_sequenced(reader: httpx.AsyncClient, id_text: str, version: int) -> None:
+    """Wait until the log has a version of a document."""
+
+    async def found() -> bool:
+        return (await reader.get(f"{THINGS}/{id_text}", params={"version": version})).status_code == 200
+
+    await eventually(found, 10)
+
+
 async def test_past_states_are_shown_where_they_and_the_present_one_may_be_read(
     operator: httpx.AsyncClient, ada: httpx.AsyncClient, bob: httpx.AsyncClient, new_id: Callable[[], str]
 ) -> None:
     await made(operator, mine := new_id(), owner="bob")
     await operator.patch(f"{THINGS}/{mine}", json={"owner": "ada"}, headers=MERGE)
     await operator.patch(f"{THINGS}/{mine}", json={"n": 3}, headers=MERGE)
+    await is_sequenced(ada, mine, 3)
     answers = {version: await ada.get(f"{THINGS}/{mine}", params={"version": version}) for version in (1, 2, 3)}
     assert [answer.status_code for answer in answers.values()] == [404, 200, 200]
     assert answers[2].json()["doc"] == {"_id": mine, "owner": "ada", "n": 1, "lines": [{"of": "x"}]}
