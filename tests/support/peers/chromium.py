@@ -90,10 +90,14 @@ class Chromium:
             await self._loaded[opened["loaderId"]].wait()
 
     async def until(self, session: str, condition: str) -> None:
-        """Wait until a JavaScript expression is true in the page."""
+        """Wait until a JavaScript expression is true in the page, or in the one that it is about to show."""
         look = f"const look = () => ({condition}) ? done() : setTimeout(look, 50); look();"
         polled = f"new Promise((done) => {{ {look} }})"
         try:
+            await self._evaluate(session, polled)
+        except AssertionError as error:
+            if "navigated" not in str(error):
+                raise
             await self._evaluate(session, polled)
         except TimeoutError:
             page = await self.value(session, "document.body.innerText + document.querySelector('output')?.value")
