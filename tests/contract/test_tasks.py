@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
 import pytest
 
 from eventsync.domain.positions import Position
-from eventsync.mongodb.client import connect
+from eventsync.mongodb.client import Client, app_name, connect
 from eventsync.stores.stores import Stores
+from support.failpoints import blocking
 from support.ruled import CANARY, Ruled
 from support.systems import running_server
-from support.waiting import eventually, patience
+from support.waiting import eventually, patience, scaled
 
 from .test_admin import code_of
 from .test_openapi import check
@@ -95,6 +96,50 @@ async def test_task_of_another_server_is_listed(
         task = await ended(operator, begun["id"])
         assert (task["state"], task["server"]) == ("done", begun["server"])
     assert await code_of(operator, "DELETE", f"/v1/admin/tasks/{begun['id']}") == (404, "not_found")
+
+
+@pytest.mark.parametrize("door", ["its server", "another server"])
+async def test_cancelled_restore_leaves_nothing(
+    operator: httpx.AsyncClient, ruled: Ruled, client: Client, new_id: Callable[[], str], door: str
+) -> None:
+    await known(operator, "open")
+    (await operator.put(f"/v1/collections/open/documents/{(name := new_id())}", json={"n": 1})).raise_for_status()
+    position, into = await head_with(operator, "open", name, 1), f"cancelled_{name}"
+
+    async def built() -> list[str]:
+        found = await client[ruled.settings.database].list_collection_names()
+        return [name for name in found if name.startswith(into)]
+
+    # It is in the middle of its first insert when it is cancelled.
+    slow = blocking(client, ["insert"], round(scaled(1500)), app=app_name(ruled.settings, "restore"))
+    async with running_server(ruled.settings) as other, slow:
+        body = {"into": into, "position": position}
+        begun = check(await operator.post(RESTORES.format(collection="open"), json=body), RESTORES, "post")
+        assert begun["state"] == "running"
+        (half,) = await eventually(built, 20)
+        assert half.startswith(f"{into}.restoring-")
+        async with httpx.AsyncClient(base_url=other, headers=operator.headers, timeout=patience(20)) as beside:
+            asked = operator if door == "its server" else beside
+            # Another server knows it from the next report of its own server on.
+            await eventually(lambda: _lists(asked, begun["id"]), 20)
+            cancelled = await asked.delete(f"/v1/admin/tasks/{begun['id']}")
+            check(cancelled, "/v1/admin/tasks/{id}", "delete")
+            assert cancelled.status_code == 202
+        task = await ended(operator, begun["id"])
+    assert (task["state"], task["result"], task["reason"]) == ("cancelled", None, None)
+    assert await built() == []
+    assert await client[ruled.settings.log_db]["restores"].count_documents({"into": into}) == 0
+    assert await code_of(operator, "DELETE", f"/v1/admin/tasks/{begun['id']}") == (404, "not_found")
+    (await operator.post(RESTORES.format(collection="open"), json=body)).raise_for_status()
+    assert await eventually(lambda: _is(built, [into]), 30)
+
+
+async def _lists(asked: httpx.AsyncClient, task_id: str) -> bool:
+    return task_id in [task["id"] for task in (await asked.get("/v1/admin/tasks")).json()["tasks"]]
+
+
+async def _is(found: Callable[[], Awaitable[list[str]]], expected: list[str]) -> bool:
+    return await found() == expected
 
 
 @pytest.mark.parametrize(
