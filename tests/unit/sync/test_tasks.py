@@ -13,7 +13,7 @@ import pytest
 from eventsync.errors import Conflict, RateLimited
 from eventsync.settings import Settings
 from eventsync.sync.tasks import MAX_RUNNING, Task, Tasks
-from support.waiting import eventually
+from support.waiting import eventually, within
 
 Done = Callable[[Task], Mapping[str, Any]]
 
@@ -104,7 +104,8 @@ async def test_one_that_runs_is_listed_and_cancelled_whatever_came_after_it() ->
     listed = [tree["target"] for tree in tasks.trees()]
     assert (len(listed), listed[0], listed[-1]) == (20, "quick 29", "long")
     going.set()
-    await asyncio.wait_for(tasks.close(), 30)
+    async with within(30):
+        await tasks.close()
     assert long.state == "cancelled"
 
 

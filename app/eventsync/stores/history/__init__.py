@@ -7,6 +7,7 @@ __all__ = [
     "log_search",
     "log_state",
     "past_pages",
+    "proof",
     "restore",
     "route_verification",
     "time_travel",

@@ -9,6 +9,7 @@ __all__ = [
     "hot_tier",
     "logs",
     "registry",
+    "repairs",
     "stored_event",
     "tiers",
     "tracking",
