@@ -144,9 +144,11 @@ def refusal(position: Position, servable: ServableRange) -> ResetReason | None:
 def allowed(position: Position, servable: ServableRange) -> frozenset[Answer]:
     """Return the exact answers for a client at `position` that keeps its state."""
     reason = refusal(position, servable)
+    is_squashable = position.seq >= max(servable.tracked_from, servable.squash_floor)
     if reason is None:
-        return frozenset(Answer)
-    kept = reason is ResetReason.BEFORE_HORIZON and position.seq >= max(servable.tracked_from, servable.squash_floor)
+        # Events of a route may be kept, and the documents that they have touched not be known.
+        return frozenset(Answer) if is_squashable else frozenset({Answer.EVENTS, Answer.SNAPSHOT})
+    kept = reason is ResetReason.BEFORE_HORIZON and is_squashable
     return frozenset({Answer.SQUASHED, Answer.SNAPSHOT} if kept else {Answer.SNAPSHOT})
 
 

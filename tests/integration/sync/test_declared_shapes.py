@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,6 +15,7 @@ import pytest
 from eventsync.domain.positions import LogId
 from eventsync.domain.predicates.definitions import Definition, define
 from eventsync.domain.shapes import Shape
+from eventsync.mongodb.change_stream import watch
 from eventsync.settings import Settings
 from eventsync.stores.log.registry import Declaration
 from eventsync.stores.snapshots.live_snapshots import Snapshot, SnapshotReader
@@ -22,7 +24,7 @@ from support.clients import PEERS, Follower, following
 from support.peers.peer import Asked, Link
 from support.replay import caught_up
 from support.systems import running_system
-from support.waiting import eventually, patience
+from support.waiting import eventually, patience, within
 from support.writers import change_one
 
 BY_BOARD = define("by_board", "docs", {"board": "$board"}, {"board": ["int", "null"]})
@@ -194,6 +196,36 @@ async def test_listing_of_a_shape_has_its_documents_in_any_order(stores: Stores,
         ):
             answer = await client.get(f"{path}?{query}")
             assert (answer.status_code, answer.json()["code"]) == (status, code), query
+
+
+@pytest.mark.parametrize("transport", PEERS)
+async def test_client_whose_missed_events_are_all_archived_becomes_live(
+    stores: Stores, settings: Settings, tmp_path: Path, transport: str
+) -> None:
+    """The documents that archived events of a route have touched are not known, so nothing can be squashed."""
+    soon = {"hot_events": 5, "segment_events": 20, "archive_url": str(tmp_path), "window_bytes": 1, "stream_wait": 0.05}
+    quick, docs, shape = settings.model_copy(update=soon), stores.data["docs"], "by_board?board=int:1"
+    async with running_system(quick) as url:
+        await declare(stores, url, [BY_BOARD], shape)
+        await docs.insert_many([{"_id": n, "board": 1 + n % 2} for n in range(10)])
+        async with following(url, shape, transport) as follower:
+            await follower.reached(f"{await caught_up(stores)}:10")
+        left = follower.replica
+        await docs.update_one({"_id": 2}, {"$set": {"n": 1}})
+        await docs.update_one({"_id": 4}, {"$set": {"board": 2}})
+        for n in range(80):
+            await docs.update_one({"_id": 1}, {"$set": {"n": n}})
+        log = await caught_up(stores)
+        async with within(30), watch(stores.log, [{"$match": {"ns.coll": "tiers"}}]) as stream:
+            while (await stores.tiers.read(log)).archived_up_to < 40:
+                await stream.read(wait=1, limit=1)
+    # Another server: this one may remember for a moment how far the archive reached.
+    async with running_system(quick) as url:
+        async with following(url, shape, transport) as follower:
+            follower.replica = left
+            await follower.reached(f"{log}:92")
+        assert left.resets == 0
+        await assert_holds(stores, follower)
 
 
 @pytest.mark.parametrize("transport", PEERS)

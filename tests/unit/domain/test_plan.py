@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from eventsync.domain.plan import (
@@ -81,6 +83,15 @@ def at(seq: int, log: LogId = LOG) -> Position:
 )
 def test_the_exact_answers_depend_on_the_position(position: Position, answers: set[Answer]) -> None:
     assert allowed(position, SERVABLE) == answers
+
+
+def test_nothing_is_squashed_where_the_touched_documents_are_not_known() -> None:
+    """Those of a route are not known of archived events, and those of a view never."""
+    route = replace(SERVABLE, squash_floor=Seq(1500))
+    assert allowed(at(1499), route) == {Answer.EVENTS, Answer.SNAPSHOT}
+    assert allowed(at(1500), route) == set(Answer)
+    assert allowed(at(2000), replace(SERVABLE, squash_floor=Seq(2001))) == {Answer.EVENTS, Answer.SNAPSHOT}
+    assert allowed(at(999), route) == {Answer.SNAPSHOT}
 
 
 @pytest.mark.parametrize(

@@ -225,7 +225,9 @@ class Subscription:
                         yield message
             # Each of these ends one answer, not the subscription: the next plan knows what has failed.
             except BehindHorizon:
+                # The next plan knows the present borders, and does not try for ever what can't be had.
                 self._source.planner.outdated()
+                self._avoid |= {plan.answer}
             except NotContinued as error:
                 logger.info("%s is read again: %s", self.shape, error.message)
             except Unsquashable as error:
