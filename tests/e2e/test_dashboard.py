@@ -100,6 +100,10 @@ async def read_all(socket: ClientConnection) -> None:
             continue
 
 
+async def _has_stored(operator: httpx.AsyncClient) -> bool:
+    return bool((await operator.get("/v1/state-vectors")).json()["clients"])
+
+
 @asynccontextmanager
 async def looking(settings: Settings, folder: Path, role: str = "ops") -> AsyncIterator[Dashboard]:
     """A system under rules with documents and a client, and its dashboard, which somebody with a role looks at."""
@@ -115,6 +119,8 @@ async def looking(settings: Settings, folder: Path, role: str = "ops") -> AsyncI
         (await operator.post(f"{THINGS}:batch", json={"operations": operations})).raise_for_status()
         (await operator.patch(f"{THINGS}/d7", json={"n": 70}, headers=MERGE)).raise_for_status()
         async with watching(ruled):
+            # Written some time after the client has connected, and the view reads it once.
+            await eventually(lambda: _has_stored(operator), 20)
             page = await browser.visit(f"{ruled.url}/#key={ruled.token('olga', roles=[role])}")
             dashboard = Dashboard(browser, page, ruled)
             await dashboard.until("location.hash === '' && document.querySelector('.stats')")

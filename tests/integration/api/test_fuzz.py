@@ -35,9 +35,13 @@ OUTPUT = "output.txt"
 CONFIG = """
 [checks.negative_data_rejection]
 expected-statuses = ["400", "401", "403", "404", "405", "406", "409", "413", "415", "422", "428", "429", "431", "5xx"]
+
+[checks.not_a_server_error]
+expected-statuses = ["2xx", "3xx", "4xx", "503"]
 """
 """The statuses that refuse an invalid request: schemathesis' own, and the two of a request that is too long to be read,
-413 and 431. Invalid values that are longer than a head may be are refused by the bound of heads."""
+413 and 431. Invalid values that are longer than a head may be are refused by the bound of heads. 503 is answered for a
+collection that an earlier request has asked to track, until it is active."""
 HOOKS = """
 import schemathesis
 
