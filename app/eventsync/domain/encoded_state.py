@@ -92,11 +92,11 @@ def replayed(
     return encoded(now), whole
 
 
-def document_json(text: IdText, state: tuple[int, bytes], position: str) -> tuple[bytes, str]:
-    """Return the answer about a past state, `{"id", "version", "doc", "position"}`, and the document's digest."""
+def document_json(text: IdText, state: tuple[int, bytes], position: str, now: str | None = None) -> tuple[bytes, str]:
+    """Return the answer, `{"id", "version", "doc", "position", "now"?}`, about a past state, and its digest."""
     document = decode(state[1])
-    answer = to_json({"id": text, "version": state[0], "doc": document, "position": position})
-    return answer, digest_of(document)
+    answer = {"id": text, "version": state[0], "doc": document, "position": position}
+    return to_json(answer if now is None else answer | {"now": now}), digest_of(document)
 
 
 def difference_json(before: EncodedState, after: EncodedState) -> bytes:
