@@ -229,9 +229,11 @@ async def test_one_inspection_too_many_is_refused_until_another_is_left_alone(
         async def answered(session: str) -> bool:
             return (await operator.get(PATH.format(id=session))).status_code == 200
 
-        for session in inspected_ones:
-            # Those of other tests lapse.
-            await eventually(partial(answered, session), 30)
+        async def all_answered() -> bool:
+            return all([await answered(session) for session in inspected_ones])
+
+        # Those of other tests lapse, and meanwhile none of these may.
+        await eventually(all_answered, 30)
         refused = await operator.get(PATH.format(id=other_one))
         assert check(refused, PATH, "get")["code"] == "rate_limited"
         assert "inspects 8 sessions already; wait until one is left alone" in refused.json()["detail"]
