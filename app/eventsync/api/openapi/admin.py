@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
+from eventsync.api.openapi import admin_maintenance, admin_tasks
+from eventsync.api.openapi.admin_parts import ID, LIMIT, SERVER, SESSION, operation, read
 from eventsync.api.openapi.admin_schemas import COUNT, TEXT, object_of
-from eventsync.api.openapi.parts import POSITION, Json, answer, content, failures, parameters, query, schema
-
-_SERVER: Final = "db-1:311:0c9f2a"
-_SESSION: Final = "4f0d7f7c2a8a4a1e9b0f3c5d6e7f8a9b"
+from eventsync.api.openapi.parts import POSITION, Json, answer, content, parameters, query, schema
 
 _RATE_EXAMPLE: Json = {
     "at": 1795411366.4,
@@ -22,7 +20,7 @@ _RATE_EXAMPLE: Json = {
     "delivery_p99": 0.018,
 }
 _OVERVIEW_EXAMPLE: Json = {
-    "answered_by": _SERVER,
+    "answered_by": SERVER,
     "version": "0.1.0",
     "sub": "paul",
     "may_change": True,
@@ -51,7 +49,7 @@ _OVERVIEW_EXAMPLE: Json = {
     "totals": _RATE_EXAMPLE,
     "servers": [
         {
-            "name": _SERVER,
+            "name": SERVER,
             "version": "0.1.0",
             "uptime": 3600.0,
             "heard": 1.2,
@@ -66,8 +64,8 @@ _OVERVIEW_EXAMPLE: Json = {
     "snapshots": [{"collection": "theaters", "seq": 0, "bytes": 40960, "age": 3500.0}],
 }
 _CLIENT_EXAMPLE: Json = {
-    "id": _SESSION,
-    "server": _SERVER,
+    "id": SESSION,
+    "server": SERVER,
     "client_id": "billing",
     "sub": "ada",
     "roles": ["user"],
@@ -78,8 +76,8 @@ _CLIENT_EXAMPLE: Json = {
     "more_shapes": 0,
 }
 _INSPECTION_EXAMPLE: Json = {
-    "id": _SESSION,
-    "server": _SERVER,
+    "id": SESSION,
+    "server": SERVER,
     "state": "running",
     "since": 1795411366.4,
     "next": 13,
@@ -138,97 +136,11 @@ _EVENT_EXAMPLE: Json = {
     "op_id": "0f8fad5b-d9cb-469f-a165-70867728950e",
     "by": "ada",
 }
-_TASK_EXAMPLE: Json = {
-    "id": "5f2c81ab09d3e417",
-    "kind": "restore",
-    "target": "theaters at k3f9ab2c:128 into theaters_restored",
-    "by": "paul",
-    "server": _SERVER,
-    "state": "running",
-    "began": 1795411366.4,
-    "ended": None,
-    "step": None,
-    "done": 500,
-    "total": 1692,
-    "result": None,
-    "reason": None,
-}
-_VERIFY_EXAMPLE: Json = _TASK_EXAMPLE | {
-    "id": "0b9e27f4c1d35a68",
-    "kind": "verify",
-    "target": "theaters",
-    "step": "theaters: documents",
-    "total": 3128,
-}
-_VERIFIED_EXAMPLE: Json = _VERIFY_EXAMPLE | {
-    "state": "done",
-    "ended": 1795411368.9,
-    "done": 3128,
-    "result": {
-        "whole": False,
-        "head": POSITION,
-        "collections": 1,
-        "findings": [
-            {
-                "collection": "theaters",
-                "text": "theaters/59a47286cfa9a3a73e51e72c differs at /location/geo",
-                "shape": "theaters/59a47286cfa9a3a73e51e72c",
-            }
-        ],
-        "more": 0,
-        "note": None,
-    },
-}
-_ID: Json = {
-    "name": "id",
-    "in": "path",
-    "description": "The id of a session, of the listing.",
-    "required": True,
-    "schema": TEXT,
-    "example": _SESSION,
-}
 
-
-def _operation(name: str, summary: str, ok: Json, *codes: str, **more: Any) -> Json:
-    return {
-        "operationId": name,
-        "tags": ["Administration"],
-        "summary": summary,
-        **more,
-        "responses": {**failures("unavailable", *codes), **ok},
-    }
-
-
-def _read(name: str, summary: str, of: str, example: Any, *codes: str, **more: Any) -> Json:
-    return _operation(name, summary, {"200": answer(f"{summary}.", content(schema(of), example))}, *codes, **more)
-
-
-def _verify(name: str, summary: str, given: Sequence[Json]) -> Json:
-    return _operation(
-        name,
-        summary,
-        {
-            "202": answer(
-                "Begun; the tasks show its progress and result.", content(schema("AdminTask"), _VERIFY_EXAMPLE)
-            )
-        },
-        "not_tracked",
-        "rate_limited",
-        description=(
-            "As `eventsync verify` does, while everything runs: the log's numbers and segments, the versions of each "
-            "document, snapshot and events against the documents, and the routes. The result names the first fault of "
-            "the log and of each collection. The server that answers runs the task, and two at a time."
-        ),
-        parameters=given,
-    )
-
-
-_POSITIVE: Final[Json] = {"type": "integer", "minimum": 1}
-_LIMIT = query("limit", "The most entries of a page.", _POSITIVE, 100)
 
 PATHS: Final[Json] = {
     "/v1/admin/overview": {
-        "get": _read(
+        "get": read(
             "readOverview",
             "The state of the deployment, problems first",
             "AdminOverview",
@@ -243,13 +155,13 @@ PATHS: Final[Json] = {
         )
     },
     "/v1/admin/clients": {
-        "get": _read(
+        "get": read(
             "listSessions",
             "The open sessions of all servers",
             "AdminClients",
             {
                 "clients": [_CLIENT_EXAMPLE],
-                "servers": [{"server": _SERVER, "connections": 1, "listed": 1}],
+                "servers": [{"server": SERVER, "connections": 1, "listed": 1}],
                 "complete": True,
             },
             description=(
@@ -258,25 +170,25 @@ PATHS: Final[Json] = {
                 "`GET /v1/state-vectors` has what stored clients have acknowledged, and `DELETE` there forgets one."
             ),
             parameters=[
-                query("after", "The `next` of the page before.", TEXT, _SESSION),
-                _LIMIT,
+                query("after", "The `next` of the page before.", TEXT, SESSION),
+                LIMIT,
                 query("sub", "Only of this principal.", TEXT, "ada"),
                 query("transport", "Only by this transport.", TEXT, "websocket"),
                 query("shape", "Only those that follow this shape.", TEXT, "theaters"),
-                query("server", "Only of this server.", TEXT, _SERVER),
+                query("server", "Only of this server.", TEXT, SERVER),
             ],
         )
     },
     "/v1/admin/clients/{id}": {
-        "get": _read(
+        "get": read(
             "readClientSession",
             "One open session",
             "AdminClient",
             _CLIENT_EXAMPLE,
             "not_found",
-            parameters=[_ID],
+            parameters=[ID],
         ),
-        "delete": _operation(
+        "delete": operation(
             "disconnectClient",
             "Close a session",
             {
@@ -285,11 +197,11 @@ PATHS: Final[Json] = {
             },
             "not_found",
             description="Its client waits for some seconds, connects again and resumes. To keep it out, revoke it.",
-            parameters=[_ID],
+            parameters=[ID],
         ),
     },
     "/v1/admin/clients/{id}/frames": {
-        "get": _read(
+        "get": read(
             "inspectClient",
             "Inspect one open session live: what passes, and why",
             "AdminInspection",
@@ -303,11 +215,11 @@ PATHS: Final[Json] = {
                 "in them. A session of another server is inspected from its next report on (`report_interval`); until "
                 "then `state` is `starting`. A server inspects 8 sessions at a time."
             ),
-            parameters=[_ID, query("after", "The `next` of the answer before; 0 at first.", COUNT, 12)],
+            parameters=[ID, query("after", "The `next` of the answer before; 0 at first.", COUNT, 12)],
         )
     },
     "/v1/admin/log": {
-        "get": _read(
+        "get": read(
             "searchLog",
             "Search the log, the newest events first",
             "AdminLog",
@@ -338,125 +250,13 @@ PATHS: Final[Json] = {
                 query("id", "Only events of this document, of `collection`.", schema("Id"), "59a47286cfa9a3a73e51e72c"),
                 query("by", "Only changes by this principal, through the API.", TEXT, "ada"),
                 query("op", "Only events of this kind.", {"enum": ["create", "update", "replace", "delete"]}, "update"),
-                _LIMIT,
+                LIMIT,
             ],
         )
     },
-    "/v1/admin/jobs": {
-        "get": _read(
-            "listJobs",
-            "The periodic jobs of the workers, and their last runs",
-            "AdminJobs",
-            {
-                "jobs": [
-                    {
-                        "name": "snapshotting",
-                        "worker": "db-1:300:77aa01",
-                        "running_since": None,
-                        "next_at": 1795411372.1,
-                        "succeeded": {"at": 1795411371.1, "seconds": 0.041, "done": {}},
-                        "worked": {
-                            "at": 1795407866.0,
-                            "seconds": 0.62,
-                            "done": {"snapshots": 1, "snapshot_documents": 1564, "snapshot_bytes": 40960},
-                        },
-                        "failed": None,
-                    }
-                ]
-            },
-            description=(
-                "As of the workers' last reports (`report_interval`), by their clocks. Runs are remembered as long as "
-                "their worker runs."
-            ),
-        )
-    },
-    "/v1/admin/repairs": {
-        "get": _read(
-            "listRepairs",
-            "The newest repairs and resets of the log, with their reasons",
-            "AdminRepairs",
-            {
-                "repairs": [
-                    {
-                        "log": "k3f9ab2c",
-                        "kind": "history",
-                        "reason": "the change stream can't be resumed: its history is lost",
-                        "after": 120,
-                        "up_to": 124,
-                        "began": 1795411366.4,
-                        "ended": 1795411367.0,
-                        "events": 4,
-                        "collections": [{"name": "theaters", "events": 4}],
-                    }
-                ],
-                "logs": [
-                    {
-                        "log": "k3f9ab2c",
-                        "number": 2,
-                        "kind": "requested",
-                        "reason": "an operator has asked for it",
-                        "at": 1795407866.0,
-                        "previous": "a81b02cd",
-                        "head": 5120,
-                    }
-                ],
-            },
-            description="The newest 50 of each. With each log but the first, all clients were reset.",
-        )
-    },
-    "/v1/admin/segments": {
-        "get": _read(
-            "listAdminSegments",
-            "The segments of the archive, the newest first",
-            "AdminSegments",
-            {
-                "log": "k3f9ab2c",
-                "segments": [
-                    {
-                        "first": 1,
-                        "last": 100,
-                        "earliest": "2026-11-23T05:22:46.112Z",
-                        "latest": "2026-11-23T06:02:11.845Z",
-                        "bytes": 10240,
-                        "raw_bytes": 81920,
-                    }
-                ],
-                "next": None,
-            },
-            parameters=[
-                query("before", "Only segments that begin before this event: the last `next`.", _POSITIVE, 5000),
-                _LIMIT,
-            ],
-        )
-    },
-    "/v1/admin/snapshots": {
-        "get": _read(
-            "listSnapshots",
-            "The stored snapshots of collections, the newest first",
-            "AdminSnapshots",
-            {
-                "log": "k3f9ab2c",
-                "snapshots": [
-                    {
-                        "id": "5f2c81ab09d3e417",
-                        "collection": "theaters",
-                        "position": POSITION,
-                        "seq": 128,
-                        "time": 1795411366,
-                        "at": 1795411367.2,
-                        "complete": True,
-                        "documents": 1564,
-                        "bytes": 40960,
-                        "raw_bytes": 819200,
-                    }
-                ],
-                "more": False,
-            },
-            parameters=[query("collection", "Only those of this collection.", TEXT, "theaters"), _LIMIT],
-        )
-    },
+    **admin_maintenance.PATHS,
     "/v1/admin/collections": {
-        "get": _read(
+        "get": read(
             "listAdminCollections",
             "The tracked collections, with their sizes and newest snapshots",
             "AdminCollections",
@@ -476,7 +276,7 @@ PATHS: Final[Json] = {
         )
     },
     "/v1/admin/collections/{collection}": {
-        "put": _operation(
+        "put": operation(
             "trackCollection",
             "Track a collection",
             {
@@ -487,7 +287,7 @@ PATHS: Final[Json] = {
             },
             parameters=parameters("collection"),
         ),
-        "delete": _operation(
+        "delete": operation(
             "untrackCollection",
             "Stop tracking a collection",
             {"204": answer("No longer tracked. Its events stay in the log.")},
@@ -496,7 +296,7 @@ PATHS: Final[Json] = {
         ),
     },
     "/v1/admin/collections/{collection}/snapshots": {
-        "post": _operation(
+        "post": operation(
             "requestSnapshot",
             "Ask for a stored snapshot of a collection",
             {
@@ -512,7 +312,7 @@ PATHS: Final[Json] = {
         )
     },
     "/v1/admin/collections/{collection}/history": {
-        "get": _read(
+        "get": read(
             "readCollectionHistory",
             "Since when the states of a collection are known",
             "AdminHistory",
@@ -525,65 +325,14 @@ PATHS: Final[Json] = {
             parameters=parameters("collection"),
         )
     },
-    "/v1/admin/collections/{collection}/restores": {
-        "post": _operation(
-            "restoreCollection",
-            "Restore a collection, as it was, into a new one",
-            {"202": answer("Begun; the tasks show its progress.", content(schema("AdminTask"), _TASK_EXAMPLE))},
-            "not_tracked",
-            "conflict",
-            "gone",
-            "reset",
-            "damaged",
-            "rate_limited",
-            description=(
-                "The new collection appears under its name once it is complete and checked; it is not tracked. 409 if "
-                "there is one of this name. Documents keep their versions and all BSON types; indexes and validation "
-                "are not restored. The server that answers runs the task, and two at a time."
-            ),
-            parameters=parameters("collection"),
-            requestBody={
-                "required": True,
-                "content": content(
-                    schema("RestoreRequest"), {"into": "theaters_restored", "at": "2026-11-23T05:22:46Z"}
-                ),
-            },
-        )
-    },
-    "/v1/admin/collections/{collection}/verifications": {
-        "post": _verify("verifyCollection", "Prove that the log gives exactly a collection", parameters("collection"))
-    },
-    "/v1/admin/verifications": {
-        "post": _verify("verifyCollections", "Prove that the log gives exactly all collections", [])
-    },
-    "/v1/admin/tasks": {
-        "get": _read(
-            "listTasks",
-            "The tasks of all servers, the newest first",
-            "AdminTasks",
-            {"tasks": [_VERIFIED_EXAMPLE, _TASK_EXAMPLE]},
-            description=(
-                "A server lists its last 20 tasks as long as it runs. Those of other servers than the one that answers "
-                "are as of their last report (`report_interval`)."
-            ),
-        )
-    },
-    "/v1/admin/tasks/{id}": {
-        "delete": _operation(
-            "cancelTask",
-            "Cancel a task",
-            {"202": answer("It ends soon, and removes what it has made.")},
-            "not_found",
-            parameters=[_ID | {"description": "The id of a task.", "example": _TASK_EXAMPLE["id"]}],
-        )
-    },
+    **admin_tasks.PATHS,
     "/v1/admin/settings": {
-        "get": _read(
+        "get": read(
             "readSettings",
             "The settings in force, without secrets",
             "AdminSettings",
             {
-                "answered_by": _SERVER,
+                "answered_by": SERVER,
                 "settings": [
                     {
                         "name": "port",
@@ -598,12 +347,12 @@ PATHS: Final[Json] = {
         )
     },
     "/v1/admin/access": {
-        "get": _read(
+        "get": read(
             "readAccess",
             "The rules and shapes in force, and refusals",
             "AdminAccess",
             {
-                "answered_by": _SERVER,
+                "answered_by": SERVER,
                 "rules": {"issuers": [], "roles": {"operator": {"ops": True}}, "collections": {}},
                 "shapes": [],
                 "refusals": {"counts": {"token_missing": 2}, "recent": []},
@@ -612,7 +361,7 @@ PATHS: Final[Json] = {
         )
     },
     "/v1/admin/access/explain": {
-        "post": _operation(
+        "post": operation(
             "explainAccess",
             "What a principal may do with a document, and why",
             {
