@@ -143,13 +143,14 @@ def refusal(position: Position, servable: ServableRange) -> ResetReason | None:
 
 def allowed(position: Position, servable: ServableRange) -> frozenset[Answer]:
     """Return the exact answers for a client at `position` that keeps its state."""
-    reason = refusal(position, servable)
-    is_squashable = position.seq >= max(servable.tracked_from, servable.squash_floor)
+    reason, answers = refusal(position, servable), {Answer.SNAPSHOT}
     if reason is None:
-        # Events of a route may be kept, and the documents that they have touched not be known.
-        return frozenset(Answer) if is_squashable else frozenset({Answer.EVENTS, Answer.SNAPSHOT})
-    kept = reason is ResetReason.BEFORE_HORIZON and is_squashable
-    return frozenset({Answer.SQUASHED, Answer.SNAPSHOT} if kept else {Answer.SNAPSHOT})
+        answers.add(Answer.EVENTS)
+    # Whatever events are kept: those that have touched a route's documents may be, and the documents not be known.
+    is_known = position.seq >= max(servable.tracked_from, servable.squash_floor)
+    if is_known and reason in (None, ResetReason.BEFORE_HORIZON):
+        answers.add(Answer.SQUASHED)
+    return frozenset(answers)
 
 
 def catch_up(
