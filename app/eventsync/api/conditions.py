@@ -6,17 +6,20 @@ Sources: RFC 9110 section 13 (conditions), RFC 7240 (Prefer), draft-ietf-httpapi
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import Any, Final
 
 from starlette.requests import HTTPConnection, Request
 
 from eventsync.api.permissions import Permissions
+from eventsync.api.state import services_of
 from eventsync.domain.condition import Condition, Tags
 from eventsync.errors import Malformed, VersionMismatch
 from eventsync.nodestorage import Author, Idempotency
 
 MAX_KEY = 128
 """Maximum length of an idempotency key in characters."""
+
+_PAGE: Final = 100
 
 
 def of_write(request: Request) -> Condition | None:
@@ -95,6 +98,11 @@ def keyed(name: str, key: Any, permissions: Permissions, *described: bytes) -> I
 
 
 _FINGERPRINTED = ("content-type", "if-match", "if-none-match")
+
+
+def page_size(request: Request) -> int:
+    """Return the most entries of a page, the query parameter `limit`. Raises `Malformed`."""
+    return number(request, "limit", default=_PAGE, low=1, high=services_of(request).settings.page_documents)
 
 
 def number(request: Request, name: str, *, default: int, low: int, high: int) -> int:

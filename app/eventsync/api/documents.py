@@ -46,7 +46,6 @@ from eventsync.server.sized_response import Parts
 from eventsync.stores.history.past_pages import PastCursor
 from eventsync.sync.catch_up.binder import is_guessable
 
-_DEFAULT_PAGE = 100
 _LISTING: Final = ("after", "limit", "filter", "sort", "shape", "at", "position")
 """The query parameters of a listing. Beside `shape`, others are parameters of that shape."""
 
@@ -103,7 +102,7 @@ async def listing(request: Request) -> Response:
     services = services_of(request)
     collection = segment(request, "collection")
     visible = Permissions(request).visible(collection)
-    limit = conditions.number(request, "limit", default=_DEFAULT_PAGE, low=1, high=services.settings.page_documents)
+    limit = conditions.page_size(request)
     if not {"at", "position"}.isdisjoint(request.query_params):
         return await _past(request, collection, visible, min(limit, _MAX_PAST))
     if not {"filter", "shape", "sort"}.isdisjoint(request.query_params):
@@ -284,7 +283,7 @@ async def history(request: Request) -> Response:
         access_of(request),
         after_version=conditions.number(request, "after_version", default=0, low=0, high=2**62),
         after=None if after is None else Position.parse_in_log(after),
-        limit=conditions.number(request, "limit", default=_DEFAULT_PAGE, low=1, high=services.settings.page_documents),
+        limit=conditions.page_size(request),
         max_bytes=services.settings.page_bytes,
     )
     need(_BODY_WEIGHT * sum(map(len, page.bodies)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -15,6 +16,11 @@ NOW: Final = "$$NOW"
 """The server's wall clock, in an aggregation expression or an update pipeline."""
 
 _FAILED: Final = "MongoDB's clock can't be read"
+
+
+def literals(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields for the `$set` of an update pipeline, which is how `NOW` is stored beside them."""
+    return {name: {"$literal": value} for name, value in fields.items()}
 
 
 def from_now(seconds: float) -> dict[str, Any]:

@@ -66,14 +66,20 @@ async def test_failure_says_why(error: Exception, reason: str) -> None:
     assert (task.state, task.reason) == ("failed", reason)
 
 
-async def test_no_more_run_than_may_and_cancelled_ones_end() -> None:
-    tasks, going = Worked(), threading.Event()
+def endless(going: threading.Event) -> Done:
+    """Work that ends only if it is cancelled, once it is going."""
 
     def work(task: Task) -> Mapping[str, Any]:
         while True:
             going.wait()
             task.advance(1)
 
+    return work
+
+
+async def test_no_more_run_than_may_and_cancelled_ones_end() -> None:
+    tasks, going = Worked(), threading.Event()
+    work = endless(going)
     running = [tasks.start(f"task {number}", work) for number in range(MAX_RUNNING)]
     with pytest.raises(RateLimited):
         tasks.start("one too many", work)
@@ -90,15 +96,10 @@ async def test_no_more_run_than_may_and_cancelled_ones_end() -> None:
 async def test_one_that_runs_is_listed_and_cancelled_whatever_came_after_it() -> None:
     tasks, going = Worked(), threading.Event()
 
-    def work(task: Task) -> Mapping[str, Any]:
-        while True:
-            going.wait()
-            task.advance(1)
-
     def quick(_: Task) -> Mapping[str, Any]:
         raise Conflict("there is one already")
 
-    long = tasks.start("long", work)
+    long = tasks.start("long", endless(going))
     for number in range(30):
         await eventually(functools.partial(_ended, tasks.start(f"quick {number}", quick)), 10)
     listed = [tree["target"] for tree in tasks.trees()]

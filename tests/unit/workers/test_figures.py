@@ -1,4 +1,4 @@
-"""What is counted of the runs of a job, and published of them."""
+"""The runs of a job are counted, and the last ones are published."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ async def listing(request: Request) -> Response:
     its numbers of `connections` and of those that are `listed`.
     """
     services, query = services_of(request), request.query_params
-    limit = conditions.number(request, "limit", default=100, low=1, high=services.settings.page_documents)
+    limit = conditions.page_size(request)
     equal = {name: text for name in _FILTERS if (text := query.get(name)) is not None}
     # One more than the page tells that there is another.
     listings = await services.reports.listings(SessionQuery(limit + 1, query.get("after", ""), equal))

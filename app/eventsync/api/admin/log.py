@@ -33,7 +33,7 @@ async def search(request: Request) -> Response:
     content of documents: of a patch, its paths.
     """
     services, query = services_of(request), request.query_params
-    limit = conditions.number(request, "limit", default=100, low=1, high=services.settings.page_documents)
+    limit = conditions.page_size(request)
     wanted = Wanted(_shape(request), query.get("by"), _operation(request))
     source, stores = services.sync.source, services.stores
     log = source.log()

@@ -89,7 +89,7 @@ def _beginning(each: LogBeginning) -> dict[str, Any]:
 
 async def segments(request: Request) -> Response:
     """List the segments of the archive, the newest first, a page at a time."""
-    stores, limit = services_of(request).stores, _limit(request)
+    stores, limit = services_of(request).stores, conditions.page_size(request)
     # No event has the number 0, so that it stands for none given.
     before = conditions.number(request, "before", default=0, low=1, high=_MAX_SEQ)
     log = await stores.logs.require()
@@ -116,7 +116,7 @@ async def segments(request: Request) -> Response:
 
 async def snapshots(request: Request) -> Response:
     """List the stored snapshots of whole collections, or of one, the newest first."""
-    stores, limit = services_of(request).stores, _limit(request)
+    stores, limit = services_of(request).stores, conditions.page_size(request)
     collection = request.query_params.get("collection")
     name = None if collection is None else check_collection(collection)
     log = await stores.logs.require()
@@ -141,10 +141,6 @@ async def snapshots(request: Request) -> Response:
         "more": len(found) > limit,
     }
     return Response(to_json(body), headers=NO_STORE, media_type=JSON)
-
-
-def _limit(request: Request) -> int:
-    return conditions.number(request, "limit", default=100, low=1, high=services_of(request).settings.page_documents)
 
 
 routes = [

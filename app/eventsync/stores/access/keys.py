@@ -21,6 +21,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 
 from eventsync.errors import RateLimited, Unavailable
 from eventsync.logging import Alarms
+from eventsync.mongodb.clocks import NOW, literals
 from eventsync.mongodb.errors import translated
 from eventsync.mongodb.ttl_index import ensure_expiry
 
@@ -83,7 +84,7 @@ class KeyStore:
         if expires is not None:
             row |= {"expires": expires, "gone": expires + _LISTED_FOR}
         # By MongoDB's clock, as the revocations that the time is compared with.
-        change = [{"$set": {field: {"$literal": value} for field, value in row.items()} | {"created": "$$NOW"}}]
+        change = [{"$set": literals(row) | {"created": NOW}}]
         with translated("the service key can't be stored"):
             if await self._keys.count_documents({}, limit=self._max_keys) >= self._max_keys:
                 raise RateLimited(f"there are {self._max_keys} service keys: revoke some (EVENTSYNC_SERVICE_KEYS)")

@@ -18,7 +18,7 @@ from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 
 from eventsync.domain.positions import LogId, Seq
-from eventsync.mongodb.clocks import NOW
+from eventsync.mongodb.clocks import NOW, literals
 from eventsync.mongodb.errors import translated
 
 KEPT: Final = 50
@@ -61,10 +61,9 @@ class RepairStore:
         """Record that a repair begins behind `after`, and forget the oldest ones. Return its id."""
         id_ = ObjectId()
         row = {"log": log, "kind": kind, "reason": reason[:_REASON], "after": Int64(after)}
-        fields = {name: {"$literal": value} for name, value in row.items()}
         with translated("the history of repairs can't be written"):
             # A pipeline, for the time by MongoDB's clock.
-            await self._repairs.update_one({"_id": id_}, [{"$set": fields | {"began": NOW}}], upsert=True)
+            await self._repairs.update_one({"_id": id_}, [{"$set": literals(row) | {"began": NOW}}], upsert=True)
             older = await self._repairs.find({}, {"_id": 1}, sort=_NEWEST, skip=KEPT).to_list(1000)
             if older:
                 await self._repairs.delete_many({"_id": {"$in": [row["_id"] for row in older]}})
@@ -76,9 +75,8 @@ class RepairStore:
         # Names are no keys of the record: one may have a dot.
         listed = [{"name": name, "events": Int64(-count)} for count, name in most]
         row = {"up_to": Int64(up_to), "events": Int64(sum(events.values())), "collections": listed}
-        fields = {name: {"$literal": value} for name, value in row.items()}
         with translated("the history of repairs can't be written"):
-            await self._repairs.update_one({"_id": id_}, [{"$set": fields | {"ended": NOW}}])
+            await self._repairs.update_one({"_id": id_}, [{"$set": literals(row) | {"ended": NOW}}])
 
     async def newest(self) -> Sequence[RecordedRepair]:
         """Return the repairs, the newest first."""

@@ -20,7 +20,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 
 from eventsync.domain.positions import LogId, Seq
 from eventsync.errors import Unavailable
-from eventsync.mongodb.clocks import from_now, is_ahead
+from eventsync.mongodb.clocks import from_now, is_ahead, literals
 from eventsync.mongodb.errors import translated
 from eventsync.mongodb.leases import RenewalTimer
 
@@ -72,10 +72,10 @@ class Pins:
         """
         name = secrets.token_hex(8)
         row = {"l": log, "n": None if seq is None else Int64(seq), "s": snapshot}
-        literal = {key: {"$literal": value} for key, value in row.items()}
         # Not an insert: only the pipeline of an update has MongoDB's time.
         with translated("what is being read can't be pinned"):
-            await self._pins.update_one({"_id": name}, [{"$set": literal | {"until": from_now(self.ttl)}}], upsert=True)
+            change = [{"$set": literals(row) | {"until": from_now(self.ttl)}}]
+            await self._pins.update_one({"_id": name}, change, upsert=True)
         try:
             yield Pin(self, name)
         finally:

@@ -30,7 +30,7 @@ from eventsync.domain.replay import Damaged
 from eventsync.domain.shapes import Shape
 from eventsync.domain.values.extended_json import Document
 from eventsync.errors import EventsyncError, Unavailable
-from eventsync.mongodb.clocks import NOW
+from eventsync.mongodb.clocks import NOW, literals
 from eventsync.mongodb.errors import translated
 from eventsync.stores.snapshots.chunks import Chunk, ChunkStore
 from eventsync.stores.snapshots.rows import EncodedRow, Row, StoredLine, cut, encoded_row, read_row
@@ -283,7 +283,7 @@ class SnapshotStore:
         """Set fields of a snapshot that is being written. `at` is the time of its last progress."""
         # Without `upsert`, a snapshot that was swept meanwhile is not made again.
         query = {"_id": name} | ({} if upsert else {"complete": False, "hidden": {"$exists": False}})
-        change = [{"$set": {key: {"$literal": value} for key, value in fields.items()} | {"at": NOW}}]
+        change = [{"$set": literals(fields) | {"at": NOW}}]
         with translated(f"snapshot {name} can't be written"):
             row: dict[str, Any] | None = await self._snapshots.find_one_and_update(
                 query, change, upsert=upsert, return_document=ReturnDocument.AFTER
