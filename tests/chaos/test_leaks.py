@@ -34,5 +34,6 @@ async def test_principals_under_faults(tmp_path: Path) -> None:
     assert not report.violations, str(report)
     # Else nothing was proved.
     assert report.figures["canaries"] >= 50, str(report)
+    assert report.figures["archived events"] >= 100, str(report)
     absent = {"jump_clock"} if clocks_missing() else set()
     assert report.faults.keys() == LEAK_FAULTS.keys() - absent, str(report)

@@ -62,11 +62,15 @@ class Collector:
         return [span for span in self.spans if span.trace == trace]
 
     async def until(self, condition: Callable[[], Any], seconds: float = 20.0) -> None:
-        """Wait until `condition` holds, which looks at the spans."""
-        async with within(seconds):
-            while not condition():
-                self._changed.clear()
-                await self._changed.wait()
+        """Wait until `condition` holds, which looks at the spans. Raises `AssertionError` with those that have come."""
+        try:
+            async with within(seconds):
+                while not condition():
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            spans = [f"{span.trace[:6]} {span.service}: {span.name}" for span in self.spans[-50:]]
+            raise AssertionError("\n".join(["waited in vain; the spans that have come:", *spans])) from None
 
 
 def spans_of(body: bytes) -> list[ReceivedSpan]:

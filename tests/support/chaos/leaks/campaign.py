@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from eventsync.mongodb.client import connect
+from eventsync.stores.stores import Stores
 from support.chaos.cluster import clocks_missing, running_cluster
 from support.chaos.evidence import Violation
 from support.chaos.leaks.evidence import Jump
@@ -27,6 +28,9 @@ from support.waiting import scaled
 
 _LIFETIME = (-8.0, 5.0)
 """Tokens are in their leeway, or soon will be: within seconds, all of them end."""
+
+_ARCHIVED = {"hot_events": 40, "segment_events": 20}
+"""Settings with which all that a client has missed is often archived when it returns."""
 
 _JUMP = 30.0
 _CLOCK = 1.5
@@ -133,7 +137,8 @@ async def run_leaks(seed: int, seconds: float, directory: Path, *, pause: float 
     async with AsyncExitStack() as stack:
         stage.enter("a replica set, workers and servers")
         cluster = await stack.enter_async_context(running_cluster(directory, 1))
-        settings = settings_for(cluster.uri, COLLECTIONS).model_copy(update={"auth_grace": 1.0})
+        archived = _ARCHIVED | {"archive_url": str(directory / "archive")}
+        settings = settings_for(cluster.uri, COLLECTIONS).model_copy(update=archived | {"auth_grace": 1.0})
         client = await stack.enter_async_context(connect(settings, "load"))
         fleet = Fleet(settings, directory, workers=2, servers=2, clocks=clocks)
         stack.callback(fleet.stop)
@@ -150,6 +155,8 @@ async def run_leaks(seed: int, seconds: float, directory: Path, *, pause: float 
             stage.enter("the end")
         stage.enter("the verdict")
         report.violations = await run.judge()
+        stores = Stores.of(client, settings)
+        report.figures["archived events"] = (await stores.tiers.read((await stores.logs.require()).id)).archived_up_to
     _count(run, report)
     return report
 
