@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import orjson
+import pytest
 from jsonpatch import apply_patch
 
 from eventsync.domain.events import NO_COLLECTION
@@ -90,6 +91,15 @@ async def eventually(stores: Stores, collection: str, check: Callable[[], Awaita
                 raise TimeoutError(f"{collection}: it did not happen in time")
             await stream.read(wait=0.5, limit=1000)
         return found
+
+
+async def logged(caplog: pytest.LogCaptureFixture, stores: Stores, text: str) -> None:
+    """Wait until a worker has logged this message."""
+
+    async def check() -> bool | None:
+        return True if text in [one.message for one in caplog.records] else None
+
+    await eventually(stores, "heads", check)
 
 
 async def tracked(stores: Stores, *names: str) -> LogId:
