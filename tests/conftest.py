@@ -155,7 +155,14 @@ async def database_name(client: AsyncMongoClient[Any]) -> AsyncIterator[str]:
 def settings(mongodb_uri: str, database_name: str) -> Settings:
     """Settings for this test's database, with waits that suit a test."""
     limits: Any = time_limits(lease_period=2.0)
-    return Settings(mongodb_uri=mongodb_uri, database=database_name, checkpoint_interval=0.25, **limits)
+    return Settings(
+        mongodb_uri=mongodb_uri,
+        database=database_name,
+        checkpoint_interval=0.25,
+        # A shape without news hears of its position by the heartbeat only.
+        heartbeat=0.5,
+        **limits,
+    )
 
 
 @pytest.fixture

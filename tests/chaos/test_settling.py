@@ -73,6 +73,7 @@ async def following(scene: Scene, url: str) -> AsyncIterator[Recording]:
         task.cancel()
 
 
+@pytest.mark.slow
 async def test_a_log_that_begins_behind_the_last_writes(both: Settings, client: Client, tmp_path: Path) -> None:
     scene = Scene(both, client, tmp_path)
     scene.renewals = 2

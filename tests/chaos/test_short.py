@@ -48,6 +48,7 @@ def judge(report: Report, nemeses: tuple[str, ...]) -> None:
     assert report.faults.keys() == set(nemeses), str(report)
 
 
+@pytest.mark.slow
 async def test_three_workers_compete_under_kills_and_freezes(tmp_path: Path) -> None:
     plan = Plan(seed=11, seconds=5.0, nodes=1, workers=3, servers=1, nemeses=WORKERS, pause=0.3)
     judge(await run(plan, tmp_path), WORKERS)

@@ -29,6 +29,7 @@ def journeys() -> dict[str, list[str]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("journey", journeys())
 async def test_vector_of_one_transport_resumes_on_all_others(
     peers: dict[str, Peer], served: Served, proxy_url: str, key: str, journey: str

@@ -97,6 +97,7 @@ async def test_a_refused_write_spoils_none_of_the_others(
         assert "a" not in document
 
 
+@pytest.mark.slow
 async def test_writes_deletes_and_foreign_writers_at_the_same_time(
     served: Any, api: httpx.AsyncClient, paths: list[str]
 ) -> None:

@@ -52,6 +52,7 @@ async def seconds(client: httpx.AsyncClient, at: str) -> float:
     return time.perf_counter() - began
 
 
+@pytest.mark.slow
 async def test_busy_principal_waits_for_itself_and_delays_no_other(budgeted: Ruled) -> None:
     limits = httpx.Limits(max_connections=120, max_keepalive_connections=120)
     token = {"Authorization": f"Bearer {budgeted.token('noisy')}"}
@@ -80,6 +81,7 @@ async def test_busy_principal_waits_for_itself_and_delays_no_other(budgeted: Rul
     assert statistics.median(calm) * 4 < statistics.median(busy)
 
 
+@pytest.mark.slow
 async def test_more_waiting_requests_than_allowed_are_refused(budgeted: Ruled) -> None:
     limits = httpx.Limits(max_connections=300)
     token = {"Authorization": f"Bearer {budgeted.token('flood')}"}

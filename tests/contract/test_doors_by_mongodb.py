@@ -178,6 +178,7 @@ async def listed(reader: httpx.AsyncClient, **query: Any) -> dict[str, Json]:
         params["after"] = page["next"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_rules")
 @pytest.mark.parametrize("seed", range(25))
 async def test_doors_show_what_mongodb_finds_without_what_is_hidden(

@@ -33,6 +33,8 @@ from support.systems import Processes, head, tracked
 from support.tcp_proxy import tcp_proxy
 from support.waiting import eventually, patience, scaled, within
 
+pytestmark = pytest.mark.slow
+
 DEPLOY: Final = Path(__file__).parents[2] / "deploy"
 _RULES: Final = [
     rule
@@ -266,7 +268,6 @@ async def test_limits_that_refuse(client: Client, settings: Settings, tmp_path: 
         assert [dict(labels) for labels in watched.value("EventsyncRefuses")] == [{"for": "writes"}]
 
 
-@pytest.mark.slow
 async def test_workers_that_append_late(client: Client, settings: Settings, tmp_path: Path) -> None:
     patient = settings.model_copy(update={"mongodb_timeout": 300.0})
     async with (

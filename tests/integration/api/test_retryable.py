@@ -92,6 +92,7 @@ async def test_transports_refuse_retryably_before_there_is_a_log(settings: Setti
         await refused_poll(url)
 
 
+@pytest.mark.slow
 async def test_transports_refuse_retryably_before_mongodb_is_reached(settings: Settings) -> None:
     nowhere = settings.model_copy(update={"mongodb_uri": "mongodb://127.0.0.1:1/?replicaSet=rs0"})
     async with running_server(nowhere) as url:

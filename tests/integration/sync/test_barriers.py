@@ -22,7 +22,9 @@ from support.waiting import eventually, patience, within
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    return settings.model_copy(update={"collections": ("docs", "others"), "barrier_timeout": patience(8)})
+    """No heartbeat comes while a test runs."""
+    changed = {"collections": ("docs", "others"), "barrier_timeout": patience(8), "heartbeat": 3600.0}
+    return settings.model_copy(update=changed)
 
 
 @pytest.fixture

@@ -100,8 +100,9 @@ async def test_documents_enter_and_leave(stores: Stores, url: str, transport: st
         assert follower.replica.position.startswith(f"{log}.")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window_bytes", [64 * 1024 * 1024, 1])
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seed", [0, 1])
 async def test_all_clients_hold_what_mongodb_finds(
     stores: Stores, settings: Settings, window_bytes: int, seed: int
 ) -> None:
@@ -198,6 +199,7 @@ async def test_listing_of_a_shape_has_its_documents_in_any_order(stores: Stores,
             assert (answer.status_code, answer.json()["code"]) == (status, code), query
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transport", PEERS)
 async def test_client_whose_missed_events_are_all_archived_becomes_live(
     stores: Stores, settings: Settings, tmp_path: Path, transport: str

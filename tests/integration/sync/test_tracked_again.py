@@ -45,6 +45,7 @@ async def test_live_client_is_reset_though_its_server_saw_the_collection_active_
     assert await current_log(stores) == log
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("transport", "before"), [*zip(PEERS, (0, 1, 0), strict=True), ("websocket", 1)])
 async def test_client_gets_what_was_written_while_nothing_was_tracked(
     stores: Stores, settings: Settings, transport: str, before: int, caplog: pytest.LogCaptureFixture
@@ -97,6 +98,7 @@ async def lose_history(stores: Stores, settings: Settings) -> None:
         await caught_up(stores)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lose", [drop, rename_away, rename_onto, lose_history])
 async def test_collection_that_is_lost_before_its_first_snapshot_resets_its_own_clients_only(
     stores: Stores,

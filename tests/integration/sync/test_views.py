@@ -163,6 +163,7 @@ def drawn(chance: random.Random) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("window_bytes", "seed"), [(64 * 1024 * 1024, 0), (1, 1)])
 async def test_all_clients_hold_what_mongodb_finds_for_them(
     stores: Stores, settings: Settings, tmp_path: Path, window_bytes: int, seed: int

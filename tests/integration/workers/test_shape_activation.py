@@ -343,6 +343,7 @@ async def test_an_activation_by_a_deposed_worker_is_taken_over_or_replaced(
     assert await assert_routed(stores, log, BY_OWNER, BY_READER) >= 3
 
 
+@pytest.mark.slow
 async def test_workers_that_are_killed_and_rules_that_change_under_load_leave_no_event_unrouted(
     stores: Stores, settings: Settings, start_worker: Callable[[], Any]
 ) -> None:

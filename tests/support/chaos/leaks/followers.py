@@ -33,7 +33,7 @@ _PAUSE = 0.3
 _AWAY, _OFTEN = 5.0, 0.2
 """The most seconds that a client sometimes stays away, and how often."""
 
-_FAR = 0.05
+_FAR = 0.2
 
 _LAG = 2.0
 """The most seconds that a message is on its way, on an idle machine, where nothing more is known of that."""
