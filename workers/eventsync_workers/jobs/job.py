@@ -12,7 +12,7 @@ from eventsync.concurrency.waiting import backoff, set_within
 from eventsync.domain.replay import Damaged
 from eventsync.errors import EventsyncError, Unavailable
 from eventsync.logging import Alarms
-from eventsync.mongodb.leases import LeaseStore, RenewalTimer
+from eventsync.mongodb.leases import RENEWALS_PER_PERIOD, LeaseStore, RenewalTimer
 from eventsync.settings import Settings
 from eventsync_workers.monitoring.figures import JobFigures
 
@@ -100,7 +100,8 @@ class Job(ABC):
                 logger.exception("%s: failed; trying again", self._job)
             pause = self._backoff(failures)
             self.figures.next_at = time.time() + pause if has_lease else None
-            await set_within(self._stop, pause)
+            # After a failure the lease ends, so that another worker may do better.
+            await self._rest(pause, keeps=has_lease and not failures)
         # A job that never had the lease leaves the end of the work to the worker that has it.
         if self._held:
             try:
@@ -108,6 +109,18 @@ class Job(ABC):
             except EventsyncError as error:
                 logger.info("%s: %s", self._job, error.diagnosis)
         await self._release()
+
+    async def _rest(self, pause: float, *, keeps: bool) -> None:
+        """Wait until `pause` is over or the worker stops. With `keeps`, renew the lease meanwhile."""
+        end = time.monotonic() + pause
+        while not self._stop.is_set() and (left := end - time.monotonic()) > 0:
+            await set_within(self._stop, min(left, self._period / RENEWALS_PER_PERIOD) if keeps else left)
+            try:
+                keeps = keeps and not self._stop.is_set() and await self._renew()
+            except Unavailable as error:
+                logger.debug("%s: %s; the next renewal may come in time", self._job, error.diagnosis)
+            if not keeps:
+                self.figures.next_at = None
 
     async def finish(self) -> None:  # noqa: B027 - most jobs have nothing to do
         """Do what must be done before the worker ends. Called only if the lease was held."""
