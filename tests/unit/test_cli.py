@@ -61,6 +61,19 @@ def test_the_summary_of_a_command_is_a_whole_sentence(words: list[str], monkeypa
     assert [line for line in summaries if line.endswith("...") or not line.endswith(".")] == []
 
 
+def test_url_is_also_an_option_before_the_command() -> None:
+    def line(*words: str, code: int = 1) -> str:
+        return refused(run(*words), code)
+
+    alone = line("--url", "http://127.0.0.1:1", "clients")
+    assert alone == line("clients", "--url", "http://127.0.0.1:1")
+    assert "http://127.0.0.1:1 is not reached" in alone
+    own = line("--url", "http://127.0.0.1:2", "clients", "--url", "http://127.0.0.1:1")
+    assert own == alone
+    reason = line("--url", "http://127.0.0.1:1", "track", "orders", code=2)
+    assert reason == "eventsync: `eventsync track` takes no --url"
+
+
 def test_the_error_of_a_misspelt_command_names_the_nearest_one() -> None:
     assert "'status'" in run("statu").stderr
 

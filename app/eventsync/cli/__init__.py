@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from eventsync import __version__
-from eventsync.errors import EventsyncError
+from eventsync.errors import ConfigurationError, EventsyncError
 from eventsync.logging import finish_logging
 
 __all__ = ["commands", "main"]
@@ -112,11 +112,21 @@ def _version(wanted: bool) -> None:
 
 @commands.callback()
 def _root(
-    version: Annotated[
+    ctx: typer.Context,
+    _version_shown: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
+    url: Annotated[
+        str | None, typer.Option("--url", help="The same as --url of a command that has it.", metavar="URL")
+    ] = None,
 ) -> None:
     """A sync server for MongoDB: every committed change, to every client, exactly once and in order."""
+    if url is None or ctx.invoked_subcommand is None:
+        return
+    group: Any = ctx.command
+    if all(parameter.name != "url" for parameter in group.get_command(ctx, ctx.invoked_subcommand).params):
+        raise ConfigurationError(f"`eventsync {ctx.invoked_subcommand}` takes no --url")
+    ctx.default_map = {ctx.invoked_subcommand: {"url": url}}
 
 
 def main() -> None:
