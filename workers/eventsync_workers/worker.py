@@ -99,10 +99,12 @@ class Worker:
             self._stop.set()
 
     async def _announce(self, processes: ProcessStore) -> None:
-        """Keep the record of this process: servers list the workers that stand by, and the last runs of the jobs."""
+        """Keep the record of this process: servers show the standbys, the lag, and the last runs of the jobs."""
 
         async def renew() -> None:
-            await processes.renew(self._process, {"jobs": self._figures.jobs_tree()})
+            sequencing = self._figures.sequencing
+            lag = {"events": sequencing.lag_events, "seconds": sequencing.lag_seconds}
+            await processes.renew(self._process, {"jobs": self._figures.jobs_tree(), "lag": lag})
 
         await processes.keep(self._process, renew, self._stop)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from eventsync.mongodb.leases import Lease
 from eventsync.stores.log.registry import DeclaredShape
 from eventsync.stores.stats.overview import Overview
 from eventsync.stores.stats.processes import RunningProcess, RunningProcesses
@@ -14,6 +15,11 @@ from eventsync.sync.operations import Health
 
 _SILENT_AFTER: Final = 2.5
 """Periods after which a process that is not heard is a problem."""
+
+_BEHIND: Final = 10.0
+"""Age in seconds of the oldest change that is not in the log at which the lag is a problem."""
+
+_NO_LAG: Final = {"events": 0, "seconds": 0.0}
 
 _RANK: Final = {"error": 0, "warning": 1, "note": 2}
 
@@ -61,10 +67,20 @@ class Facts:
         """The worker that leads, or None."""
         return None if self.overview is None else self.overview.holder(SEQUENCING)
 
+    @property
+    def sequencing_lag(self) -> Mapping[str, float]:
+        """The changes that the leading worker has read and not appended, as it has last said, and the oldest's age."""
+        for worker in self.workers:
+            # A worker of an earlier version does not say.
+            if worker.process.name == self.leader and (lag := worker.state.get("lag")) is not None:
+                known: Mapping[str, float] = lag
+                return known
+        return _NO_LAG
+
 
 def problems(facts: Facts) -> list[FoundProblem]:
     """Return the problems, the worst first."""
-    found = [*_of_health(facts), *_of_processes(facts), *_of_declarations(facts)]
+    found = [*_of_health(facts), *_of_jobs(facts), *_of_processes(facts), *_of_declarations(facts)]
     return sorted(found, key=lambda problem: _RANK[problem.severity])
 
 
@@ -108,6 +124,33 @@ def _of_health(facts: Facts) -> Iterator[FoundProblem]:
             f"changes of writers with w: 1 wait {health.journal_delay * 1000:.0f} ms for MongoDB's journal",
             "Lower MongoDB's `journalCommitInterval`, or have the writers wait for the journal.",
         )
+
+
+def _of_jobs(facts: Facts) -> Iterator[FoundProblem]:
+    if (seconds := facts.sequencing_lag["seconds"]) > _BEHIND:
+        yield FoundProblem(
+            "warning",
+            "log_behind",
+            f"the log is {seconds:.0f} s behind the changes",
+            "MongoDB accepts more writes than the worker appends, or its inserts are slow "
+            "(`eventsync_worker_append_seconds`): it catches up once they are fewer.",
+        )
+    leases: Mapping[str, Lease | None] = {} if facts.overview is None else facts.overview.leases
+    for name, lease in leases.items():
+        holder = lease.owner if lease is not None and lease.live else None
+        for worker in facts.workers:
+            job = worker.state.get("jobs", {}).get(name)
+            # A job that another worker has taken over is that one's.
+            if job is None or holder not in {worker.process.name, None}:
+                continue
+            failed, succeeded = job["failed"], job["succeeded"]
+            if failed is not None and (succeeded is None or succeeded["at"] < failed["at"]):
+                yield FoundProblem(
+                    "warning",
+                    "job_failed",
+                    f"{name} has failed: {failed['reason']}",
+                    f"Remove the reason; it is tried again. The log of {worker.process.name} has more.",
+                )
 
 
 def _of_processes(facts: Facts) -> Iterator[FoundProblem]:

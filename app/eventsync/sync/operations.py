@@ -87,8 +87,8 @@ class ArchiveWatch:
 class Health:
     """The response of `/readyz`.
 
-    `live`: this server follows the log, and is `lag_events` behind its head. `lag_seconds`: seconds since the log was
-    known to hold every change. `sequencer_live`: a worker leads and makes progress. `archive`: the reason why the
+    `live`: this server follows the log, and is `lag_events` behind its head. `lag_seconds`: seconds since the worker
+    recorded how far it has read. `sequencer_live`: a worker leads and makes progress. `archive`: the reason why the
     archive can't be read. `journal_delay`: seconds that changes wait for MongoDB's journal where it is not flushed for
     them, as it is now; None otherwise. `detail`: the worst problem.
     """
@@ -145,7 +145,7 @@ class HealthCheck:
             sequencer_live=leads and not self.is_stale(),
             leader=lease.owner if lease and lease.live else None,
             position=f"{log}:{self._window.head}" if log else None,
-            lag_events=None if head is None else head - self._window.head,
+            lag_events=None if head is None else max(0, head - self._window.head),
             lag_seconds=round(self._lag(), 3) if feed.sequenced else None,
             archive=archive.reason,
             connections=connections,

@@ -114,6 +114,7 @@ class Reports:
         self.history: deque[Activity] = deque(maxlen=_HISTORY)
         self._sync = sync
         self._processes = stores.stats.processes
+        self._events = stores.events
         self._written = written
         self._counted = Counts.now(sync.window, written())
         self._is_watched = False
@@ -140,10 +141,19 @@ class Reports:
     async def publish(self) -> None:
         """Renew the record, obey what was requested, and add the totals of all servers to the history."""
         sessions = await self.sessions() if self._is_watched else None
-        requests = await self._processes.renew(self.process, self._state(), sessions)
+        state = {**self._state(), "lag": await self._lag_now()}
+        requests = await self._processes.renew(self.process, state, sessions)
         self._obey(requests)
         running = await self._processes.running()
         self.history.append(totals(time.time(), running.of("server")))
+
+    async def _lag_now(self) -> int:
+        """Return the number of events of the log that this server has not read. Raises `Unavailable`."""
+        if (log := self._sync.window.log) is None:
+            return 0
+        with time_limit(_TIMEOUT):
+            head = await self._events.head(log)
+        return max(0, head - self._sync.window.head)
 
     def _obey(self, requests: Requests) -> None:
         self._is_watched = requests.is_watched
@@ -208,7 +218,8 @@ class Reports:
                 health, running = await sync.health(), await self._processes.running()
                 # A record that was written at the start says for some seconds that the server does not serve yet.
                 now = sync.feed.state
-                running = running.updated(self.process, {"live": now.live, "detail": now.detail})
+                state = {"live": now.live, "detail": now.detail, "lag": health.lag_events or 0}
+                running = running.updated(self.process, state)
         except Unavailable as error:
             logger.warning("no overview: %s", error.diagnosis)
         return Facts(
@@ -341,19 +352,19 @@ def totals(at: float, servers: Iterable[RunningProcess]) -> Activity:
     """Sum up what servers have published."""
     connections: dict[str, int] = {}
     delays: list[float] = []
-    heads: list[int] = []
     events = writes = deliveries = 0.0
+    behind = 0
     for server in servers:
         state = server.state
         # Every server follows the whole log, and each as fast as it can.
         events = max(events, state["events"])
         writes += state["writes"]
         deliveries += state["deliveries"]
-        heads.append(state["head"])
+        # A server of an earlier version has none.
+        behind = max(behind, state.get("lag", 0))
         delays += state["delays"]
         for transport, count in state["connections"].items():
             connections[transport] = connections.get(transport, 0) + count
-    behind = max(heads) - min(heads) if heads else 0
     delays.sort()
     return Activity(
         at, events, writes, deliveries, connections, behind, _quantile(delays, 0.5), _quantile(delays, 0.99)

@@ -1,6 +1,6 @@
 // The overview: problems first, what happens now, the last hour, and the processes.
 
-import { Loaded, Section, Table, bytes, connections, duration, number, useLoaded } from "./dash_parts.js";
+import { Loaded, Section, Table, Time, bytes, connections, duration, number, useLoaded } from "./dash_parts.js";
 import { Plot } from "./dash_plot.js";
 import { get } from "./http.js";
 import { html, useRef } from "./ui.js";
@@ -22,7 +22,7 @@ export function OverviewView() {
   const kept = useRef([]);
   const loaded = useLoaded(() => load(kept), [], EVERY);
   return html`<h1 class="hidden">Overview</h1><${Loaded} of=${loaded}>${(found) => html`<div class="grid">
-    <${Problems} problems=${found.problems} />
+    <${Problems} problems=${found.problems} since=${loaded.error && found.totals.at} />
     <${Now} found=${found} />
     <${Hour} history=${found.history} />
     <${Servers} servers=${found.servers} answered=${found.answered_by} />
@@ -31,7 +31,9 @@ export function OverviewView() {
   </div>`}<//>`;
 }
 
-function Problems({ problems }) {
+/** `since`: when the answer is from that is shown, if there is no newer one. */
+function Problems({ problems, since }) {
+  if (since) return html`<${Section} title="Problems" wide><p class="empty">Not known. All below is of <${Time} at=${since} />.</p><//>`;
   if (!problems.length) return html`<${Section} title="Problems" wide><p class="fine">No problem is known.</p><//>`;
   return html`<${Section} title="Problems" wide><ul class="problems">${problems.map((problem) => html`
     <li key=${problem.code + problem.what} class=${problem.severity}>
@@ -95,9 +97,9 @@ function Servers({ servers, answered }) {
 function Workers({ found }) {
   const rows = found.workers.map((worker) => ({
     key: worker.name,
-    cells: [html`<code>${worker.name}</code>`, worker.leads ? "leads" : "stands by", worker.version, duration(worker.uptime)],
+    cells: [html`<code>${worker.name}</code>`, worker.leads ? "leads" : "stands by", worker.version, duration(worker.uptime), duration(worker.lag_seconds)],
   }));
-  return html`<${Section} title="Workers"><${Table} label="Workers" columns=${["Worker", "Role", "Version", "Up"]} rows=${rows}
+  return html`<${Section} title="Workers"><${Table} label="Workers" columns=${["Worker", "Role", "Version", "Up", "Lag"]} rows=${rows}
     empty="No worker runs: start one with eventsync worker." /><//>`;
 }
 

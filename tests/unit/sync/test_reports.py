@@ -12,7 +12,7 @@ import pytest
 from eventsync.mongodb.leases import Lease
 from eventsync.stores.stats.overview import Overview
 from eventsync.stores.stats.processes import Process, RunningProcess, RunningProcesses
-from eventsync.stores.stores import SEQUENCING
+from eventsync.stores.stores import ARCHIVING, SEQUENCING
 from eventsync.sync.diagnosis import Facts, problems
 from eventsync.sync.operations import Health
 from eventsync.sync.reports import totals
@@ -39,11 +39,22 @@ def worker(name: str, **fields: Any) -> RunningProcess:
     return replace(RunningProcess(Process(name, "worker"), "1.0", 1.0, 60.0, {}), **fields)
 
 
+def behind(seconds: float) -> dict[str, Any]:
+    """The state of a worker whose oldest change is as old."""
+    return {"lag": {"events": 5, "seconds": seconds}}
+
+
+def job(succeeded: float | None = None, failed: float | None = None) -> dict[str, Any]:
+    """The state of a worker that has archived, with the times of its last runs."""
+    runs = {"succeeded": succeeded and {"at": succeeded}, "failed": failed and {"at": failed, "reason": "full"}}
+    return {"jobs": {ARCHIVING: runs}}
+
+
 def facts(processes: Sequence[RunningProcess] = (), *, leader: str | None = "w1", **fields: Any) -> Facts:
     lease = Lease(SEQUENCING, leader, NOW, True) if leader else None
     known: dict[str, Any] = {
         "health": HEALTH,
-        "overview": Overview(NOW, {SEQUENCING: lease}, None),
+        "overview": Overview(NOW, {SEQUENCING: lease, ARCHIVING: None}, None),
         "running": RunningProcesses(processes or (server("s1"), worker("w1"), worker("w2"))),
         "refused": {},
         "shapes": (),
@@ -59,8 +70,8 @@ def codes(found: Facts) -> list[tuple[str, str]]:
 
 def test_totals_sum_up_what_servers_did() -> None:
     servers = [
-        server("s1", head=10, events=4.0, delays=[0.001, 0.002, 0.003]),
-        server("s2", head=7, events=3.0, connections={"sse": 2, "websocket": 5}, delays=[0.9]),
+        server("s1", lag=1, events=4.0, delays=[0.001, 0.002, 0.003]),
+        server("s2", lag=3, events=3.0, connections={"sse": 2, "websocket": 5}, delays=[0.9]),
     ]
     found = totals(1.0, servers)
     assert (found.events, found.writes, found.deliveries) == (4.0, 2.0, 4.0)
@@ -93,12 +104,26 @@ def test_healthy_deployment_has_no_problem() -> None:
         (facts([server("s1"), worker("w1"), worker("w2", age=13.0)]), [("warning", "process_silent")]),
         (facts([server("s1"), worker("w1"), worker("w2", version="1.1")]), [("note", "mixed_versions")]),
         (facts(refused={"views": "it is a view"}), [("warning", "collection_refused")]),
+        (facts([server("s1"), worker("w1", state=behind(11.0)), worker("w2")]), [("warning", "log_behind")]),
+        (facts([server("s1"), worker("w1", state=behind(9.0)), worker("w2")]), []),
+        (facts([server("s1"), worker("w1"), worker("w2", state=behind(11.0))]), []),
+        (facts([server("s1"), worker("w1", state=job(failed=9.0)), worker("w2")]), [("warning", "job_failed")]),
+        (facts([server("s1"), worker("w1", state=job(8.0, 9.0)), worker("w2")]), [("warning", "job_failed")]),
+        (facts([server("s1"), worker("w1", state=job(9.0, 8.0)), worker("w2")]), []),
         (facts(is_open=True), [("note", "no_rules")]),
     ],
 )
 def test_problem_is_found(found: Facts, expected: list[tuple[str, str]]) -> None:
     assert codes(found) == expected
     assert all(problem.what and problem.remedy for problem in problems(found))
+
+
+def test_failure_of_a_job_that_another_worker_does_now_is_no_problem() -> None:
+    done_by: dict[str, Lease | None] = {
+        name: Lease(name, owner, NOW, True) for name, owner in ((SEQUENCING, "w1"), (ARCHIVING, "w2"))
+    }
+    found = facts([server("s1"), worker("w1", state=job(failed=9.0)), worker("w2")])
+    assert codes(replace(found, overview=Overview(NOW, done_by, None))) == []
 
 
 def test_worst_problems_come_first() -> None:

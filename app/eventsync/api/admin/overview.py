@@ -43,8 +43,8 @@ async def overview(request: Request) -> Response:
         "jobs": {} if found is None else {job: found.holder(job) for job in found.leases},
         "lag": _lag(facts),
         "totals": totals(time.time(), facts.servers).tree(),
-        "servers": [_server(each, facts) for each in facts.servers],
-        "workers": [_process(each) | {"leads": each.process.name == facts.leader} for each in facts.workers],
+        "servers": [_server(each) for each in facts.servers],
+        "workers": [_worker(each, facts) for each in facts.workers],
         "snapshots": [] if found is None or found.log is None else _snapshots(found, found.log),
     }
     if "since" in request.query_params:
@@ -67,9 +67,14 @@ def _log(log: LogOverview) -> dict[str, Any]:
 
 
 def _lag(facts: Facts) -> dict[str, Any]:
-    """Return how far this server is behind the log, and when the log was last known to hold every change."""
-    health = facts.health
-    return {"events": health and health.lag_events, "seconds": health and health.lag_seconds}
+    """Return what the leading worker has to append and this server to read, and the age of the oldest of it."""
+    health, sequencing = facts.health, facts.sequencing_lag
+    if health is None or health.lag_events is None or health.lag_seconds is None:
+        return {"events": None, "seconds": None}
+    return {
+        "events": health.lag_events + sequencing["events"],
+        "seconds": round(max(health.lag_seconds, sequencing["seconds"]), 3),
+    }
 
 
 def _snapshots(found: Overview, log: LogOverview) -> list[dict[str, Any]]:
@@ -88,16 +93,21 @@ def _process(each: RunningProcess) -> dict[str, Any]:
     }
 
 
-def _server(each: RunningProcess, facts: Facts) -> dict[str, Any]:
+def _server(each: RunningProcess) -> dict[str, Any]:
     state = each.state
-    head = facts.overview.log.head if facts.overview is not None and facts.overview.log is not None else None
     return _process(each) | {
         "live": state["live"],
         "connections": state["connections"],
-        "lag_events": None if head is None else max(0, head - state["head"]),
+        "lag_events": state.get("lag"),
         "writes_per_second": round(state["writes"], 2),
         "deliveries_per_second": round(state["deliveries"], 2),
     }
+
+
+def _worker(each: RunningProcess, facts: Facts) -> dict[str, Any]:
+    leads = each.process.name == facts.leader
+    seconds = round(facts.sequencing_lag["seconds"], 3) if leads else None
+    return _process(each) | {"leads": leads, "lag_seconds": seconds}
 
 
 routes = [

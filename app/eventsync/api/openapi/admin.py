@@ -60,7 +60,16 @@ _OVERVIEW_EXAMPLE: Json = {
             "deliveries_per_second": 840.0,
         }
     ],
-    "workers": [{"name": "db-1:300:77aa01", "version": "0.1.0", "uptime": 3600.0, "heard": 2.0, "leads": True}],
+    "workers": [
+        {
+            "name": "db-1:300:77aa01",
+            "version": "0.1.0",
+            "uptime": 3600.0,
+            "heard": 2.0,
+            "leads": True,
+            "lag_seconds": 0.0,
+        }
+    ],
     "snapshots": [{"collection": "theaters", "seq": 0, "bytes": 40960, "age": 3500.0}],
 }
 _CLIENT_EXAMPLE: Json = {

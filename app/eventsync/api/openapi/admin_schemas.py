@@ -58,7 +58,7 @@ _TOTALS = object_of(
     writes_per_second={"type": "number", "description": "Requests that write documents."},
     deliveries_per_second={"type": "number", "description": "Events times clients."},
     connections=_CONNECTIONS,
-    lag_events={"type": "integer", "description": "Events between the server that is furthest behind and the first."},
+    lag_events={"type": "integer", "description": "Events that the server which is furthest behind has not read."},
     delivery_p50=_NUMBER | {"description": "Seconds from a commit to the delivery of its event: the median."},
     delivery_p99=_NUMBER | {"description": "The same, that 1 % exceed; null without deliveries."},
 )
@@ -138,8 +138,11 @@ SCHEMAS: Final[Json] = {
         jobs={"type": "object", "additionalProperties": {"type": ["string", "null"]}},
         lag=object_of(
             "events seconds",
-            events={"type": ["integer", "null"], "description": "Events that this server has not read yet."},
-            seconds=_NUMBER | {"description": "Seconds since the log was known to hold every change."},
+            events={
+                "type": ["integer", "null"],
+                "description": "Known changes without an event, and events that this server has not read.",
+            },
+            seconds=_NUMBER | {"description": "Seconds for which the log has not been known to hold every change."},
         ),
         totals=_TOTALS,
         servers=list_of(
@@ -153,7 +156,15 @@ SCHEMAS: Final[Json] = {
                 deliveries_per_second={"type": "number"},
             )
         ),
-        workers=list_of(object_of("name version uptime heard leads", **_PROCESS, leads={"type": "boolean"})),
+        workers=list_of(
+            object_of(
+                "name version uptime heard leads lag_seconds",
+                **_PROCESS,
+                leads={"type": "boolean"},
+                lag_seconds=_NUMBER
+                | {"description": "Age of the oldest change that it has to append; null of a standby."},
+            )
+        ),
         snapshots=list_of(
             object_of("collection seq bytes age", collection=TEXT, seq=_SEQ, bytes=COUNT, age={"type": "number"})
         ),

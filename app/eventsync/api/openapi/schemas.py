@@ -331,7 +331,7 @@ _BODIES: Json = {
         lag_events={"type": ["integer", "null"], "description": "Events between this server and the head of the log."},
         lag_seconds={
             "type": ["number", "null"],
-            "description": "Seconds since the log was known to hold every change.",
+            "description": "Seconds since the worker has last recorded how far it has read; it may still be behind.",
         },
         archive={"type": ["string", "null"], "description": "Reason why the archive cannot be read; null if it can."},
         connections={"type": "integer", "minimum": 0},

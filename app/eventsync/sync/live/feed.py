@@ -78,7 +78,7 @@ class FeedState:
     live: bool = False
     heard: float = 0.0
     sequenced: float = 0.0
-    """Monotonic time at which the sequencer was last known to have read all changes."""
+    """Monotonic time of the newest checkpoint: the sequencer makes progress, and may be behind the changes."""
     detail: str = "MongoDB was not reached yet"
     interruptions: int = 0
     """Times that the feed has failed, and was begun again."""
