@@ -349,6 +349,54 @@ async def test_observer_gets_no_buttons_that_change_something(settings: Settings
         assert "Explain" not in await dashboard.browser.value(dashboard.page, labels)
 
 
+async def test_old_answer_is_not_taken_for_the_present(settings: Settings, tmp_path: Path) -> None:
+    async with looking(settings, tmp_path) as dashboard:
+        await dashboard.show("overview")
+        await dashboard.until("document.querySelector('.problems') !== null")
+        cut_off = "globalThis.fetch = () => Promise.reject(new TypeError('cut off')), null"
+        await dashboard.browser.value(dashboard.page, cut_off)
+        await dashboard.until("document.querySelector('main [role=alert]')?.textContent.includes('cut off')")
+        await dashboard.until(
+            "document.querySelector('main section').textContent.includes('Not known. All below is of')"
+        )
+        assert not await dashboard.browser.value(dashboard.page, "document.querySelector('.problems, .fine') !== null")
+
+
+async def test_next_principal_of_a_tab_has_own_rights(settings: Settings, tmp_path: Path) -> None:
+    """As in a tab of an operator who has signed out in another one."""
+    async with looking(settings, tmp_path) as dashboard:
+        await dashboard.show("clients")
+        labels = "[...document.querySelectorAll('main button')].map((button) => button.textContent)"
+        await dashboard.until(f"{labels}.includes('Disconnect')")
+        leave = "fetch('/v1/session', {method: 'DELETE'}).then(() => null)"
+        await dashboard.browser.value(dashboard.page, leave)
+        await dashboard.until("document.querySelector('dialog[open] #credential')")
+        token = json.dumps(dashboard.ruled.token("wim", roles=["watch"]))
+        fill = f"document.querySelector('#credential').value = {token}"
+        submit = "document.querySelector('dialog form').requestSubmit()"
+        await dashboard.browser.value(dashboard.page, f"{fill}, {submit}, null")
+        await dashboard.until(
+            f"document.querySelector('#who')?.textContent.includes('wim') && {labels}.includes('Filter')"
+        )
+        rows = "[...document.querySelectorAll('main tbody tr')].map((row) => row.textContent).join()"
+        await dashboard.until(f"{rows}.includes('watcher') && !{labels}.includes('Disconnect')")
+        assert all("401" in complaint for complaint in dashboard.browser.complaints)
+        dashboard.browser.complaints.clear()
+
+
+async def test_refusal_is_shown_and_a_number_is_a_position(settings: Settings, tmp_path: Path) -> None:
+    async with looking(settings, tmp_path) as dashboard:
+        await dashboard.show("data/things")
+        fill = "document.querySelector('main [name=name]').value = 'bad$name'"
+        await dashboard.browser.value(dashboard.page, f"{fill}, null")
+        await dashboard.click("Track")
+        await dashboard.until("document.querySelector('#notices').textContent.includes(\"can't be a collection name\")")
+        await dashboard.browser.value(dashboard.page, "location.hash = '#/log?up_to=7', null")
+        await dashboard.until("document.querySelector('.events .seq')?.textContent === '7'")
+        assert all("400" in complaint for complaint in dashboard.browser.complaints)
+        dashboard.browser.complaints.clear()
+
+
 async def test_old_links_lead_to_the_live_page(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "secrets").mkdir()
     only = settings.model_copy(update={"collections": ("open",)})

@@ -3,7 +3,7 @@
 import { Pages } from "./dash_clients.js";
 import { DocumentView } from "./dash_document.js";
 import { PastView } from "./dash_past.js";
-import { Field, Loaded, Route, Section, Sure, number, searchOf, useLoaded, valuesOf } from "./dash_parts.js";
+import { Field, Loaded, Route, Section, Sure, attempt, number, searchOf, useLoaded, valuesOf } from "./dash_parts.js";
 import { Verify, useTasks } from "./dash_tasks.js";
 import { editCell } from "./editor.js";
 import { get, newKey, post } from "./http.js";
@@ -37,7 +37,8 @@ function Collections({ names, current, mayChange, reload }) {
     const form = event.currentTarget;
     const { name } = valuesOf(form);
     if (!name) return;
-    await post(`/v1/admin/collections/${encodeURIComponent(name)}`, { method: "PUT" });
+    const path = `/v1/admin/collections/${encodeURIComponent(name)}`;
+    if (!(await attempt(() => post(path, { method: "PUT" })))) return;
     form.reset();
     sizes.reload();
     setTimeout(reload, 2000); // a worker begins within seconds
@@ -62,8 +63,7 @@ function Actions({ name, item, reload }) {
   const [asked, setAsked] = useState("");
   const tasks = useTasks("verify");
   const snapshot = async () => {
-    await post(`${path}/snapshots`);
-    setAsked("Asked for: the overview shows it once a worker has made it.");
+    if (await attempt(() => post(`${path}/snapshots`))) setAsked("Asked for: the overview shows it once a worker has made it.");
   };
   return html`<div class="actions-of">
     <p class="muted">${item?.snapshot ? `Newest stored snapshot at ${number(item.snapshot.seq)}.` : "No snapshot is stored yet."} ${asked}</p>

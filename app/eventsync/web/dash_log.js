@@ -25,7 +25,8 @@ function Search({ query }) {
   const [upTo, setUpTo] = useState("");
   const { from, to, ...others } = query;
   const wanted = { ...others, from: instant(from), to: instant(to), limit: PAGE, ...(upTo && { up_to: upTo }) };
-  const loaded = useLoaded(() => get(`/v1/admin/log${searchOf(wanted)}`), [JSON.stringify(wanted)]);
+  const search = async () => get(`/v1/admin/log${searchOf({ ...wanted, up_to: await positionOf(wanted.up_to) })}`);
+  const loaded = useLoaded(search, [JSON.stringify(wanted)]);
   const submit = (event) => {
     event.preventDefault();
     setUpTo("");
@@ -44,7 +45,7 @@ function Search({ query }) {
       </select><//>
       <${Field} label="From"><input type="datetime-local" name="from" step="1" defaultValue=${query.from ?? ""} /><//>
       <${Field} label="To"><input type="datetime-local" name="to" step="1" defaultValue=${query.to ?? ""} /><//>
-      <${Field} label="Up to position"><input name="up_to" class="mono" defaultValue=${query.up_to ?? ""} placeholder="log:seq" autocomplete="off" /><//>
+      <${Field} label="Up to position"><input name="up_to" class="mono" defaultValue=${query.up_to ?? ""} placeholder="seq or log:seq" autocomplete="off" /><//>
       <button type="submit">Search</button>
     </form>
     <${Loaded} of=${loaded}>${(found) => html`
@@ -55,6 +56,13 @@ function Search({ query }) {
         <button type="button" disabled=${!found.next} onClick=${() => setUpTo(found.next)}>Search further back</button>
       </div>`}<//>
   <//>`;
+}
+
+/** The position of a number: of the log in force. Others stay as they are. */
+async function positionOf(text) {
+  if (!/^[0-9]+$/.test(text ?? "")) return text;
+  const { log } = await get("/v1/admin/log?limit=1");
+  return `${log}:${text}`;
 }
 
 /** The instant of a local time, as a field has it. */

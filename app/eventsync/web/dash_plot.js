@@ -4,6 +4,8 @@ import { number } from "./dash_parts.js";
 import { html, useEffect, useRef } from "./ui.js";
 
 const HEIGHT = 170;
+const LABEL = 7; // px that a character of a label takes, at most
+const BESIDE = 24; // px between the labels and the plot
 const DARK = matchMedia("(prefers-color-scheme: dark)");
 
 function color(name) {
@@ -18,9 +20,14 @@ function options(title, lines, width) {
     legend: { show: false },
     cursor: { show: false },
     scales: { y: { range: (_, low, high) => [0, Math.max(1, high ?? 1) * 1.1] } },
-    axes: [{ ...axis, size: 28 }, { ...axis, size: 52, values: (_, ticks) => ticks.map((tick) => number(tick)) }],
+    axes: [{ ...axis, size: 28 }, { ...axis, size: room, values: (_, ticks) => ticks.map((tick) => number(tick)) }],
     series: [{}, ...lines.map((line) => ({ label: line.label, stroke: color(line.color), width: 1.5, points: { show: false } }))],
   };
+}
+
+/** Room for the labels of the vertical axis, in px. */
+function room(_, labels) {
+  return BESIDE + LABEL * Math.max(3, ...(labels ?? []).map((label) => label.length));
 }
 
 /** `lines`: `{ label, values, color }`, where `color` is a custom property of the page. */

@@ -5,6 +5,8 @@ import { parseJson } from "./json.js";
 /** The URL that the API is below, with a slash at its end: the server may be mounted under a path. */
 export const BASE = new URL("..", import.meta.url).href;
 
+const ANSWER_TIMEOUT = 30_000; // ms, longer than a server waits for MongoDB
+
 /** The URL of a path of the API. */
 const urlOf = (path) => new URL(`.${path}`, BASE);
 
@@ -22,9 +24,13 @@ export function pathOf(collection, id) {
   return `/v1/collections/${encodeURIComponent(collection)}/documents/${encodeURIComponent(id)}`;
 }
 
-/** GET and parse. Throws `Refusal`, or `TypeError` if the server cannot be reached. */
+/** GET and parse. Throws `Refusal`, or `TypeError` if the server cannot be reached, or does not answer in time. */
 export async function get(path) {
-  return answer(await fetch(urlOf(path), { cache: "no-store" }));
+  const request = { cache: "no-store", signal: AbortSignal.timeout(ANSWER_TIMEOUT) };
+  const answered = fetch(urlOf(path), request).then(answer);
+  return answered.catch((error) => {
+    throw error.name === "TimeoutError" ? new TypeError(`no answer in ${ANSWER_TIMEOUT / 1000} s`) : error;
+  });
 }
 
 /** A request that is no write of a document, with a credential or without, and a body of JSON if it has one. Throws as `get` does. */

@@ -12,9 +12,14 @@ function credentialOfAddress() {
   return credential;
 }
 
+let principal = null; // whose page this is
+
 /** Sign in, or continue the session of the cookie without a credential. Shows who it is. Throws as `get` does. */
 async function signIn(credential) {
   const { sub } = await post(SESSION, { credential });
+  // The views ask once what their user may do.
+  if (principal !== null && principal !== sub) location.reload();
+  principal = sub;
   const anonymous = sub === "anonymous";
   const leave = async () => {
     await post(SESSION, { method: "DELETE" });
