@@ -97,7 +97,7 @@ def _of_health(facts: Facts) -> Iterator[FoundProblem]:
         return
     if not health.live:
         yield FoundProblem(
-            "error", "feed_not_live", f"this server does not follow the log: {health.detail}", "See its log."
+            "error", "feed_not_live", f"this server does not follow the log: {health.detail}", "Read what it logs."
         )
     if health.leader is None and facts.overview is not None:
         yield FoundProblem(
@@ -166,7 +166,10 @@ def _of_processes(facts: Facts) -> Iterator[FoundProblem]:
         if not server.state["live"]:
             detail = server.state["detail"]
             yield FoundProblem(
-                "error", "server_not_live", f"the server {server.process.name} serves nobody: {detail}", "See its log."
+                "error",
+                "server_not_live",
+                f"the server {server.process.name} serves nobody: {detail}",
+                "Read what it logs.",
             )
     versions = sorted({process.version for process in (*facts.servers, *facts.workers)})
     if len(versions) > 1:

@@ -13,6 +13,7 @@ from eventsync.errors import ConfigurationError, EventsyncError
 from eventsync.mongodb.client import time_limit
 from eventsync.settings import Settings
 from eventsync.stores.archive.identity import ArchiveIdentity
+from eventsync.stores.log.logs import NoLogYet
 from eventsync.stores.stats.overview import Overview, read_overview
 from eventsync.stores.stores import SEQUENCING, Stores
 from eventsync.sync.live.feed import Feed
@@ -150,11 +151,16 @@ class HealthCheck:
             archive=archive.reason,
             connections=connections,
             journal_delay=journal_delay,
-            detail=feed.detail if not live else archive.reason or self._worker_detail(journal_delay, leads=leads),
+            detail=self._detail(archive, journal_delay, live=live, leads=leads),
         )
 
     def _lag(self) -> float:
         return time.monotonic() - self._feed.state.sequenced
+
+    def _detail(self, archive: ArchiveState, journal_delay: float | None, *, live: bool, leads: bool) -> str:
+        if live:
+            return archive.reason or self._worker_detail(journal_delay, leads=leads)
+        return NoLogYet().message if self._feed.state.live and self._window.log is None else self._feed.state.detail
 
     def _worker_detail(self, journal_delay: float | None, *, leads: bool) -> str:
         if not leads:

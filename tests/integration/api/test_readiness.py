@@ -15,7 +15,7 @@ from eventsync.sync import operations
 from support.environment import environment_with
 from support.program import finished
 from support.systems import running_server, running_worker, tracked
-from support.waiting import patience
+from support.waiting import eventually, patience
 
 
 @pytest.fixture
@@ -88,3 +88,18 @@ async def test_server_is_degraded_while_its_archive_does_not_answer(
         answer = await client.get("/readyz")
         assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
         assert answer.json()["archive"] == answer.json()["detail"]
+
+
+async def test_server_without_a_log_says_so(settings: Settings) -> None:
+    """Before the first worker has run, an operator finds out why nothing is served, and no error."""
+    async with running_server(settings) as url, httpx.AsyncClient(base_url=url, timeout=patience(20)) as client:
+
+        async def says_so() -> bool:
+            detail = (await client.get("/readyz")).json()["detail"]
+            return bool(detail == "there is no event log yet: is a worker running?")
+
+        await eventually(says_so, 20)
+        problems = (await client.get("/v1/admin/overview")).json()["problems"]
+        assert "there is no event log yet" in problems[0]["what"]
+        answer = await client.get("/v1/admin/repairs")
+        assert (answer.status_code, answer.json()) == (200, {"repairs": [], "logs": []})

@@ -136,7 +136,7 @@ class LogStore:
         query = {"stream": STREAM, "number": {"$type": "number"}, "_id": {"$type": "string"}}
         with translated("the logs can't be read"):
             rows = await self._logs.find(query, sort=[("number", DESCENDING)], limit=_BEGINNINGS + 1).to_list()
-        return [_beginning(row, before) for row, before in zip(rows, [*rows[1:], None], strict=True)][:_BEGINNINGS]
+        return [_beginning(row, before) for row, before in zip(rows, [*rows[1:], None], strict=False)][:_BEGINNINGS]
 
     async def require(self) -> Log:
         """Return the stream's newest log. Raises `NoLogYet` before the first worker has run."""
