@@ -62,7 +62,7 @@ class IdempotencyRecords:
         if record is None:
             return None
         if record["fingerprint"] != idempotency.fingerprint:
-            raise Conflict(f"the idempotency key {idempotency.key!r} was used for another request")
+            raise Conflict(f"the idempotency key {idempotency.key!r} was used for another request", lasting=True)
         rows = record["results"] if "results" in record else await self._whole(record, session)
         return [_repeated(row) for row in rows]
 
