@@ -114,7 +114,7 @@ class Importer:
             try:
                 item = maker.make(record)
             except Malformed as error:
-                batch.errors.append((record.begin.line, error.message))
+                batch.errors.append((record.begin.line, f"{error.code}: {error.message}"))
             else:
                 is_doubtful = item.method == "POST" and record.begin.offset < self._doubtful
                 batch.items.append(if_absent(item) if is_doubtful else item)
@@ -218,7 +218,9 @@ class Importer:
             if item.method == "PATCH" and answer.code == "not_found":
                 return if_absent(item)
             if item.if_absent and answer.code == "version_mismatch":
-                return ItemMaker(self._mode, self._state.seed).make(item.record)
+                # It exists by now, so it can be merged into. Without an `_id` it is this import's own.
+                known = ItemMaker(self._mode, self._state.seed).make(item.record)
+                return known if known.method == "PATCH" else None
         return None
 
     @staticmethod

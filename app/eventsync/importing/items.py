@@ -65,8 +65,7 @@ class ItemMaker:
 
     def make(self, record: Record) -> Item:
         """Return the write of a document. Raises `Malformed`."""
-        # JSON has line ends only where blanks may stand.
-        raw = record.raw.replace(b"\n", b" ").replace(b"\r", b" ") if b"\n" in record.raw else record.raw
+        raw = _in_one_line(record.raw)
         tree = _parsed(raw)
         if "_id" in tree:
             return self._of_known(record, raw, tree)
@@ -98,8 +97,11 @@ class ItemMaker:
 
 def if_absent(item: Item) -> Item:
     """Return an insert that is refused with the entity tag of the document that exists, and so can be repeated."""
-    content = item.record.raw if item.method == "PATCH" else item.content
-    id_text = item.id or format_id(from_tree(orjson.loads(content or b"{}")["_id"]))
+    content = _in_one_line(item.record.raw) if item.method == "PATCH" else item.content
+    try:
+        id_text = item.id or format_id(from_tree(orjson.loads(content or b"{}")["_id"]))
+    except Malformed:
+        return item  # it is refused as it is
     return replace(item, method="PUT", id=id_text, content=content, if_absent=True)
 
 
@@ -107,6 +109,11 @@ def tag_of(item: Item) -> str:
     """Return the entity tag of the document that an insert makes."""
     document = decode(encode(from_tree(parse_json(item.content or b"{}"))))
     return entity_tag(1, digest_of(document))
+
+
+def _in_one_line(raw: bytes) -> bytes:
+    # JSON has line ends only where blanks may stand.
+    return raw.replace(b"\n", b" ").replace(b"\r", b" ") if b"\n" in raw else raw
 
 
 def _parsed(raw: bytes) -> dict[str, Any]:

@@ -6,6 +6,7 @@ split by its brackets.
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +21,10 @@ _READ: Final = 256 * 1024
 _TOKEN: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|["{}\[\]]', re.DOTALL)
 """A whole string, a string that does not end, or a bracket."""
 
-_BETWEEN: Final = b" \t\r\n,"
+_BLANK: Final = b" \t\r\n" + codecs.BOM_UTF8
+"""Bytes around a document: white space, and those of the mark with which some programs begin a file."""
+
+_BETWEEN: Final = _BLANK + b","
 
 
 @dataclass(slots=True)
@@ -52,19 +56,19 @@ def read_records(file: BinaryIO, start: Place) -> Iterator[Record]:
     if _is_by_lines(head):
         yield from _by_lines(file, data, start)
     else:
-        yield from _by_brackets(file, data, start, is_array=head.lstrip().startswith(b"["))
+        yield from _by_brackets(file, data, start, is_array=head.lstrip(_BLANK).startswith(b"["))
 
 
 def _is_by_lines(head: bytes) -> bool:
     """Return True if a file that begins with `head` has a document a line."""
-    first = head.lstrip().partition(b"\n")[0].rstrip()
+    first = head.lstrip(_BLANK).partition(b"\n")[0].rstrip(_BLANK)
     return first.startswith(b"{") and (first.endswith(b"}") or b"\n" not in head)
 
 
 def _head(file: BinaryIO) -> bytes:
     """Read the beginning of the file, up to the end of the first line that is not blank."""
     head = b""
-    while b"\n" not in head.lstrip() and len(head) < MAX_RECORD and (data := file.read(_READ)):
+    while b"\n" not in head.lstrip(_BLANK) and len(head) < MAX_RECORD and (data := file.read(_READ)):
         head += data
     return head
 
@@ -75,14 +79,14 @@ def _by_lines(file: BinaryIO, data: bytes, place: Place) -> Iterator[Record]:
         data = lines.pop()
         for line in lines:
             end = Place(place.offset + len(line) + 1, place.line + 1)
-            if raw := line.strip():
+            if raw := line.strip(_BLANK):
                 yield Record(raw, place, end)
             place = end
         _check_size(len(data), place)
         if not (more := file.read(_READ)):
             break
         data += more
-    if raw := data.strip():
+    if raw := data.strip(_BLANK):
         yield Record(raw, place, Place(place.offset + len(data), place.line))
 
 

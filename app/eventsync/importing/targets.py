@@ -131,7 +131,7 @@ class ServerTarget:
         status, raw = await asyncio.to_thread(self._request, body)
         if status != 200:
             raise _error_of(status, raw)
-        answers = [_parsed(line) for line in raw.split(b"\n") if line]
+        answers = [_parsed(line, number) for number, line in enumerate(filter(None, raw.split(b"\n")), 1)]
         return answers + [_UNKNOWN] * (len(items) - len(answers))
 
     def _request(self, body: bytes) -> tuple[int, bytes]:
@@ -165,13 +165,15 @@ class ServerTarget:
             self._idle.get_nowait().close()
 
 
-def _parsed(line: bytes) -> ItemAnswer:
+def _parsed(line: bytes, number: int) -> ItemAnswer:
     result = orjson.loads(line)
     if "code" not in result:
         return WRITTEN
     code = str(result["code"])
     begun = code != _NOT_BEGUN.code
-    return ItemAnswer(code, str(result.get("detail")), "retry_after" in result, begun, result.get("etag"))
+    # The line of the batch is not that of the file.
+    detail = str(result.get("detail")).removeprefix(f"line {number}: ")
+    return ItemAnswer(code, detail, "retry_after" in result, begun, result.get("etag"))
 
 
 def _error_of(status: int, raw: bytes) -> EventsyncError:

@@ -14,6 +14,8 @@ from typing import Any
 import orjson
 import pytest
 
+from eventsync.domain.ids import format_id
+from eventsync.domain.values.extended_json import from_tree
 from eventsync.errors import ConfigurationError, Malformed, TooLarge, Unavailable
 from eventsync.importing import Importer, ImportJob, Mode, Place, ProgressFile, Totals, read_records
 from eventsync.importing.items import Item, tag_of
@@ -41,12 +43,15 @@ class Memory:
         await asyncio.sleep(0)
         self.under_way -= 1
         self.refuse(items)
-        return [self.before(item) or self._written(item) for item in items]
+        assert not any(b"\n" in item.encoded() for item in items)
+        answers = [self.before(item) or self._written(item) for item in items]
+        await asyncio.sleep(0)
+        return answers
 
     def _written(self, item: Item) -> ItemAnswer:
         operation = json.loads(item.encoded())
         content = operation.get("doc", operation.get("patch"))
-        key = operation.get("id") or str(content["_id"])
+        key = operation.get("id") or format_id(from_tree(content["_id"]))
         answer = self._answer(item, key, content)
         return self.after(item) or answer
 
@@ -131,9 +136,9 @@ async def test_errors_are_listed_by_line_and_stop_nothing(tmp_path: Path) -> Non
     one.memory.before = lambda item: ItemAnswer("malformed", "bad") if b"$oid" in (item.content or b"") else None
     assert await one.run() == Totals(2, 4, complete=True)
     assert one.report.errors == [
-        (2, "this is not valid JSON"),
+        (2, "malformed"),
         (3, "conflict"),
-        (4, "a document is a JSON object"),
+        (4, "malformed"),
         (5, "malformed"),
     ]
 
@@ -161,6 +166,39 @@ async def test_insert_with_an_unknown_outcome_is_made_once(tmp_path: Path) -> No
     one.write(*numbered(900), {"_id": 5, "n": "another"})
     assert await one.run() == Totals(900, 1, complete=True)
     assert one.memory.documents == stored(900)
+    assert set(one.memory.writes.values()) == {1}
+
+
+async def test_document_without_a_valid_id_fails_alone_although_an_answer_is_lost(tmp_path: Path) -> None:
+    one = Import(tmp_path)
+    answers = [UNKNOWN]
+    one.memory.before = lambda item: (
+        answers.pop() if answers else ItemAnswer("malformed", "bad") if b"$oid" in (item.content or b"") else None
+    )
+    one.write({"_id": {"$oid": "no"}}, {"_id": 1})
+    assert await one.run() == Totals(1, 1, complete=True)
+    assert one.report.errors == [(1, "malformed")]
+
+
+@pytest.mark.parametrize("mode", [Mode.INSERT, Mode.UPSERT, Mode.MERGE])
+async def test_document_without_an_id_is_made_once_although_its_answer_is_lost(tmp_path: Path, mode: Mode) -> None:
+    """Unless another program has changed it meanwhile: then it is listed."""
+    one, seen = Import(tmp_path, mode), set[bytes]()
+
+    def after(item: Item) -> ItemAnswer | None:
+        if item.key in seen:
+            return None
+        seen.add(item.key)
+        made = next(document for document in one.memory.documents.values() if document["n"] == item.record.begin.line)
+        if made["n"] == 2:
+            made["n"] = "changed"
+        return UNKNOWN
+
+    one.memory.after = after
+    one.write(*({"n": n} for n in (1, 2, 3)))
+    assert await one.run() == Totals(2, 1, complete=True)
+    assert one.report.errors == [(2, "version_mismatch")]
+    assert [document["n"] for document in one.memory.documents.values()] == [1, "changed", 3]
     assert set(one.memory.writes.values()) == {1}
 
 
@@ -243,6 +281,15 @@ async def test_merge_sets_fields_and_inserts_what_is_missing(tmp_path: Path) -> 
     assert one.memory.documents.pop("1") == {"_id": 1, "kept": 1, "n": None}
     assert one.memory.documents.pop("2") == {"_id": 2, "n": 2}
     assert len(one.memory.documents) == 1
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+async def test_document_of_several_lines_is_sent_in_one(tmp_path: Path, mode: Mode) -> None:
+    one = Import(tmp_path, mode)
+    one.memory.documents = {"1": {"_id": 1, "n": 0}} if mode is Mode.DELETE else {}
+    one.file.write_bytes(b'[{\n"_id": 1,\r\n"n": 1\n}]')
+    assert await one.run() == Totals(1, 0, complete=True)
+    assert one.memory.documents == ({} if mode is Mode.DELETE else {"1": {"_id": 1, "n": 1}})
 
 
 async def test_delete_ignores_what_is_missing(tmp_path: Path) -> None:

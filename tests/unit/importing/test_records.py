@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 from typing import Any
@@ -63,6 +64,14 @@ def test_documents_of_each_form_are_found(form: str, kind: type[io.BytesIO]) -> 
     for record in found:
         assert raw[record.begin.offset : record.end.offset].strip() == record.raw
         assert record.begin.line == raw[: record.begin.offset].count(b"\n") + 1
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_file_may_begin_with_a_byte_order_mark(form: str) -> None:
+    raw = codecs.BOM_UTF8 + written(DOCUMENTS, form)
+    found = read(raw)
+    assert [json.loads(record.raw) for record in found] == DOCUMENTS
+    assert read(raw, found[0].end) == found[1:]
 
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
