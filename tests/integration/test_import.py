@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -135,6 +136,16 @@ async def test_killed_import_is_resumed_without_a_loss_or_a_double(
     assert await system.collection.count_documents({}) == count
     assert len(await system.collection.distinct("n")) == count
     assert not await system.collection.count_documents({"_sync.v": {"$ne": 1}})
+    assert not list(system.directory.glob("*.progress*"))
+
+
+async def test_pipe_is_imported_without_progress(system: System) -> None:
+    pipe = system.directory / "pipe"
+    os.mkfifo(pipe)
+    made, _ = await asyncio.gather(system.run("pipe"), asyncio.to_thread(pipe.write_bytes, RELAXED))
+    assert made == (0, "orders: 1 documents inserted, 0 failed\n", "")
+    refused, _ = await asyncio.gather(system.run("pipe", "--resume"), asyncio.to_thread(pipe.write_bytes, b""))
+    assert (refused[0], refused[2]) == (2, "eventsync: pipe can't be resumed: it can be read only once\n")
     assert not list(system.directory.glob("*.progress*"))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
 import time
 from collections.abc import Mapping
@@ -75,13 +77,12 @@ def import_(
     if url is not None:
         check_url(url, mongodb_uri, database)
         check_credential(token)
-    if str(file) == "-":
-        if resume:
-            raise ConfigurationError("standard input can't be resumed")
-        source, path, name, size = sys.stdin.buffer, None, "standard input", None
-    else:
-        source, size = _opened(file)
-        path, name = progress or file.with_name(f"{file.name}.progress"), file.name
+    is_input = str(file) == "-"
+    source, size = (sys.stdin.buffer, None) if is_input else _opened(file)
+    name = "standard input" if is_input else file.name
+    if size is None and resume:
+        raise ConfigurationError(f"{name} can't be resumed: it can be read only once")
+    path = None if size is None else progress or file.with_name(f"{name}.progress")
     collect_rarely(waited_for=False)
     with source:
         settings = load_settings(mongodb_uri=mongodb_uri, database=database) if url is None else None
@@ -95,9 +96,12 @@ def import_(
         raise typer.Exit(1)
 
 
-def _opened(file: Path) -> tuple[BinaryIO, int]:
+def _opened(file: Path) -> tuple[BinaryIO, int | None]:
+    """Open a file. Its size is None if it is a pipe, which can be read only once."""
     try:
-        return file.open("rb"), file.stat().st_size
+        source = file.open("rb")
+        found = os.fstat(source.fileno())
+        return source, found.st_size if stat.S_ISREG(found.st_mode) else None
     except OSError as error:
         raise ConfigurationError(f"{file} can't be read: {error.strerror}") from error
 

@@ -97,7 +97,9 @@ class Importer:
             await self._abort()
             raise
         finally:
-            self._progress.save(self._state)
+            # Before anything was sent, there is nothing to resume.
+            if state.sent:
+                self._progress.save(state)
         return Totals(state.written, state.failed, complete=not (self._stopping and stop_on_error))
 
     # --- batches ------------------------------------------------------------------------------------------------

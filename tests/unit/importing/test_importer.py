@@ -308,6 +308,14 @@ async def test_import_does_not_wait_for_the_whole_file_to_find_its_end(tmp_path:
     assert one.kept.exists()
 
 
+async def test_file_that_is_no_json_leaves_nothing_to_resume(tmp_path: Path) -> None:
+    one = Import(tmp_path)
+    one.file.write_bytes(b"name,age\n1,2\n")
+    with pytest.raises(Malformed, match="does not belong between two documents"):
+        await one.run()
+    assert not one.kept.exists()
+
+
 async def test_progress_is_private_and_fits_only_the_same_import(tmp_path: Path) -> None:
     one = Import(tmp_path)
     one.write(b"{'no'}", *numbered(20_000))
