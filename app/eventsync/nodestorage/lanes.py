@@ -1,7 +1,7 @@
 """Grouping of writes that arrive together.
 
 A write that is alone goes at once. Writes that arrive while groups are under way go together with the next one. A
-document is in one group at a time, and its writes keep their order.
+document is in one group at a time, and its writes keep their order. A group that hangs delays no later ones.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextvars import Context, copy_context
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from eventsync.domain.ids import IdText
 from eventsync.nodestorage.author import Author
@@ -19,6 +19,15 @@ from eventsync.nodestorage.deciding import Decision
 from eventsync.nodestorage.policy import WritePolicy
 from eventsync.nodestorage.result import WriteResult
 from eventsync.nodestorage.retry import lost_too_often, not_begun, pause_after, waited_too_long
+
+_LATE: Final = 0.25
+"""Seconds that a group may take before another one begins beside it.
+
+An open transaction, of another program or a killed server, delays a group with one of its documents until it ends.
+"""
+
+_MAX_LATE: Final = 32
+"""Maximum number of groups beyond the policy's that begin for this reason."""
 
 
 class QueuedWrite:
@@ -78,6 +87,8 @@ class Lane:
         self._behind: dict[IdText, deque[QueuedWrite]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._under_way = 0
+        self._late: set[object] = set()
+        """One of each group under way that takes longer than `_LATE`."""
         self._is_starting = False
         self._expiry: asyncio.TimerHandle | None = None
 
@@ -107,12 +118,23 @@ class Lane:
 
     def _start(self) -> None:
         """Begin a group if there may be one more. It takes the writes that are there when its task runs."""
-        if self._ready and not self._is_starting and self._under_way < self._policy.groups:
+        if self._ready and not self._is_starting and (operations := self._room()):
             # The task takes its writes when it runs. Until then, without the flag, each further write would start
             # another one.
             self._is_starting = True
             self._under_way += 1
-            self._spawn(self._groups())
+            self._spawn(self._groups(operations))
+
+    def _room(self) -> int:
+        """Return the maximum number of writes of one more group, or 0 if none may begin."""
+        if self._under_way < (groups := self._policy.groups):
+            return self._policy.group_operations
+        # Beside late groups a single write at first: perhaps MongoDB does not answer, and nobody learns its outcome.
+        return int(len(self._late) == self._under_way < groups + _MAX_LATE)
+
+    def _pass(self, late: object) -> None:
+        self._late.add(late)
+        self._start()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         # The work is for several requests, so it runs in the context of none.
@@ -120,23 +142,30 @@ class Lane:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _groups(self) -> None:
+    async def _groups(self, operations: int) -> None:
         self._is_starting = False
+        own = object()
         try:
             # Beside the group that MongoDB carries out, another one is read and decided (`_start` begins it).
-            while group := self._take():
+            while own not in self._late and (group := self._take(operations)):
+                operations = self._policy.group_operations
                 self._start()
-                await self._carry_out(group)
+                timer = asyncio.get_running_loop().call_later(_LATE, self._pass, own)
+                try:
+                    await self._carry_out(group)
+                finally:
+                    timer.cancel()
         finally:
+            self._late.discard(own)
             self._under_way -= 1
             self._start()
 
-    def _take(self) -> list[QueuedWrite]:
-        """Return the next group, and hold its documents."""
+    def _take(self, operations: int) -> list[QueuedWrite]:
+        """Return the next group, of at most so many writes, and hold its documents."""
         group: list[QueuedWrite] = []
         keys: set[IdText] = set()
         later: list[QueuedWrite] = []
-        while self._ready and len(group) < self._policy.group_operations:
+        while self._ready and len(group) < operations:
             queued = self._ready.popleft()
             if queued.done.done():
                 continue

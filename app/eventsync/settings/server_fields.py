@@ -279,7 +279,7 @@ class ServerFields(BaseSettings):
     write_groups: int = Field(
         2,
         ge=1,
-        description="Maximum number of groups of writes of one collection under way at a time. A write that arrives meanwhile goes with the next group. With MongoDB 20 ms away and 128 writers, 2 take 1.5 times the writes of 1, and 4 hardly more than 2.",
+        description="Maximum number of groups of writes of one collection under way at a time. A write that arrives meanwhile goes with the next group. With MongoDB 20 ms away and 128 writers, 2 take 1.5 times the writes of 1, and 4 hardly more than 2. A group that takes longer than 0.25 s, as behind a document that an open transaction holds, is not counted.",
     )
     write_group_operations: int = Field(
         64, ge=1, le=1000, description="Maximum number of writes in one group. With 1, each goes alone."

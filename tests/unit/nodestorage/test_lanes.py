@@ -10,11 +10,12 @@ import pytest
 
 from eventsync.domain.ids import IdText
 from eventsync.errors import Conflict, Unavailable
-from eventsync.nodestorage import Author, WritePolicy, WriteResult
+from eventsync.nodestorage import Author, WritePolicy, WriteResult, lanes
 from eventsync.nodestorage.deciding import Decision
 from eventsync.nodestorage.intent import Intent
 from eventsync.nodestorage.lanes import Lane, QueuedWrite, Retry
 from eventsync.nodestorage.operations import Delete
+from support.waiting import within
 
 AUTHOR = Author("tester", "op")
 
@@ -49,6 +50,12 @@ def write(lane: Lane, key: str) -> asyncio.Future[WriteResult | None]:
     return lane.write(decision, AUTHOR, IdText(key))
 
 
+async def idle(lane: Lane) -> None:
+    """Wait for the end of all groups, which comes a little after those of their writes."""
+    while lane._under_way:  # noqa: ASYNC110 - its tasks end by themselves
+        await asyncio.sleep(0)
+
+
 async def test_a_lone_write_goes_at_once_and_later_ones_together() -> None:
     attempt = Recorder()
     lane = Lane(attempt, WritePolicy(groups=1), chains=True)
@@ -80,6 +87,56 @@ async def test_groups_are_bounded_in_number_and_in_writes() -> None:
     attempt.gate.set()
     await asyncio.gather(*writes)
     assert attempt.groups[2:] == [["6", "7", "8"], ["9"]]
+
+
+async def test_groups_that_hang_delay_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "_LATE", 0.001)
+    attempt, gates = Recorder(), {key: asyncio.Event() for key in "ab"}
+
+    async def hanging(group: Sequence[QueuedWrite]) -> Retry:
+        for queued in group:
+            await gates[queued.key].wait() if queued.key in gates else None
+        return await attempt(group)
+
+    attempt.gate.set()
+    lane = Lane(hanging, WritePolicy(groups=2), chains=True)
+    hung = []
+    for key in "ab":
+        hung.append(write(lane, key))
+        await asyncio.sleep(0)
+    async with within(20):
+        # Others pass by, of the same document none.
+        behind = write(lane, "a")
+        await asyncio.gather(*(write(lane, key) for key in "cde"))
+        # A single one at first: if MongoDB does not answer, few outcomes are unknown.
+        assert attempt.groups == [["c"], ["d", "e"]]
+        assert not any(each.done() for each in (*hung, behind))
+        for gate in gates.values():
+            gate.set()
+        await asyncio.gather(*hung, behind)
+        assert attempt.groups[-1] == ["a"]
+        await idle(lane)
+    assert (lane._late, lane._behind) == (set(), {})
+
+
+async def test_groups_that_hang_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "_LATE", 0.001)
+    monkeypatch.setattr(lanes, "_MAX_LATE", 3)
+    attempt = Recorder()
+    lane = Lane(attempt, WritePolicy(groups=2, group_operations=1), chains=True)
+    writes = [write(lane, str(number)) for number in range(8)]
+    async with within(20):
+        while len(attempt.groups) < 5:
+            attempt.begun.clear()
+            await attempt.begun.wait()
+        while len(lane._late) < 5:  # noqa: ASYNC110 - timers of the lane
+            await asyncio.sleep(0.001)
+        assert len(attempt.groups) == 5
+        attempt.gate.set()
+        await asyncio.gather(*writes)
+        await idle(lane)
+    assert attempt.groups == [[str(number)] for number in range(8)]
+    assert not lane._late
 
 
 async def test_a_document_is_in_one_group_at_a_time_and_delays_no_other() -> None:
