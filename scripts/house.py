@@ -53,7 +53,7 @@ LIMITS: Final = {
     "lines: all": 186_000,
     "lines: docs/benchmarks": 1_030,
     "lines: locks": 2_520,
-    "lines: scripts/bench": 5_630,
+    "lines: scripts/bench": 5_650,
     "lines: tests/support": 13_500,
     "subjects of the last 50 commits over 72 characters": 0,
 }

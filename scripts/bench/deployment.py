@@ -93,9 +93,9 @@ def _fresh_mongod(place: Path | None) -> Iterator[Deployment]:
 
 
 @contextmanager
-def running(word: str, settings: Settings, directory: Path) -> Iterator[int]:
+def running(word: str, settings: Settings, directory: Path, *options: str) -> Iterator[int]:
     """Run `eventsync <word>` as a process of its own, as in production; give its pid."""
-    command = [sys.executable, "-m", "eventsync", word]
+    command = [sys.executable, "-m", "eventsync", word, *options]
     with _process(command, directory / f"{word}.log", env=_environment(settings), cwd=directory) as pid:
         yield pid
 

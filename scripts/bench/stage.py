@@ -75,9 +75,9 @@ class Stage:
         return await head_of(self.stores, self.log)
 
     @asynccontextmanager
-    async def serving(self) -> AsyncIterator[int]:
+    async def serving(self, *options: str) -> AsyncIterator[int]:
         """Run a fresh server, which is ready; give its pid. The stage's clients are its clients."""
-        with running("serve", self.settings, self.deployment.directory) as pid:
+        with running("serve", self.settings, self.deployment.directory, *options) as pid:
             await until("a server", self._is_ready, 120.0)
             await self.begin(self.clients)
             yield pid

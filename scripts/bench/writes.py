@@ -47,6 +47,9 @@ So many writers, each of which makes its next write once its last is acknowledge
 acknowledged; *received*: until each client had it. *server ms*, *worker ms*, *mongod ms*: CPU of the process by write.
 *deliveries/core-s*: events that clients received, by CPU second of the server, its writes included."""
 
+_SEVERAL = """\
+The same, with `eventsync serve --workers 2`: two server processes on one port, each with a share of the connections."""
+
 _OPEN = """\
 Writes at their intended times, whatever became of those before. *ack*: ms from a write's intended time until it was
 acknowledged; *received*: until each client had it."""
@@ -107,6 +110,8 @@ async def measure(deployment: Deployment, options: argparse.Namespace) -> list[T
             async with serving(deployment, clients, client, f"writes_{number}") as server:
                 last[name] = await _round(server, options, rows)
             if name == OURS:
+                async with _ours(deployment, clients, client, f"several_{number}", "--workers", "2") as server:
+                    await _several(server, options, rows["Two server processes"])
                 await _import(deployment, clients, f"import_{number}", options.documents, rows["Import"])
             if last.keys() >= {OURS, PLAIN}:
                 _compare(last.pop(OURS), last.pop(PLAIN), rows["Ratios"])
@@ -118,7 +123,7 @@ class _Server:
     """A server that takes writes. `head`: how many events it has sent, or will send, its clients."""
 
     name: str
-    pids: Mapping[str, int]
+    pids: dict[str, int]
     port: int
     log: str
     docs: AsyncCollection[Any]
@@ -151,8 +156,7 @@ class _Server:
             **{f"ack {name}": value for name, value in percentiles(acks).items() if name != "p95"},
             **{f"received {name}": late[name] for name in ("p50", "p99")},
             **{f"{name} ms": 1000 * value / len(acks) for name, value in used.items()},
-            "deliveries/core-s": self.connected * len(acks) / used["server"],
-        }
+        } | ({"deliveries/core-s": self.connected * len(acks) / used["server"]} if "server" in used else {})
 
 
 async def _round(server: _Server, options: argparse.Namespace, rows: Mapping[str, Rows]) -> dict[str, Figures]:
@@ -177,6 +181,16 @@ async def _round(server: _Server, options: argparse.Namespace, rows: Mapping[str
     return found
 
 
+async def _several(server: _Server, options: argparse.Namespace, rows: Rows) -> None:
+    """Measure the most writes of several server processes, whose CPU is not known: the pid is their parent's."""
+    del server.pids["server"]
+    await server.open(_CLIENTS)
+    await server.received(_closed(32), server.write, _WARM_UP)
+    for together in options.together:
+        figures = await server.figures(_closed(together), server.write, options.seconds)
+        rows.note(f"{together} at a time, {_CLIENTS} clients", figures)
+
+
 async def _import(deployment: Deployment, clients: Process, name: str, count: int, rows: Rows) -> None:
     """Import a file in both ways. Raises `WrongError` unless each document is there."""
     file = deployment.directory / f"{name}.ndjson"
@@ -198,7 +212,11 @@ def _compare(ours: dict[str, Figures], plain: dict[str, Figures], ratios: Rows) 
         ratios.note(row, found | {"received of own ack": figures["received p50"] / figures["ack p50"]})
 
 
-_TABLES: Final = {"Ratios": _RATIOS, "Most writes": _MOST, "Open loop": _OPEN} | {
+_TABLES: Final = {
+    "Ratios": _RATIOS,
+    "Most writes": _MOST,
+    "Two server processes": _SEVERAL,
+    "Open loop": _OPEN,
     "Foreign writes": _FOREIGN,
     "Import": _IMPORT,
 }
@@ -238,9 +256,9 @@ def _patching(port: int) -> AbstractAsyncContextManager[Write]:
 
 @asynccontextmanager
 async def _ours(
-    deployment: Deployment, clients: Process, client: AsyncMongoClient[Any], name: str
+    deployment: Deployment, clients: Process, client: AsyncMongoClient[Any], name: str, *options: str
 ) -> AsyncIterator[_Server]:
-    async with staged(deployment, clients, name, _DOCUMENTS, _SIZE) as stage, stage.serving() as pid:
+    async with staged(deployment, clients, name, _DOCUMENTS, _SIZE) as stage, stage.serving(*options) as pid:
         docs, port = client[stage.settings.database][SHAPE], stage.settings.port
         pids = {"server": pid, "worker": stage.worker, "mongod": deployment.pid}
         async with _patching(port) as write:
