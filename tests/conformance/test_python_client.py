@@ -37,6 +37,8 @@ from eventsync_client import (
     Written,
     transports,
 )
+from eventsync_client.replica import Update
+from eventsync_client.store import Pending
 from eventsync_client.transports import Transport
 from support.documents import LEAVES
 from support.histories import History
@@ -152,6 +154,36 @@ async def test_client_without_a_shape_that_can_be_followed_has_failed(served: Se
                 await client.shape("nothing_of_this_name").live()
             assert client.status is Status.FAILED
             assert "nothing_of_this_name" in client.reason
+
+
+async def test_client_that_has_failed_begins_again_with_another_shape(served: Served) -> None:
+    for transport in TRANSPORTS:
+        async with AsyncClient(served.url, transport=transport) as client, within(20):
+            with pytest.raises((SyncFailed, ShapeRefused), match="nothing"):
+                await client.shape("nothing_of_this_name").live()
+            orders = await client.shape("orders").live()
+            assert dict(orders.documents) == await served.rows("orders")
+
+
+async def test_client_whose_store_has_failed_stays_so(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(Memory):
+        def apply(self, update: Update) -> list[Pending]:
+            raise OSError(f"no room for {update.shape}")
+
+    async with AsyncClient(served.url, store=Full()) as client, within(20):
+        for name in ("orders", "customers"):  # what was not stored is in memory, so nothing may be stored after it
+            with pytest.raises(SyncFailed, match="no room for orders"):
+                await client.shape(name).live()
+
+
+async def test_shape_that_was_refused_is_asked_for_again(served: Served, rules: Rules) -> None:
+    later = '[shapes.later_cards]\ncollection = "cards"\nwhere = { later = true }\n'
+    async with AsyncClient(served.url) as client, within(30):
+        with pytest.raises(ShapeRefused, match="later_cards") as refusal:
+            await client.shape("later_cards?").live()
+        assert refusal.value.code == "unknown_shape"
+        text = await rules.active(later)
+        assert (await client.shape(text).live()).is_live
 
 
 async def test_shape_that_is_closed_is_followed_no_more(served: Served) -> None:

@@ -149,13 +149,15 @@ class AsyncClient:
     def shape(self, name: str, /, *, model: type[M] | None = None, **parameters: Any) -> Shape | ModelShape[M]:
         """Follow a collection, `collection/id`, or a declared shape with its parameters.
 
-        `model`: a type that pydantic validates, whose instances take the place of the documents.
+        The server is asked again for a shape that it has refused. `model`: a type that pydantic validates, whose
+        instances take the place of the documents.
         """
         text = shape_text(name, parameters)
-        if text not in self._shapes:
-            self._shapes[text] = Shape(self, text)
+        shape = self._shapes.get(text)
+        if shape is None or shape.refusal is not None:
+            shape = self._shapes[text] = Shape(self, text)
+            self._followed.discard(text)
             self._wake.set()
-        shape = self._shapes[text]
         return shape if model is None else ModelShape(shape, model)
 
     def collection(self, name: str) -> Collection:
@@ -236,9 +238,11 @@ class AsyncClient:
 
     def check(self) -> None:
         """Raise `SyncFailed` if nothing will come any more."""
-        if self.core.status is Status.FAILED:
+        runs = self._driver is not None and not self._driver.done()
+        # A new shape has a client begin again that the server has refused.
+        if self.core.status is Status.FAILED and not (runs and self._shapes.keys() - self._followed):
             raise SyncFailed(self.core.reason)
-        if self._driver is None or self._driver.done():
+        if not runs:
             raise SyncFailed("the client does not run")
 
     def durable(self, shape: str, position: str) -> None:

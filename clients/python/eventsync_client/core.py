@@ -117,6 +117,8 @@ class Core:
         self._client_id = client_id
         self._has_token = has_token
         self._jitter = jitter
+        self._for_good = False
+        """True if it has failed so that its documents may be ahead of what is stored."""
         self._connected = False
         self._two_way = True
         self._asking: Why | None = None
@@ -164,9 +166,14 @@ class Core:
         return held is not None and held.live
 
     def follow(self, shape: str, position: str | None = None, documents: Mapping[str, Row] | None = None) -> None:
-        """Follow a shape from now on, from what was kept of it."""
+        """Follow a shape from now on, from what was kept of it.
+
+        A client that the server has refused is stopped by that: it may be started again.
+        """
         if shape in self._held:
             return
+        if self.status is Status.FAILED and not self._for_good:
+            self.status = Status.STOPPED
         self._held[shape] = held = Held(shape, position, documents)
         if position is not None:
             self._durable[shape] = position
@@ -236,7 +243,7 @@ class Core:
         if why == "expiring":
             self._renew(token, now)
         elif token == self._refused_token:
-            self.fail(self.reason or "the token is refused")
+            self._refused(self.reason or "the token is refused")
         else:
             self._token, self._refused_token = token, None
             self.actions.append(Connect())
@@ -288,12 +295,17 @@ class Core:
         if code == _UNAUTHENTICATED and self._has_token:
             self._refused_token = self._token
         elif code is not None and 4400 <= code < 4500 and (code, reason) != _SUBJECT_CHANGED:
-            self.fail(reason or f"the server closed the connection with {code}")
+            self._refused(reason or f"the server closed the connection with {code}")
             return
         self._again(reason or "the connection was lost", now)
 
     def fail(self, reason: str) -> None:
         """End for good."""
+        self._for_good = True
+        self._refused(reason)
+
+    def _refused(self, reason: str) -> None:
+        """End until another shape is followed: to ask again for the same is pointless."""
         self._disconnect()
         self.status, self.reason, self._retry_at = Status.FAILED, reason, None
 
@@ -466,7 +478,7 @@ class Core:
             self._forget(shape)
             self.actions.append(Refused(message, shape))
             if not self._held:
-                self.fail(message["message"])
+                self._refused(message["message"])
         else:
             self.actions.append(Refused(message))
             held.disconnected()

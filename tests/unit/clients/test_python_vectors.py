@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pytest
 
-from eventsync_client.core import Ask, Connect, Core, Refused, Send, drained
+from eventsync_client.core import Ask, Connect, Core, Refused, Send, Status, drained
 from eventsync_client.patch import same
 from eventsync_client.positions import Position
 from eventsync_client.replica import RawChange, Row, Update
@@ -108,6 +108,8 @@ class Driver:
             self.core.unfollow(shape)
         for shape in shapes:
             self.core.follow(shape)
+        if self.core.status is Status.STOPPED:
+            self.core.start(self.now)
 
     def expect(self, expected: Json) -> None:
         core = self.core
