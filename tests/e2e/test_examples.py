@@ -374,5 +374,9 @@ async def test_the_application_writes_and_serves(
         card = (await http.get(f"/sync{CARDS}/{answer.json()['id']}")).json()["doc"]
         assert (card["title"], card["column"]) == ("From a program", "todo")
         # Clients of any server get it, with its author.
-        events = (await board.get(f"{CARDS}/{answer.json()['id']}/events")).json()["events"]
-        assert [(event["op"], event["by"]) for event in events] == [("create", "fastapi")]
+        path = f"{CARDS}/{answer.json()['id']}/events"
+
+        async def made() -> list[Any]:
+            return [(event["op"], event["by"]) for event in (await board.get(path)).json()["events"]]
+
+        assert await eventually(made, 20) == [("create", "fastapi")]

@@ -273,7 +273,7 @@ async def test_a_client_that_comes_back_continues_from_its_store(settings: Setti
 
 
 async def test_a_token_is_renewed_on_the_live_connection(settings: Settings, tmp_path: Path) -> None:
-    often = settings.model_copy(update={"collections": ("docs",), "heartbeat": 0.2})
+    often = settings.model_copy(update={"collections": ("docs",), "heartbeat": 2.0})
     async with moved_system(often, tmp_path) as system:
         now = int(system.clock.now())
         tokens = [system.token(exp=now + 4), system.token(exp=now + 3000)]
