@@ -51,6 +51,7 @@ async def large(client: httpx.AsyncClient, at: str, mark: str) -> int:
     return (await client.patch(f"{THINGS}/{at}", json=body, headers=MERGE)).status_code
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [patched, put, transacted, batched, large])
 async def test_write_that_races_an_owner_change_is_decided_on_the_state_that_it_replaces(
     ruled: Ruled,

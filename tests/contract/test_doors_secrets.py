@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx
+import pytest
 from pymongo.asynchronous.collection import AsyncCollection
 
 from eventsync.logging import JsonFormatter, LineFormatter
@@ -40,6 +41,7 @@ def logged() -> Iterator[io.StringIO]:
         root.setLevel(level)
 
 
+@pytest.mark.slow
 async def test_logs_and_answers_of_a_run_have_no_secret(
     ruled: Ruled, operator: httpx.AsyncClient, things: AsyncCollection[Json], new_id: Callable[[], str]
 ) -> None:
