@@ -204,7 +204,7 @@ async def running(
             writes,
             access,
             Budgets(_limits(settings)),
-            Reports(sync, stores, overview, lambda: writes.done, Tasks(settings)),
+            Reports(sync, stores, overview, lambda: writes.done, Tasks(settings), access.refusals),
             stores,
             monitoring,
         )

@@ -24,6 +24,7 @@ from support.peers import chromium
 from support.peers.chromium import Chromium, running_chromium
 from support.peers.python import connect
 from support.ruled import CANARY, MERGE, THINGS, Ruled, ruled_system
+from support.systems import running_server
 from support.waiting import eventually, patience
 
 pytestmark = pytest.mark.skipif(chromium.missing() is not None, reason=chromium.missing() or "")
@@ -145,6 +146,22 @@ async def test_each_view_shows_real_data_accessibly(settings: Settings, tmp_path
     async with looking(settings, tmp_path) as dashboard:
         for view in VIEWS:
             await dashboard.looks_well(view)
+
+
+async def test_refusals_of_all_servers_are_listed(settings: Settings, tmp_path: Path) -> None:
+    async with looking(settings, tmp_path) as dashboard:
+        token = dashboard.ruled.token("eve")
+        async with running_server(dashboard.ruled.settings) as other:
+            for url in (dashboard.ruled.url, other):
+                refused = httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {token}"})
+                async with refused as client:
+                    assert (await client.get("/metrics")).status_code == 403
+            await dashboard.show("access")
+            rows = "[...document.querySelectorAll('[aria-label=\"Table: Refusals\"] tbody tr')]"
+            eves = f"{rows}.filter((row) => row.cells[1].textContent === 'eve')"
+            await dashboard.until(f"new Set({eves}.map((row) => row.cells[5].textContent)).size === 2")
+            await dashboard.until("document.querySelector('main').textContent.includes('2 servers: not_operator 2')")
+            await dashboard.looks_well()
 
 
 async def test_document_is_edited_by_keyboard_and_restored(settings: Settings, tmp_path: Path) -> None:

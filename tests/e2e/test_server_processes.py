@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,13 @@ import pytest
 from eventsync.domain.values.extended_json import CODEC
 from eventsync.mongodb.client import Client
 from eventsync.settings import Settings
+from eventsync.stores.stores import Stores
 from support.clients import PEERS, Follower, following
+from support.identity import token
 from support.replica import to_tree
-from support.systems import Processes, tracked
-from support.waiting import patience, within
+from support.ruled import apply_rules
+from support.systems import Processes, running_server, tracked
+from support.waiting import eventually, patience, within
 from support.writers import ApiWriter, assert_each_is_one_event, documents_of
 
 Data = dict[str, list[dict[str, Any]]]
@@ -119,6 +124,62 @@ async def test_several_share_a_port_are_replaced_and_killed_and_end_in_time(
         processes.signal(signal.SIGTERM, "serve")
         assert await processes.ended("serve", seconds=BOUND) == 0
         assert not runs(children)
+
+
+async def test_each_answers_for_the_refusals_of_all_and_of_another_server(
+    settings: Settings, stores: Stores, tmp_path: Path
+) -> None:
+    await apply_rules(stores, tmp_path)
+    quick = settings.model_copy(update={"report_interval": 0.3})
+    processes = Processes(quick, tmp_path)
+    try:
+        processes.start("worker")
+        processes.start("serve", options=("--workers", "2"))
+        async with running_server(quick) as other:
+            await processes.said("serve", " serves", times=2)
+            await _refusals_are_shared(processes.url, other)
+    finally:
+        processes.stop()
+
+
+async def _refusals_are_shared(shared: str, other: str) -> None:
+    """Have users refused by two server processes on a port and one on another. Each must answer for all of them."""
+    users: list[str] = []
+
+    async def answered(url: str, path: str, sub: str, **claims: Any) -> httpx.Response:
+        """Ask over a connection of its own, which any process on the port may accept."""
+        headers = {"Authorization": f"Bearer {token(now=time.time(), sub=sub, **claims)}"}
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=patience(20)) as client:
+            return await client.get(path)
+
+    async def refused_by_three() -> set[str] | None:
+        """Have two more users refused, and return the servers that have refused somebody, once these are three."""
+        for url in (shared, other):
+            users.append(f"user {len(users)}")
+            assert (await answered(url, "/metrics", users[-1])).status_code == 403
+        refusals = await seen(shared)
+        servers = {each["server"] for each in refusals["servers"] if each["count"]}
+        return servers if len(servers) == 3 else None
+
+    async def seen(url: str) -> dict[str, Any]:
+        answer = await answered(url, "/v1/admin/access", "root", roles=["ops"])
+        found: dict[str, Any] = answer.raise_for_status().json()
+        asked.add(found["answered_by"])
+        return dict(found["refusals"])
+
+    async def all_are_known(url: str) -> bool:
+        found = await seen(url)
+        newest = [line["subject"] for line in found["recent"]]
+        assert len(newest) == len(set(newest)), "each is listed once"
+        expected = list(reversed(users))[:50]
+        return found["complete"] and newest == expected and found["counts"] == {"not_operator": len(users)}
+
+    asked = set[str]()
+    servers = await eventually(refused_by_three, 30)
+    async with within(60):
+        while asked != servers:
+            for url in (shared, other):
+                await eventually(partial(all_are_known, url), 30)
 
 
 async def test_children_end_with_their_parent(processes: Processes, settings: Settings) -> None:

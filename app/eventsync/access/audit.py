@@ -13,7 +13,9 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Any, Final
+
+import orjson
 
 from eventsync.domain.access.principal import Principal
 from eventsync.errors import EventsyncError, shortened
@@ -21,8 +23,11 @@ from eventsync.logging import ACTION, Throttle
 
 logger = logging.getLogger(__name__)
 
-_RECENT: Final = 50
+MAX_RECENT: Final = 50
 """Newest refusals that are kept for operators."""
+
+_RECENT_BYTES: Final = 32 * 1024
+"""Most bytes of JSON of these, in the record of a server: long texts of few bytes a character all fit."""
 
 _LONGEST: Final = 200
 """Characters of a text in a line. A subject may be as long as a token."""
@@ -40,7 +45,7 @@ class Refusals:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._throttle = Throttle(clock)
-        self.recent: deque[dict[str, str | float]] = deque(maxlen=_RECENT)
+        self.recent: deque[dict[str, str | float]] = deque(maxlen=MAX_RECENT)
         """The newest lines: their fields, and the time `at` in Unix seconds."""
         self.counts: Counter[str] = Counter()
         """The number of refusals by reason."""
@@ -66,6 +71,16 @@ class Refusals:
             {"at": round(time.time(), 3)} | {name: shortened(text, _LONGEST) for name, text in fields.items()}
         )
         logger.info("refused: %s%s", _line(fields), often)
+
+    def tree(self) -> dict[str, Any]:
+        """Return the counts, and the newest lines within `_RECENT_BYTES`, the newest first."""
+        lines, size = list[dict[str, str | float]](), 0
+        for line in reversed(self.recent):
+            size += len(orjson.dumps(line))
+            if size > _RECENT_BYTES:
+                break
+            lines.append(line)
+        return {"counts": dict(self.counts), "recent": lines}
 
 
 class Looks:

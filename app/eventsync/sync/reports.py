@@ -1,7 +1,7 @@
 """Reports: the state of this server, published for all servers, and what all servers together do.
 
 A server renews its record every few seconds. Its sessions are part of the record only while somebody looks, and no more
-than `LISTED` of them. The totals of the last hour are kept in memory.
+than `LISTED` of them; its refusals are written when there are new ones. The totals of the last hour are kept in memory.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import asyncio
 import heapq
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
+from eventsync.access.audit import MAX_RECENT, Refusals
 from eventsync.concurrency.slices import Slices
 from eventsync.concurrency.ttl_cache import TTLCache
 from eventsync.concurrency.waiting import set_within
@@ -104,7 +105,13 @@ class Reports:
     """One a server process. `run` publishes; the other methods answer."""
 
     def __init__(
-        self, sync: SyncService, stores: Stores, overview: CachedOverview, written: Callable[[], int], tasks: Tasks
+        self,
+        sync: SyncService,
+        stores: Stores,
+        overview: CachedOverview,
+        written: Callable[[], int],
+        tasks: Tasks,
+        refusals: Refusals,
     ) -> None:
         """`written` returns the number of writes of documents since the start."""
         self.tasks = tasks
@@ -116,6 +123,9 @@ class Reports:
         self._processes = stores.stats.processes
         self._events = stores.events
         self._written = written
+        self._refusals = refusals
+        self._recorded: int | None = None
+        """The number of refusals in the record, as its last renewal says."""
         self._counted = Counts.now(sync.window, written())
         self._is_watched = False
         self._inspections = Inspections(sync.sessions, sync.window)
@@ -142,7 +152,11 @@ class Reports:
         """Renew the record, obey what was requested, and add the totals of all servers to the history."""
         sessions = await self.sessions() if self._is_watched else None
         state = {**self._state(), "lag": await self._lag_now()}
-        requests = await self._processes.renew(self.process, state, sessions)
+        # None is recorded at the start, or when the record has expired meanwhile.
+        is_recorded = self._recorded == self._refusals.counts.total()
+        refusals = None if is_recorded else self._refusals.tree()
+        requests = await self._processes.renew(self.process, state, sessions, refusals)
+        self._recorded = requests.refused
         self._obey(requests)
         running = await self._processes.running()
         self.history.append(totals(time.time(), running.of("server")))
@@ -285,6 +299,32 @@ class Reports:
             return None
         server, notes = found
         return server, notes_after(notes, after)
+
+    async def refusals(self) -> dict[str, Any]:
+        """Return the refusals of all servers, each since its start: counts by reason, and the newest lines.
+
+        Those of other servers are as old as their records, and missing (not `complete`) while MongoDB does not answer.
+        """
+        own, name = self._refusals.tree(), self.process.name
+        servers: dict[str, Mapping[str, int]] = {name: own["counts"]}
+        recent = [line | {"server": name} for line in own["recent"]]
+        try:
+            with time_limit(_TIMEOUT):
+                others = await self._processes.refusals(MAX_RECENT, besides=self.process)
+        except Unavailable as error:
+            logger.warning("no refusals of other servers: %s", error.diagnosis)
+            is_complete = False
+        else:
+            servers |= {server: counts for server, counts in others.counts.items() if counts is not None}
+            recent += others.recent
+            is_complete = None not in others.counts.values()
+        counts = sum(map(Counter, servers.values()), Counter[str]())
+        return {
+            "counts": dict(counts),
+            "recent": sorted(recent, key=lambda line: -line["at"])[:MAX_RECENT],
+            "servers": [{"server": server, "count": sum(of.values())} for server, of in sorted(servers.items())],
+            "complete": is_complete,
+        }
 
     async def all_tasks(self) -> list[dict[str, Any]]:
         """Describe the tasks of all servers, each with its `server`, the newest first. Raises `Unavailable`."""

@@ -12,7 +12,7 @@ export function AccessView({ mayChange }) {
     <${Rules} rules=${found.rules} />
     ${found.rules && mayChange && html`<${Explain} />`}
     <${Shapes} shapes=${found.shapes} />
-    <${Refusals} refusals=${found.refusals} answered=${found.answered_by} />`}<//></div>`;
+    <${Refusals} of=${found.refusals} />`}<//></div>`;
 }
 
 function Rules({ rules }) {
@@ -81,12 +81,13 @@ function Shapes({ shapes }) {
     empty="No shape is declared." /><//>`;
 }
 
-function Refusals({ refusals: { counts, recent }, answered }) {
+function Refusals({ of: { counts, recent, servers, complete } }) {
   const rows = recent.map((line, number_) => ({
     key: `${line.at} ${number_}`,
-    cells: [html`<${Time} at=${line.at} />`, line.subject || html`<span class="muted">nobody</span>`, line.reason, html`<code>${line.request}</code>`, html`<code>${line.credential}</code>`],
+    cells: [html`<${Time} at=${line.at} />`, line.subject || html`<span class="muted">nobody</span>`, line.reason, html`<code>${line.request}</code>`, html`<code>${line.credential}</code>`, html`<code>${line.server}</code>`],
   }));
   const sums = Object.entries(counts).map(([reason, count]) => `${reason} ${number(count)}`).join(", ");
-  return html`<${Section} title="Refusals lately" wide aside=${html`<p class="muted">of ${answered}: ${sums || "none since its start"}</p>`}>
-    <${Table} label="Refusals" columns=${["When", "Principal", "Reason", "Request", "Credential"]} rows=${rows} empty="Nothing was refused." /><//>`;
+  return html`<${Section} title="Refusals lately" wide aside=${html`<p class="muted">${servers.length === 1 ? "1 server" : `${number(servers.length)} servers`}: ${sums || "none since the start"}</p>`}>
+    ${!complete && html`<p class="notice small">Those of other servers are missing: MongoDB does not answer, or a server of an earlier version runs.</p>`}
+    <${Table} label="Refusals" columns=${["When", "Principal", "Reason", "Request", "Credential", "Server"]} rows=${rows} empty="Nothing was refused." /><//>`;
 }

@@ -56,10 +56,11 @@ READS = {
     "/v1/admin/repairs": "/v1/admin/repairs",
     "/v1/admin/segments": "/v1/admin/segments",
     "/v1/admin/snapshots": "/v1/admin/snapshots",
+    "/v1/admin/access": "/v1/admin/access",
 }
 WAITS_ITSELF = {"/v1/sync/sse", "/v1/sync/snapshot", "/readyz", "/metrics", "/v1/admin/overview"}
 NEEDS_NO_MONGODB = {"/v1/collections", "/healthz", "/", "/docs", "/openapi.json", "/assets/{name}", "/v1/sync", "/try"}
-NEEDS_NO_MONGODB |= {"/v1/admin/settings", "/v1/admin/access"}
+NEEDS_NO_MONGODB |= {"/v1/admin/settings"}
 
 WRITES: list[tuple[str, str, dict[str, Any]]] = [
     ("POST", DOCUMENTS, {"json": {"n": 1}}),

@@ -38,7 +38,30 @@ async def test_process_that_is_not_heard_does_not_run(stores: Stores, settings: 
     silent = ProcessStore(stores.log, -1.0)
     await silent.renew(SERVER, {})
     assert (await silent.running()).processes == []
+    assert (await silent.refusals(9, besides=OTHER)).counts == {}
     assert len((await ProcessStore(stores.log, 60.0).running()).processes) == 1
+
+
+async def test_newest_refusals_of_other_servers_are_merged(processes: ProcessStore) -> None:
+    def refusals(*times: float) -> dict[str, Any]:
+        return {"counts": {"$policy": len(times)}, "recent": [{"at": at, "subject": "$at"} for at in times]}
+
+    third = Process("host:4:d", "server")
+    assert (await processes.renew(SERVER, {}, None, refusals(9.0, 1.0))).refused == 2
+    assert (await processes.renew(OTHER, {}, None, refusals(7.0, 3.0))).refused == 2
+    assert (await processes.renew(third, {})).refused is None
+    await processes.renew(WORKER, {})
+    assert (await processes.renew(OTHER, {})).refused == 2, "a renewal without refusals leaves them"
+    found = await processes.refusals(3, besides=WORKER)
+    assert found.counts == {SERVER.name: {"$policy": 2}, OTHER.name: {"$policy": 2}, third.name: None}
+    assert found.recent == [
+        {"at": 9.0, "subject": "$at", "server": SERVER.name},
+        {"at": 7.0, "subject": "$at", "server": OTHER.name},
+        {"at": 3.0, "subject": "$at", "server": OTHER.name},
+    ]
+    assert [line["at"] for line in (await processes.refusals(9, besides=SERVER)).recent] == [7.0, 3.0]
+    await processes.remove(OTHER)
+    assert (await processes.refusals(9, besides=SERVER)).recent == []
 
 
 async def test_sessions_are_listed_while_they_are_watched(processes: ProcessStore) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 
 import pytest
 
-from eventsync.access.audit import Refusals
+from eventsync.access.audit import MAX_RECENT, Refusals
 from eventsync.domain.access.principal import Principal
 from eventsync.errors import Forbidden, NotTracked, Unauthenticated
 
@@ -50,3 +51,14 @@ def test_repeated_refusals_are_logged_once_in_a_minute_and_all_counted(caplog: p
     refusals.record(Forbidden("x"), ADA, PATCH)
     assert lines(caplog)[1].endswith("(999 times more in the last 61 s)")
     assert refusals.counts["policy"] == 1001
+
+
+@pytest.mark.parametrize(("text", "kept"), [("ä" * 1000, MAX_RECENT), ("\U0001f600" * 1000, 36)])
+def test_newest_lines_are_published_within_bytes(text: str, kept: int) -> None:
+    refusals = Refusals()
+    for number in range(100):
+        refusals.record(Forbidden("x"), Principal(f"{text}{number:03}", credential="key:k1"), PATCH)
+    found = refusals.tree()
+    assert found["counts"] == {"policy": 100}
+    assert [line["subject"][-3:] for line in found["recent"]] == [f"{99 - n:03}" for n in range(kept)]
+    assert len(json.dumps(found["recent"], ensure_ascii=False).encode()) < 34 * 1024

@@ -34,17 +34,14 @@ _FIELDS: Final = frozenset({"shape", "token", "claims", "roles"})
 
 
 async def read(request: Request) -> Response:
-    """Respond with the rules and declared shapes in force, and with the refusals of this server."""
+    """Respond with the rules and declared shapes in force, and with the refusals of all servers."""
     services = services_of(request)
     rules, definitions = services.access.rules, services.sync.definitions
     body: dict[str, Any] = {
         "answered_by": services.reports.process.name,
         "rules": None if rules is None else _rules(rules),
         "shapes": [_shape(shape, services) for shape in definitions.declared if is_shape_name(shape.name)],
-        "refusals": {
-            "counts": dict(services.access.refusals.counts),
-            "recent": list(reversed(services.access.refusals.recent)),
-        },
+        "refusals": await services.reports.refusals(),
     }
     return Response(to_json(body), headers=NO_STORE, media_type=JSON)
 

@@ -364,9 +364,24 @@ PATHS: Final[Json] = {
                 "answered_by": SERVER,
                 "rules": {"issuers": [], "roles": {"operator": {"ops": True}}, "collections": {}},
                 "shapes": [],
-                "refusals": {"counts": {"token_missing": 2}, "recent": []},
+                "refusals": {
+                    "counts": {"token_missing": 2},
+                    "recent": [
+                        {
+                            "at": 1764000000.0,
+                            "subject": "",
+                            "credential": "",
+                            "reason": "token_missing",
+                            "request": "GET /v1/collections",
+                            "server": SERVER,
+                        }
+                    ],
+                    "servers": [{"server": SERVER, "count": 2}],
+                    "complete": True,
+                },
             },
-            description="Refusals are those of the server that answers, since its start.",
+            description="Refusals are those of all running servers, each since its start. Of a subject, reason and "
+            "request one is listed in a minute, and all are counted. Other servers publish theirs with their reports.",
         )
     },
     "/v1/admin/access/explain": {

@@ -401,7 +401,24 @@ SCHEMAS: Final[Json] = {
                 reason=TEXT,
             )
         ),
-        refusals=object_of("counts recent", counts={"type": "object"}, recent=list_of({"type": "object"})),
+        refusals=object_of(
+            "counts recent servers complete",
+            counts={"type": "object", "description": "Refusals by reason, of all `servers`."},
+            recent=list_of(
+                object_of(
+                    "at subject credential reason request server",
+                    at={"type": "number", "description": "Unix seconds."},
+                    subject=TEXT | {"description": "Empty if nobody was authenticated."},
+                    credential=TEXT | {"description": "The id of the token or key."},
+                    reason=TEXT,
+                    request=TEXT,
+                    server=TEXT,
+                )
+            )
+            | {"description": "The newest 50 of all `servers`, the newest first."},
+            servers=list_of(object_of("server count", server=TEXT, count=COUNT)),
+            complete={"type": "boolean", "description": "False while some server's refusals are not known."},
+        ),
     ),
     "ExplainRequest": {
         "type": "object",

@@ -1,10 +1,10 @@
 """The processes of eventsync that run now: the collection `processes`, one record a server or worker.
 
-`{_id: name, kind, version, began, at, state, sessions, watched, closing, inspecting, inspected}`. Each process renews
-its own record, and MongoDB removes one that is not renewed. A record says what its process does, so that any server can
-answer for all of them. It also carries requests to its process: to list its sessions for a while (`watched`), to close
-some (`closing`), and to inspect some (`inspecting`: since when, by session), whose notes are in `inspected`. They are
-taken with the next renewal.
+`{_id: name, kind, version, began, at, state, sessions, refusals, watched, closing, inspecting, inspected}`. Each
+process renews its own record, and MongoDB removes one that is not renewed. A record says what its process does, so that
+any server can answer for all of them. `refusals`, of a server, are written only when there are new ones. A record also
+carries requests to its process: to list its sessions for a while (`watched`), to close some (`closing`), and to inspect
+some (`inspecting`: since when, by session), whose notes are in `inspected`. They are taken with the next renewal.
 """
 
 from __future__ import annotations
@@ -88,6 +88,8 @@ class Requests:
     is_watched: bool = False
     closing: Sequence[str] = ()
     inspecting: Sequence[str] = ()
+    refused: int | None = None
+    """The number of refusals in the record; None if it has none yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +151,17 @@ class Listing:
     sessions: Sequence[State]
 
 
+@dataclass(frozen=True, slots=True)
+class OthersRefusals:
+    """The refusals of other servers: the counts by reason of each, and the newest lines of all, the newest first.
+
+    A server of an earlier version publishes none, and its counts are None.
+    """
+
+    counts: Mapping[str, Mapping[str, int] | None]
+    recent: Sequence[Mapping[str, Any]]
+
+
 class ProcessStore:
     """Reads and writes the records. Raises `Unavailable`."""
 
@@ -164,8 +177,17 @@ class ProcessStore:
         with translated("the index of processes can't be made"):
             await ensure_expiry(self._processes, "at", _KEPT)
 
-    async def renew(self, process: Process, state: State, sessions: Sequence[State] | None = None) -> Requests:
-        """Write the record of a process. Return what was requested of it since the last call."""
+    async def renew(
+        self,
+        process: Process,
+        state: State,
+        sessions: Sequence[State] | None = None,
+        refusals: Mapping[str, Any] | None = None,
+    ) -> Requests:
+        """Write the record of a process. Return what was requested of it since the last call.
+
+        `refusals` has `counts` and `recent`, the newest first; None leaves those in the record.
+        """
         # Names and states are literals: an expression would take a text that begins with `$` for a field.
         fields = {
             "kind": process.kind,
@@ -179,17 +201,20 @@ class ProcessStore:
             "is_watched": {"$gt": [{"$ifNull": ["$watched", None]}, ago(_WATCHED_FOR)]},
             "inspecting": _INSPECTING,
         }
+        if refusals is not None:
+            fields["refusals"] = {"$literal": refusals}
         with translated("the record of this process can't be written"), time_limit(_TIMEOUT):
             row = await self._processes.find_one_and_update(
                 {"_id": process.name},
                 [{"$set": fields}],
-                {"requested": 1, "is_watched": 1, "inspecting": 1},
+                {"requested": 1, "is_watched": 1, "inspecting": 1, "refusals.counts": 1},
                 upsert=True,
                 return_document=ReturnDocument.AFTER,
             )
         if row is None:
             return Requests()
-        return Requests(bool(row["is_watched"]), tuple(row["requested"]), tuple(row["inspecting"]))
+        refused = sum(row["refusals"]["counts"].values()) if "refusals" in row else None
+        return Requests(bool(row["is_watched"]), tuple(row["requested"]), tuple(row["inspecting"]), refused)
 
     async def keep(self, process: Process, renew: Callable[[], Awaitable[object]], stop: asyncio.Event) -> None:
         """Call `renew`, which renews the record, each period until `stop`; then remove the record.
@@ -219,7 +244,7 @@ class ProcessStore:
             {"$match": self._running},
             {"$sort": {"_id": 1}},
             {"$limit": _MAX_PROCESSES},
-            {"$unset": ["requested", "closing", "inspecting", "inspected", "sessions"]},
+            {"$unset": ["requested", "closing", "inspecting", "inspected", "sessions", "refusals"]},
             {"$set": {"now": NOW}},
         ]
         with translated("the processes can't be read"):
@@ -253,6 +278,26 @@ class ProcessStore:
             for row in rows
             if row["_id"] != besides.name
         ]
+
+    async def refusals(self, limit: int, *, besides: Process) -> OthersRefusals:
+        """Return the refusals of the running servers but `besides`, with at most `limit` lines."""
+        line = {"$mergeObjects": ["$refusals.recent", {"server": "$_id"}]}
+        newest = [
+            {"$unwind": "$refusals.recent"},
+            {"$replaceRoot": {"newRoot": line}},
+            {"$sort": {"at": -1, "server": 1}},
+            {"$limit": limit},
+        ]
+        pipeline: list[dict[str, Any]] = [
+            {"$match": {"kind": "server", "_id": {"$ne": besides.name}, **self._running}},
+            {"$sort": {"_id": 1}},
+            {"$limit": _MAX_PROCESSES},
+            {"$project": {"refusals": 1}},
+            {"$facet": {"servers": [{"$project": {"counts": "$refusals.counts"}}], "recent": newest}},
+        ]
+        with translated("the refusals of the servers can't be read"):
+            (found,) = await (await self._processes.aggregate(pipeline)).to_list()
+        return OthersRefusals({row["_id"]: row.get("counts") for row in found["servers"]}, found["recent"])
 
     async def watch_sessions(self) -> None:
         """Ask all processes to list their sessions for a while."""
