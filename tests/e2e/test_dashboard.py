@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,8 @@ from websockets.exceptions import ConnectionClosed
 
 from eventsync.settings import Settings
 from eventsync.stores.readiness import connected
+from eventsync.stores.stats.processes import Process
+from eventsync.stores.stores import Stores
 from support.peers import chromium
 from support.peers.chromium import Chromium, running_chromium
 from support.peers.python import connect
@@ -41,6 +44,12 @@ VIEWS: Final = {
     "access": "document.querySelector('main').textContent.includes('secret, lines.cost')",
     "settings": "document.querySelectorAll('tbody tr').length > 50",
 }
+FACT: Final = {
+    name: f"[...document.querySelectorAll('.facts div')].find(({{firstChild}}) => firstChild.textContent === '{name}')"
+    "?.lastChild.textContent"
+    for name in ("Archive", "Archiver")
+}
+"""Texts of the facts about the log."""
 
 
 @dataclass
@@ -319,7 +328,28 @@ async def test_storage_shows_tiers_snapshots_and_segments(settings: Settings, tm
         await dashboard.until("document.querySelectorAll('[aria-label=\"Table: Snapshots\"] tbody tr').length >= 2")
         said = await dashboard.browser.value(dashboard.page, "document.querySelector('.tiers').ariaLabel")
         assert said.startswith("The log: no longer kept: none; archived: 1 to ")
+        await dashboard.until(f"{FACT['Archive']} === {json.dumps(archived['archive_url'])}")
+        await dashboard.until(f"/^ran well at .* events archived, .* at 2/.test({FACT['Archiver']})")
         await dashboard.looks_well("log/storage")
+        await eventually(partial(_shows_a_failure, dashboard), 30)
+
+
+async def _shows_a_failure(dashboard: Dashboard) -> bool:
+    """Publish that a run of the archiver has failed since. Return True once the view says so."""
+    failed = {"at": time.time(), "seconds": 0.5, "done": {}, "reason": "the disk is full"}
+    job = {"running_since": None, "next_at": None, "succeeded": None, "worked": None, "failed": failed}
+    async with connected(dashboard.ruled.settings, "test") as client:
+        processes = Stores.of(client, dashboard.ruled.settings).stats.processes
+        await processes.renew(Process("host:1:a", "worker"), {"jobs": {"archiving": job}})
+    shown = f"/^failed .*: the disk is full$/.test({FACT['Archiver']})"
+    return bool(await dashboard.browser.value(dashboard.page, shown))
+
+
+async def test_storage_says_that_there_is_no_archive(settings: Settings, tmp_path: Path) -> None:
+    async with looking(settings, tmp_path) as dashboard:
+        await dashboard.show("log/storage")
+        await dashboard.until(f"{FACT['Archive']} === 'no archive'")
+        assert await dashboard.browser.value(dashboard.page, f"{FACT['Archiver']} ?? null") is None
 
 
 async def test_session_is_inspected_live(settings: Settings, tmp_path: Path) -> None:

@@ -23,6 +23,9 @@ const WORK = {
   removed_objects: (count) => `${counted(count, "orphan")} removed`,
 };
 
+/** What a run of a job has done. */
+export const workOf = ({ done }) => Object.entries(done).map(([kind, count]) => (WORK[kind] ?? number)(count)).join(", ");
+
 const counted = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
 
 function Jobs() {
@@ -38,7 +41,7 @@ function jobRow(job) {
       job.name,
       html`<${Now} job=${job} />`,
       job.succeeded ? html`<${Time} at=${job.succeeded.at} /> <span class="muted nowrap">in ${duration(job.succeeded.seconds)}</span>` : html`<span class="muted">none yet</span>`,
-      job.worked ? html`<${Time} at=${job.worked.at} /><br />${Object.entries(job.worked.done).map(([kind, count]) => (WORK[kind] ?? number)(count)).join(", ")}` : html`<span class="muted">none yet</span>`,
+      job.worked ? html`<${Time} at=${job.worked.at} /><br />${workOf(job.worked)}` : html`<span class="muted">none yet</span>`,
       job.failed ? html`<${Time} at=${job.failed.at} /> <span class="muted nowrap">after ${duration(job.failed.seconds)}</span><br />${job.failed.reason}` : html`<span class="muted">none</span>`,
       job.worker ? html`<code>${job.worker}</code>` : html`<span class="tag warning">nobody does it</span>`,
     ],

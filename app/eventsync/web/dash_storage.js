@@ -1,12 +1,13 @@
-// Where the log is: its tiers and retention on one bar, the stored snapshots, and the segments in the archive.
+// Where the log is: its tiers and retention on one bar, the archive, the stored snapshots, and the segments.
 
 import { Loaded, Route, Section, Table, Time, bytes, duration, number, searchOf, useLoaded } from "./dash_parts.js";
+import { workOf } from "./dash_maintenance.js";
 import { get } from "./http.js";
 import { html, useState } from "./ui.js";
 
 const PAGE = 50;
 const EVERY = 5000; // ms; a server reads the tiers as often
-const RETENTION = ["hot_events", "hot_age", "retention_events", "retention_age", "retention_bytes"];
+const SETTINGS = ["hot_events", "hot_age", "retention_events", "retention_age", "retention_bytes", "archive_url"];
 
 export function Storage() {
   const loaded = useLoaded(load, [], EVERY);
@@ -16,12 +17,13 @@ export function Storage() {
 }
 
 async function load() {
-  const [overview, snapshots, settings] = await Promise.all(["/v1/admin/overview", "/v1/admin/snapshots", "/v1/admin/settings"].map(get));
-  const retention = Object.fromEntries(settings.settings.filter(({ name }) => RETENTION.includes(name)).map(({ name, value }) => [name, value]));
-  return { overview, snapshots, retention };
+  const names = ["overview", "snapshots", "settings", "jobs"];
+  const [overview, snapshots, { settings }, { jobs }] = await Promise.all(names.map((name) => get(`/v1/admin/${name}`)));
+  const inForce = Object.fromEntries(settings.filter(({ name }) => SETTINGS.includes(name)).map(({ name, value }) => [name, value]));
+  return { overview, snapshots, settings: inForce, archiver: jobs.find(({ name }) => name === "archiving") };
 }
 
-function Tiers({ found: { overview, snapshots, retention } }) {
+function Tiers({ found: { overview, snapshots, settings, archiver } }) {
   const { log, problems } = overview;
   if (!log) return html`<p class="empty">There is no log yet: no worker has run.</p>`;
   const head = Number(log.head.split(":")[1]);
@@ -43,9 +45,19 @@ function Tiers({ found: { overview, snapshots, retention } }) {
     <dl class="facts">
       <div><dt>Head</dt><dd><code>${log.head}</code></dd></div>
       <div><dt>Segments</dt><dd>${number(log.cold.segments)}</dd></div>
-      <div><dt>Events leave MongoDB</dt><dd>${limits([[retention.hot_events, events], [retention.hot_age, duration]], "never")}</dd></div>
-      <div><dt>Events are kept</dt><dd>${limits([[retention.retention_events, events], [retention.retention_age, duration], [retention.retention_bytes, bytes]], "for ever", "up to")}</dd></div>
+      <div><dt>Events leave MongoDB</dt><dd>${limits([[settings.hot_events, events], [settings.hot_age, duration]], "never")}</dd></div>
+      <div><dt>Events are kept</dt><dd>${limits([[settings.retention_events, events], [settings.retention_age, duration], [settings.retention_bytes, bytes]], "for ever", "up to")}</dd></div>
+      <div><dt>Archive</dt><dd>${settings.archive_url ? html`<code>${settings.archive_url}</code>` : "no archive"}</dd></div>
+      ${settings.archive_url && html`<div><dt>Archiver</dt><dd><${Archiver} job=${archiver} /></dd></div>`}
     </dl>`;
+}
+
+/** Its last run, which looked for events to archive; and, unless that has failed, what it has archived last. */
+function Archiver({ job: { worker, succeeded, worked, failed } }) {
+  if (failed && !(succeeded?.at > failed.at)) return html`<span class="tag error">failed</span> <${Time} at=${failed.at} />: ${failed.reason}`;
+  if (!worker) return html`<span class="tag warning">nobody archives</span>`;
+  if (!succeeded) return html`<span class="muted">no run is known yet</span>`;
+  return html`ran well at <${Time} at=${succeeded.at} />${worked && html`<br />${workOf(worked)} at <${Time} at=${worked.at} />`}`;
 }
 
 const events = (count) => `${number(count)} events`;
