@@ -275,7 +275,8 @@ class BehindRetention(EventsyncError):
 class Unauthenticated(EventsyncError):
     """The request has no credential, or one that is not accepted. `reason` is a stable word: one of `REASONS`.
 
-    `retry_after`: the seconds until a new credential is accepted; None if that is at once.
+    `retry_after`: the seconds until a new credential is accepted; None if that is at once. `subject` and `credential`
+    name for the log, and for nobody else, a credential that is genuine and was refused all the same.
     """
 
     code = "unauthenticated"
@@ -289,10 +290,20 @@ class Unauthenticated(EventsyncError):
         "subject_changed": "a live connection keeps its subject: connect again",
     }
 
-    def __init__(self, reason: str, message: str = "", *, retry_after: float | None = None) -> None:
+    def __init__(
+        self,
+        reason: str,
+        message: str = "",
+        *,
+        retry_after: float | None = None,
+        subject: str = "",
+        credential: str = "",
+    ) -> None:
         super().__init__(message or self.REASONS[reason])
         self.reason = reason
         self.retry_after = retry_after
+        self.subject = subject
+        self.credential = credential
 
 
 class Forbidden(EventsyncError):

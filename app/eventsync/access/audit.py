@@ -53,17 +53,21 @@ class Refusals:
     def record(self, error: EventsyncError, principal: Principal | None, request: str) -> None:
         """Count a refusal and log it. `request` names what was asked for, and not what is in it.
 
-        Without a `principal`, nobody was authenticated.
+        Without a `principal`, nobody was authenticated; the error may still name whose credential it was.
         """
         reason = str(getattr(error, "reason", "") or POLICY)
         self.counts[reason] += 1
-        subject = "" if principal is None else principal.sub
+        subject, credential = (
+            (getattr(error, "subject", ""), getattr(error, "credential", ""))
+            if principal is None
+            else (principal.sub, principal.credential)
+        )
         # A client that is refused in a loop must not fill the log.
         if (often := self._throttle.passes((subject, reason, request))) is None:
             return
         fields = {
             "subject": subject,
-            "credential": "" if principal is None else principal.credential,
+            "credential": credential,
             "reason": reason,
             "request": request,
         }

@@ -237,10 +237,10 @@ class Authenticator:
         """
         principal = found.principal
         if principal.expires is not None and principal.expires + LEEWAY <= self.clock.now():
-            raise Unauthenticated("token_expired")
+            raise _ended("token_expired", principal)
         if (accepted_from := self._revoked_until(principal)) is not None:
             left = accepted_from - self.clock.now()
-            raise Unauthenticated("token_revoked", retry_after=math.ceil(left) if left > 0 else None)
+            raise _ended("token_revoked", principal, math.ceil(left) if left > 0 else None)
         # Tokens of an issuer that was taken out of the rules end at once. Service keys have none.
         if not _is_of_key(principal) and found.issuer not in self._sources:
             raise invalid("its issuer is none of those in the rules")
@@ -307,7 +307,7 @@ class Authenticator:
         if key is None or parts is None or not key.is_proven_by(parts[1]):
             raise invalid("there is no such service key")
         if key.revoked is not None:
-            raise Unauthenticated("token_revoked")
+            raise _ended("token_revoked", _principal_of(key))
         if (known := self._of_keys.get(key.id)) is None:
             known = Authenticated(_principal_of(key))
             # One that the feed has not brought yet is kept by `_found` alone.
@@ -334,6 +334,10 @@ class Authenticator:
         found = {key.id: key for key in await self._credentials.keys.read(unknown)}
         self._found |= found
         return found
+
+
+def _ended(reason: str, principal: Principal, retry_after: float | None = None) -> Unauthenticated:
+    return Unauthenticated(reason, retry_after=retry_after, subject=principal.sub, credential=principal.credential)
 
 
 def _is_of_key(principal: Principal) -> bool:

@@ -145,7 +145,8 @@ class Token:
         if expires is None:
             raise invalid("it has no `exp`")
         if expires + LEEWAY <= now:
-            raise Unauthenticated("token_expired")
+            subject = check_subject(claims.get("sub"))
+            raise Unauthenticated("token_expired", subject=subject, credential=self.id)
         issued, begins = _time(claims, "iat"), _time(claims, "nbf")
         if issued is None:
             raise invalid("it has no `iat`")

@@ -31,6 +31,18 @@ def test_refusal_is_one_line_without_claims(caplog: pytest.LogCaptureFixture) ->
     assert refusals.counts == {"policy": 1, "token_expired": 1}
 
 
+def test_refusal_names_whose_ended_credential_it_was(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    refusals = Refusals()
+    for sub in ("ada", "eve"):
+        refusals.record(Unauthenticated("token_revoked", subject=sub, credential=f"jti:{sub}"), None, PATCH)
+    assert lines(caplog) == [
+        f'refused: subject="{sub}" credential="jti:{sub}" reason="token_revoked" request="{PATCH}"'
+        for sub in ("ada", "eve")
+    ]
+    assert [line["subject"] for line in refusals.recent] == ["ada", "eve"]
+
+
 def test_subject_can_not_forge_a_line(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     Refusals().record(NotTracked("x"), Principal('a"\nrefused: subject="b' + "x" * 500), PATCH)

@@ -100,6 +100,29 @@ def service_key(id: str = "k1", **changed: Any) -> ServiceKey:  # noqa: A002
     return replace(ServiceKey(id, _hash("secret"), "importer", frozenset({"operator"}), {}, made), **changed)
 
 
+async def test_error_names_whose_genuine_credential_has_ended_and_no_other(server: Server) -> None:
+    async def named(text: str) -> tuple[str, str, str]:
+        with pytest.raises(Unauthenticated) as refused:
+            await server.auth.authenticate(text)
+        return refused.value.reason, refused.value.subject, refused.value.credential
+
+    server.stored.keys = [service_key(revoked=datetime.now(UTC))]
+    await server.auth.load_keys()
+    server.stored.revoked = {"jti:t-2": NOW}
+    await server.auth.load_revocations(["jti:t-2"])
+    good = token(jti="t-3", exp=NOW + 60)
+    await server.auth.authenticate(good)
+    assert await named(token(jti="t-1", exp=NOW - LEEWAY)) == ("token_expired", "ada", "jti:t-1")
+    assert await named(token(jti="t-2")) == ("token_revoked", "ada", "jti:t-2")
+    assert await named("esk_k1_secret") == ("token_revoked", "key:importer", "key:k1")
+    server.clock.advance(60 + LEEWAY)
+    assert await named(good) == ("token_expired", "ada", "jti:t-3")
+    # Anybody can write a name into what nobody has signed.
+    forged = token(jti="t-4", exp=NOW - LEEWAY)[:-4] + "AAAA"
+    assert await named(forged) == ("token_invalid", "", "")
+    assert await named("esk_k1_another") == ("token_invalid", "", "")
+
+
 async def test_tokens_of_each_issuer_are_accepted(server: Server) -> None:
     for text in (token(), signed_by("ES256")):
         found = await server.auth.authenticate(text)
