@@ -284,7 +284,7 @@ async def test_dev_tries_again_when_mongodb_is_back(settings: Settings, tmp_path
         await said.until("the rules are applied later")
 
 
-async def test_dev_applies_rules_of_access_and_takes_them_away(
+async def test_dev_applies_rules_of_access_and_takes_no_auth_away(
     settings: Settings, stores: Stores, tmp_path: Path
 ) -> None:
     file = tmp_path / "rules.toml"
@@ -295,6 +295,11 @@ async def test_dev_applies_rules_of_access_and_takes_them_away(
         registry = await stores.definitions.read()
         assert registry.rules is not None
         assert [shape.name for shape in registry.shapes] == [*registry.rules.compiled().definitions]
-        file.write_text(RULES)
-        await said.until("[auth] and its rules: removed")
-    assert (await stores.definitions.read()).rules is None
+        for without in ("", RULES):
+            file.write_text(without)
+            await said.until("the rules in force have [auth]")
+            assert await stores.definitions.read() == registry
+        # As `eventsync rules apply --open` does.
+        await stores.definitions.apply([])
+        file.write_text(f"{RULES}# again\n")
+        await said.until("new: my_orders, open_orders")

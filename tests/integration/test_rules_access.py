@@ -153,7 +153,7 @@ async def test_auth_is_not_taken_away_by_a_file_that_lacks_it(run: Run, stores: 
     (tmp_path / "rules.toml").write_text(OPEN)
     result = await run("apply")
     assert result.exit_code == 2
-    assert "--open says that it is meant" in result.stderr
+    assert "takes it away with --open" in result.stderr
     assert (await stores.definitions.read()).rules is not None
     assert (await run("apply", "--open")).exit_code == 0
     assert (await stores.definitions.read()).rules is None

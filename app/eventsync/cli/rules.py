@@ -24,7 +24,7 @@ from eventsync.mongodb.change_stream import watch
 from eventsync.mongodb.query_plans import QueryPlans
 from eventsync.process import event_loop
 from eventsync.rules.costs import Cost, cost_of, create_index
-from eventsync.rules.file import RulesFile, applied_text, path_of, read_file, require_valid
+from eventsync.rules.file import RulesFile, applied_text, path_of, read_file, require_auth, require_valid
 from eventsync.rules.review import labels, unknown_fields, unusable_secrets, warnings
 from eventsync.settings import Settings, load_settings
 from eventsync.stores.log.registry import DeclaredShape, Registry
@@ -186,10 +186,8 @@ def apply(
 async def _apply(settings: Settings, file: RulesFile, timeout: float, *, open_to_all: bool, as_json: bool) -> None:
     async with connected(settings, "rules") as client:
         stores = Stores.of(client, settings)
-        if file.access is None and not open_to_all and (await stores.definitions.read()).rules is not None:
-            raise ConfigurationError(
-                "the rules in force have [auth], and the file has none: --open says that it is meant"
-            )
+        if not open_to_all:
+            require_auth(file, (await stores.definitions.read()).rules)
         # The stream first: it must not miss an activation.
         async with watch(stores.log, _PIPELINE) as stream:
             applied = await stores.definitions.apply(file.declarations, file.spec)

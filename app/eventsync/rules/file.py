@@ -14,7 +14,7 @@ from eventsync.domain.predicates.declarations import MAX_DEFINITIONS, read_rules
 from eventsync.domain.predicates.definitions import Definition
 from eventsync.errors import ConfigurationError, InvalidPredicate
 from eventsync.settings import Settings
-from eventsync.stores.log.registry import Applied, Declaration
+from eventsync.stores.log.registry import Applied, Declaration, StoredRules
 
 DEFAULT: Final = Path("rules.toml")
 """The rules file if none is named: of the current directory."""
@@ -94,6 +94,14 @@ def require_valid(path: Path, rules: RulesFile) -> None:
         first, *others = rules.problems
         more = f" (and {len(others)} more: see `eventsync rules check`)" if others else ""
         raise ConfigurationError(f"the rules file {path} can't be applied: {first.message}{more}")
+
+
+def require_auth(rules: RulesFile, in_force: StoredRules | None) -> None:
+    """Raise `ConfigurationError` if applying a file without `[auth]` would take away the one that is in force."""
+    if rules.access is None and in_force is not None:
+        raise ConfigurationError(
+            "the rules in force have [auth], and the file has none: `eventsync rules apply` takes it away with --open"
+        )
 
 
 def applied_text(applied: Applied) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from eventsync.errors import EventsyncError, Unavailable
-from eventsync.rules.file import RulesFile, applied_text, path_of, read_file
+from eventsync.rules.file import RulesFile, applied_text, path_of, read_file, require_auth
 from eventsync.settings import Settings
 from eventsync.stores.readiness import connected
 from eventsync.stores.stores import Stores
@@ -29,7 +29,7 @@ _Version = tuple[int, int, int]
 class RulesFollower:
     """Applies the rules file at once and after each change, for `eventsync dev`. `settings` name a MongoDB.
 
-    The shapes stay declared if the file is removed.
+    The shapes stay declared if the file is removed, and the rules in force if it loses its `[auth]`.
     """
 
     def __init__(self, settings: Settings, say: Say, on_auth: OnAuth | None = None) -> None:
@@ -86,6 +86,7 @@ class RulesFollower:
             return
         async with connected(self._settings, "dev") as client:
             stores = Stores.of(client, self._settings)
+            require_auth(rules, (await stores.definitions.read()).rules)
             applied = await stores.definitions.apply(rules.declarations, rules.spec)
             # The worker tracks the collections of the settings when it starts.
             asked = {*self._settings.collections, *(item.name for item in await stores.tracking.read())}
