@@ -16,7 +16,7 @@ from eventsync.domain.events import timestamp
 from eventsync.errors import Malformed, NotFound
 from eventsync.process import event_loop
 from eventsync.settings import Settings, load_settings
-from eventsync.stores.access.keys import ServiceKey
+from eventsync.stores.access.keys import ServiceKey, split
 from eventsync.stores.access.revocations import of_key
 from eventsync.stores.readiness import connected
 from eventsync.stores.stores import Credentials, Stores
@@ -96,22 +96,25 @@ def list_(mongodb_uri: MongodbUri = None, database: Database = None, as_json: Js
 
 @keys.command()
 def revoke(
-    id_: Annotated[str, typer.Argument(metavar="ID", help="The id of a key, as `list` shows it.")],
+    id_: Annotated[str, typer.Argument(metavar="ID", help="The id of a key, as `list` shows it, or the whole key.")],
     mongodb_uri: MongodbUri = None,
     database: Database = None,
 ) -> None:
     """Revoke a service key. All servers refuse it, and close its connections, within a moment."""
     settings = load_settings(mongodb_uri=mongodb_uri, database=database)
-    event_loop.run(_with(settings, lambda credentials: revoke_key(credentials, settings, id_)))
-    typer.echo(f"revoked: the service key {id_}")
+    revoked = event_loop.run(_with(settings, lambda credentials: revoke_key(credentials, settings, id_)))
+    typer.echo(f"revoked: {revoked}")
 
 
-async def revoke_key(credentials: Credentials, settings: Settings, id_: str) -> None:
-    """Revoke a service key, and close its connections. Raises `NotFound`."""
+async def revoke_key(credentials: Credentials, settings: Settings, key: str) -> str:
+    """Revoke a service key by its id or its text, and close its connections. Return its name. Raises `NotFound`."""
+    # The text has a secret, which belongs into no message.
+    id_, _ = split(key) or (key, "")
     # First the key itself: that holds for ever, even if this command ends in between.
     if not await credentials.keys.revoke(id_):
         raise NotFound(f"there is no service key {id_[:64]!r}")
     await credentials.revocations.add(of_key(id_), settings.token_lifetime)
+    return f"the service key {id_}"
 
 
 async def _with(settings: Settings, run: Any) -> Any:

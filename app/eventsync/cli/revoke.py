@@ -31,7 +31,9 @@ def revoke(
     token: Annotated[
         str | None, typer.Option("--token", help="A token, or the `jti` of one.", show_default=False)
     ] = None,
-    key: Annotated[str | None, typer.Option("--key", help="The id of a service key.", show_default=False)] = None,
+    key: Annotated[
+        str | None, typer.Option("--key", help="A service key, or the id of one.", show_default=False)
+    ] = None,
     mongodb_uri: MongodbUri = None,
     database: Database = None,
 ) -> None:
@@ -47,8 +49,7 @@ async def _revoke(settings: Settings, sub: str | None, token: str | None, key: s
     async with connected(settings, "revoke") as client:
         credentials = Stores.of(client, settings).credentials
         if key:
-            await revoke_key(credentials, settings, key)
-            return f"the service key {key}"
+            return await revoke_key(credentials, settings, key)
         name, kept = (
             of_token(token, settings.token_lifetime) if token else (of_subject(_subject(sub)), settings.token_lifetime)
         )

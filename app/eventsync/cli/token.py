@@ -57,7 +57,10 @@ def token(
 
 def read_claims(text: str) -> Mapping[str, Any]:
     """Return claims that were given as JSON. Raises `Malformed`."""
-    tree = parse_json(text.encode())
+    try:
+        tree = parse_json(text.encode())
+    except Malformed as error:
+        raise Malformed(f"--claims: {error.message.removeprefix('the body is ')}") from error
     if not isinstance(tree, dict):
         raise Malformed('--claims takes a JSON object, such as {"groups":["blue"]}')
     try:

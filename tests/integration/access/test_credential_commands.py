@@ -53,6 +53,22 @@ async def test_a_key_is_printed_once_listed_and_revoked(run: Run, stores: Stores
     assert id_ in (await run("keys", "list")).stdout
 
 
+@pytest.mark.parametrize("words", [("keys", "revoke"), ("revoke", "--key")])
+async def test_a_key_is_revoked_by_its_whole_text_which_no_message_repeats(
+    run: Run, stores: Stores, words: tuple[str, ...]
+) -> None:
+    text = (await run("keys", "create", "importer")).stdout.strip()
+    (key,) = await stores.credentials.keys.read()
+    done = await run(*words, text)
+    assert (done.exit_code, done.stdout.strip()) == (0, f"revoked: the service key {key.id}"), done
+    (key,) = await stores.credentials.keys.read()
+    assert key.revoked is not None
+    assert list(await stores.credentials.revocations.read()) == [f"key:{key.id}"]
+    missing = await run(*words, "esk_0123_canary")
+    assert (missing.exit_code, "no service key '0123'" in missing.stderr) == (1, True)
+    assert "canary" not in missing.stdout + missing.stderr
+
+
 async def test_a_key_with_a_role_that_no_rule_knows_is_not_created(run: Run, stores: Stores, tmp_path: Path) -> None:
     early = await run("keys", "create", "early", "--roles", "user")
     assert (early.exit_code, "no [auth] has been applied" in early.stderr) == (0, True)
@@ -95,6 +111,8 @@ async def test_a_token_is_minted_by_the_applied_rules(run: Run, stores: Stores, 
     assert principal.sub == "ada"
     for words in (["--claims", '{"exp":1}'], ["--claims", "7"], ["--issuer", "another"], ["--expires-in", "1e9"]):
         assert (await run("token", "--sub", "ada", *words)).exit_code in {1, 2}
+    unclosed = await run("token", "--sub", "ada", "--claims", "{a")
+    assert "--claims: not valid JSON" in unclosed.stderr
     (tmp_path / "secret").chmod(0o644)
     opened = await run("token", "--sub", "ada")
     assert (opened.exit_code, "chmod 600" in opened.stderr) == (2, True)
