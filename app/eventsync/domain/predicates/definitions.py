@@ -187,7 +187,8 @@ class Definition:
         """Return the values of each parameter, sorted by name. Raises `InvalidPredicate` for those that can't be."""
         if values.keys() != self.types.keys():
             wanted = ", ".join(sorted(self.types)) or "no parameters"
-            raise InvalidPredicate(self.name, f"takes {wanted}, and not {', '.join(sorted(values)) or 'none'}")
+            given = f"takes {wanted}, and not {', '.join(sorted(values))}" if values else f"needs a value for {wanted}"
+            raise InvalidPredicate(self.name, given)
         return {name: self._checked(name, values[name]) for name in sorted(values)}
 
     def routes_of(self, document: Mapping[str, Any]) -> Iterable[Route]:

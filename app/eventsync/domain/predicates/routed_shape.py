@@ -62,6 +62,8 @@ def parse_value(text: str) -> Any:
     """Return the value for a text. Raises `Malformed`."""
     if text in _CONSTANTS:
         return _CONSTANTS[text]
+    if not text:
+        raise Malformed("a parameter has no value: the empty text is str:, and null is null:")
     kind, colon, rest = text.partition(":")
     if colon and kind in {"bool", "null"}:
         raise Malformed(f"{text!r} is not a value: expected bool:true, bool:false, null:, or str: before a text")

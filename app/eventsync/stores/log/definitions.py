@@ -14,7 +14,7 @@ from eventsync.domain.positions import LogId, Seq
 from eventsync.domain.predicates.definitions import Definition, Route
 from eventsync.domain.predicates.routed_shape import RoutedShape, is_shape_name
 from eventsync.domain.shapes import Shape
-from eventsync.errors import Unavailable, UnknownShape
+from eventsync.errors import NotTracked, Unavailable, UnknownShape
 from eventsync.stores.log.registry import DeclaredShape, Registry
 from eventsync.stores.log.tracking import Tracking
 
@@ -143,6 +143,13 @@ class Definitions:
             raise _unknown()
         shape = self._declared.get(name)
         return None if shape is None else shape.collection
+
+    def not_a_collection(self, name: str) -> NotTracked | None:
+        """Return the error for the name of a declared shape where a collection's is expected, or None for others."""
+        if name not in self._declared:
+            return None
+        usage = f"write `{name}?` and its parameters, which `eventsync rules show` lists"
+        return NotTracked(f"{name!r} is a declared shape, and no tracked collection: {usage}")
 
     def is_pending(self, name: str) -> bool:
         """Return True while a declared shape or its collection is about to become active."""

@@ -69,7 +69,10 @@ class Binder:
     def _whole(self, shape: Shape, fill: Fill | None = None) -> Shape:
         """Return a shape as those see it who may see everything. `fill` adds the parameters that are claims."""
         if shape.declared is None:
-            self._tracking.require(shape.name)
+            try:
+                self._tracking.require(shape.name)
+            except NotTracked as error:
+                raise self._definitions.not_a_collection(shape.name) or error from error
             return shape if shape.route is None else Shape(shape.name, shape.id)
         # A declared shape is not bound without an active collection.
         return self._definitions.bind(shape, fill)

@@ -170,7 +170,7 @@ def test_a_parameter_takes_values_of_its_types(types: str, good: list[Any], bad:
 @pytest.mark.parametrize(
     ("shape", "reason"),
     [
-        ("mine?", "takes board, and not none"),
+        ("mine?", "needs a value for board$"),
         ("mine?board=7&owner=7", "takes board, and not board, owner"),
         ("mine?board=7&board=8", "takes one value"),
     ],
@@ -219,3 +219,9 @@ def test_a_shape_has_one_text(text: str, canonical: str | None) -> None:
     else:
         assert str(RoutedShape.parse(text)) == canonical
         assert RoutedShape.parse(canonical) == RoutedShape.parse(text)
+
+
+def test_a_parameter_without_a_value_is_answered_with_how_to_write_the_empty_text() -> None:
+    with pytest.raises(Malformed, match=r"no value: the empty text is str:"):
+        RoutedShape.parse("s?a=")
+    assert str(RoutedShape.parse("s?a=str:")) == "s?a=str:"

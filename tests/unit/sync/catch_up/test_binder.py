@@ -156,6 +156,14 @@ def test_operator_is_told_what_does_not_exist() -> None:
         binder().bind(Shape("orders"), operator())
 
 
+def test_name_of_a_declared_shape_alone_is_answered_with_how_to_write_it() -> None:
+    for text in ("in_state", "in_state/42"):
+        with pytest.raises(NotTracked, match=r"'in_state' is a declared shape.*`in_state\?`"):
+            binder().bind(Shape.parse(text), UNRESTRICTED)
+    with pytest.raises(NotTracked, match="`eventsync track nothing`"):
+        binder().bind(Shape("nothing"), UNRESTRICTED)
+
+
 def test_others_learn_neither_that_a_collection_is_not_tracked_nor_why() -> None:
     tracking = Tracking()
     tracking.replace(LOG, [TrackedCollection("orders", None, Seq(0), "it is a view: canary")])
@@ -214,7 +222,7 @@ def test_parameter_from_a_claim_that_is_no_value_is_refused(claims: dict[str, An
 
 
 def test_parameter_from_a_claim_is_one_as_all_others_without_rules() -> None:
-    with pytest.raises(Exception, match="takes owner, teams"):
+    with pytest.raises(Exception, match="needs a value for owner, teams"):
         binder().bind(MINE, UNRESTRICTED)
     assert binder().bind(Shape.parse("mine?owner=bob&teams=z"), UNRESTRICTED).keys
 
