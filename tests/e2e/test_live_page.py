@@ -129,6 +129,13 @@ async def test_it_follows_a_declared_shape_and_shows_enter_and_leave(
         listed = await browser.visit(f"{url}/try?shape=boards%3Fboards%3Dint%3A7%26boards%3Dint%3A0")
         await browser.until(listed, f"{LIVE} && {ROWS} === 2")
         await browser.until(listed, "document.querySelector('#parameters input').value === 'int:7, int:0'")
+        # On a phone the buttons stand below each other.
+        await browser.look_like(listed, width=320)
+        parts = "document.querySelector('.actions')"
+        await browser.until(listed, f"innerWidth === 320 && {parts}.scrollWidth <= {parts}.clientWidth")
+        # The name alone is the shape, too.
+        named = await browser.visit(f"{url}/try?shape=my_cards")
+        await browser.until(named, "document.querySelector('#collection').value === 'my_cards?'")
         wrong = await browser.visit(f"{url}/try?shape=undeclared%3Fa%3D1")
         await browser.until(wrong, "document.querySelector('#notices').textContent.includes('no declared shape')")
         await browser.until(wrong, f"document.querySelector('#collection').value === 'cards' && {ROWS} === 4")

@@ -215,7 +215,7 @@ async function listCollections() {
   const query = new URLSearchParams(location.search);
   const wanted = query.get("shape") ?? query.get("collection") ?? "";
   const { name, values } = wanted.includes("?") ? parseShape(wanted) : { name: wanted };
-  const choice = values ? `${name}?` : name;
+  const choice = values || (!names.includes(name) && names.includes(`${name}?`)) ? `${name}?` : name;
   if (names.includes(choice)) $("collection").value = choice;
   else if (wanted) missing(wanted, Boolean(values));
   askForParameters(names.includes(choice) ? values : {});
