@@ -106,7 +106,8 @@ _LIST: Json = {
         ),
         query(
             "shape",
-            "Only documents of this declared shape. Its parameters are further query parameters: `&board=7`.",
+            "Only documents of this declared shape. Its parameters are further query parameters, `&board=7`, or part "
+            "of it, as where one is called `limit`: `my_cards%3Flimit%3D7`.",
             _TEXT,
             "my_cards",
         ),
