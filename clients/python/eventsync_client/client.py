@@ -245,8 +245,8 @@ class AsyncClient:
         if not runs:
             raise SyncFailed("the client does not run")
 
-    def durable(self, shape: str, position: str) -> None:
-        """Know that all up to a position is durable, and its changes are done."""
+    def durable(self, shape: str, position: str | None) -> None:
+        """Know that all up to a position is durable, and its changes are done. None: nothing is known to be."""
         self.core.durable(shape, position, self._now())
         self._wake.set()
 
@@ -285,8 +285,8 @@ class AsyncClient:
                 self._followed.add(text)
                 async with self._performing, self.lock:
                     saved = await asyncio.to_thread(self.store.load, text)
-                    shape.restore(saved.pending)
                     self.core.follow(text, saved.position, saved.rows)
+                    shape.restore(saved)
                 self.pulse()
         if self._shapes and self.core.status is Status.STOPPED:
             self.core.start(self._now())

@@ -395,11 +395,11 @@ class Core:
             self._ack_at = now + _ACK_INTERVAL
 
     def _ackable(self) -> dict[str, str]:
-        """Return the durable positions that the server does not know of, of shapes that are live on this connection."""
+        """Return the durable positions that the server does not know of, and that it has brought on this connection."""
         return {
             shape: position
             for shape, position in self._durable.items()
-            if self._acked.get(shape) != position and self._held[shape].live
+            if self._acked.get(shape) != position and _is_brought(self._held[shape], position)
         }
 
     def _ack(self, now: float) -> None:
@@ -499,6 +499,11 @@ class Core:
 
 def _is_before(held: Held, barrier: Position) -> bool:
     return held.position is not None and held.position.is_past(barrier) is False
+
+
+def _is_brought(held: Held, position: str) -> bool:
+    """Return True if a shape has come to a position on this connection: the server takes an `ack` of no other one."""
+    return held.live and held.position is not None and held.position.reaches(Position.parse(position))
 
 
 def drained(core: Core) -> Iterable[Action]:

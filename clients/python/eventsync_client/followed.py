@@ -13,7 +13,7 @@ from eventsync_client.core import Core
 from eventsync_client.errors import ShapeRefused
 from eventsync_client.positions import Position
 from eventsync_client.replica import Json, Kind, RawChange, Source, Update
-from eventsync_client.store import Pending, Store
+from eventsync_client.store import Pending, Saved, Store
 from eventsync_client.values import Codec
 
 
@@ -34,8 +34,8 @@ class Owner(Protocol):
     def check(self) -> None:
         """Raise `SyncFailed` if nothing will come any more."""
 
-    def durable(self, shape: str, position: str) -> None:
-        """Know that all up to a position is durable, and its changes are done."""
+    def durable(self, shape: str, position: str | None) -> None:
+        """Know that all up to a position is durable, and its changes are done. None: nothing is known to be."""
 
     async def take_changes(self, shape: str) -> list[Pending]:
         """Keep the changes of a shape from now on, beginning with its documents."""
@@ -232,23 +232,33 @@ class Shape:
     def done(self, item: Pending) -> None:
         """Know that the application has done the first pending change."""
         if self.pending and self.pending[0].number == item.number:
-            self.pending.popleft()
+            position = self.pending.popleft().position
             self._done = item.number
-            if item.position is not None:
-                self.client.durable(self.text, item.position)
+            if position is not None:
+                self.client.durable(self.text, position)
             self.client.pulse()
 
-    def restore(self, pending: list[Pending] | None) -> None:
+    def restore(self, saved: Saved) -> None:
         """Take up what the store has of the changes."""
-        self.pending = None if pending is None else deque(pending)
+        self.pending = None if saved.pending is None else deque(saved.pending)
+        self.client.durable(self.text, None)  # unless it is done, too
+        self._stored(saved.position)
         self.loaded = True
 
     def published(self, update: Update, kept: list[Pending]) -> None:
         """Know of changes that the store has."""
         if self.pending is not None:
             self.pending.extend(kept)
-        if not self.pending and update.position is not None:
-            self.client.durable(self.text, update.position)
+        self._stored(update.position)
+
+    def _stored(self, position: str | None) -> None:
+        """Know that the store is at a position, which is done once all changes that wait are."""
+        if position is None:
+            return
+        if self.pending:
+            self.pending[-1] = self.pending[-1]._replace(position=position)
+        else:
+            self.client.durable(self.text, position)
 
     @property
     def backlog(self) -> int:
