@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -56,3 +57,11 @@ class Copies:
         for other in self._names:
             text = text.replace(f"{self._package}.{other}", f"{self._copy}.{other}")
         return compile(text, f"<{name}>", "exec")
+
+
+def copy_changed(folder: Path, copy: Path, name: str, old: str, new: str) -> None:
+    """Copy a folder of sources, with `new` in place of `old`, which stands once in the file `name`."""
+    text = (folder / name).read_text()
+    assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {name}"
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    (copy / name).write_text(text.replace(old, new))

@@ -6,7 +6,7 @@ import assert from "node:assert/strict";
 
 import { Engine } from "../src/engine.js";
 import { equal } from "../src/patch.js";
-import { parsePosition } from "../src/positions.js";
+import { distance, parsePosition } from "../src/positions.js";
 import { overlay } from "../src/view.js";
 
 export const COLLECTION = "c";
@@ -170,7 +170,7 @@ export class Run {
   }
 
   begin() {
-    this.engine = new Engine({ random: this.random });
+    this.engine = new Engine({ clientId: "model", random: this.random });
     this.pipe = null; // messages under way on the connection, with its subscriptions
     this.requests = [];
     this.responses = [];
@@ -215,7 +215,8 @@ export class Run {
         this.pipe = null;
         break;
       case "send":
-        this.pipe?.up.push(output.message);
+        if (output.message.type === "ack") this.acknowledge(output.message.vector);
+        else this.pipe?.up.push(output.message);
         break;
       case "apply":
       case "forget":
@@ -225,12 +226,13 @@ export class Run {
         break;
       case "request":
         assert.ok(this.disk.queue.has(output.write.key), "sent before it is stored");
+        assert.equal(output.ifMatch, output.write.ifMatch, "the condition of a write");
         // One whose event was faster than its answer is done.
         assert.ok(!this.requests.some(({ write }) => write.id === output.write.id && !this.answered.has(write.key)), "two at a time");
         this.requests.push(output);
         break;
       case "barrier":
-        this.barriers.push({ lost: false });
+        this.barriers.push({ log: this.server.log, seq: this.server.head }); // it may be as old as the question
         break;
       case "done":
         this.answered.add(output.write.key);
@@ -246,6 +248,14 @@ export class Run {
         break;
       case "view":
         this.view(output);
+    }
+  }
+
+  /** What is acknowledged is on the disk, and the server has brought it: else it closes the connection. */
+  acknowledge(vector) {
+    for (const [shape, position] of Object.entries(vector)) {
+      const places = [this.disk.shapes.get(shape)?.position, this.engine.core.position(shape)];
+      for (const place of places) ok(place && distance(position, place) >= 0, () => `acknowledged at ${place}: ${shape} ${position}`);
     }
   }
 
@@ -417,10 +427,10 @@ export class Run {
 
   barrierIsAnswered() {
     if (!this.barriers.length) return;
-    this.barriers.pop();
+    const barrier = this.barriers.pop();
     const { outbox } = this.engine;
     if (this.chance(0.3)) outbox.barrierFailed(undefined, this.now);
-    else outbox.barrierReached({ log: this.server.log, seq: this.server.head }, this.now);
+    else outbox.barrierReached(barrier, this.now);
   }
 
   storeWorks() {
@@ -441,6 +451,7 @@ export class Run {
       for (const id of remove) rows.delete(id);
       for (const [id, row] of put) rows.set(id, row);
       shapes.set(output.shape, { position, rows });
+      this.engine.core.durable(output.shape, position, this.now);
     }
   }
 
