@@ -41,15 +41,23 @@ MAX_CLIENT_ID = 128
 # --- server → client --------------------------------------------------------------------------------------------
 
 
-def welcome(session: str, client_id: str, heartbeat: float, vector: StateVector, *, remembered: bool = True) -> bytes:
-    message = {
+def welcome(
+    session: str,
+    client_id: str,
+    heartbeat: float,
+    vector: StateVector,
+    *,
+    remembered: bool = True,
+    token_expires_in: float | None = None,
+) -> bytes:
+    message: dict[str, Any] = {
         "type": "welcome",
         "session": session,
         "client_id": client_id,
         "protocol": PROTOCOL,
         "heartbeat": heartbeat,
         "vector": vector_to_json(vector),
-    }
+    } | _expiry(token_expires_in)
     return _encoded(message if remembered else message | {"remembered": False})
 
 
@@ -112,9 +120,11 @@ def progress(vector: StateVector, *, stale: bool = False, token_expires_in: floa
     message: dict[str, Any] = {"type": "progress", "vector": vector_to_json(vector)}
     if stale:
         message["stale"] = True
-    if token_expires_in is not None:
-        message["token_expires_in"] = max(0, int(token_expires_in))
-    return _encoded(message)
+    return _encoded(message | _expiry(token_expires_in))
+
+
+def _expiry(seconds: float | None) -> dict[str, int]:
+    return {} if seconds is None else {"token_expires_in": max(0, int(seconds))}
 
 
 def authenticated(expires_in: float | None) -> bytes:

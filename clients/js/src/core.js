@@ -141,7 +141,8 @@ export class Core extends Lifecycle {
   receive(message, now) {
     if (!this.isOpen) return;
     this.heard(now);
-    const { type } = message;
+    const { type, token_expires_in: left } = message;
+    if (left !== undefined) this.tokenEnds(left, now);
     switch (type) {
       case "welcome":
         this.heard(now, message.heartbeat);
@@ -153,7 +154,6 @@ export class Core extends Lifecycle {
       case "authenticated":
         return this.tokenEnds(message.expires_in, now);
       case "progress":
-        if (message.token_expires_in !== undefined) this.tokenEnds(message.token_expires_in, now);
         this.#setStale(message.stale === true);
     }
     this.#apply(message, now);

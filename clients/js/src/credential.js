@@ -2,7 +2,7 @@
 
 const RENEWAL = 60_000; // ms before the end of a token
 const SAME_END = 5000; // ms that two reports of one end may differ by
-const ASK_AGAIN = 1000; // ms, at least, after the token function has failed
+const ASK_AGAIN = 1000; // ms, at least, between two questions to the token function
 
 export class Credential {
   /** @type {string | null} The token that the next connection uses. */
@@ -70,7 +70,7 @@ export class Credential {
     const left = seconds * 1000;
     if (this.#end && Math.abs(this.#end - now - left) <= SAME_END) return;
     this.#end = now + left;
-    this.renewAt = now + Math.max(left - RENEWAL, left / 2);
+    this.renewAt = now + Math.max(ASK_AGAIN, left - RENEWAL, left / 2);
   }
 
   disconnected() {

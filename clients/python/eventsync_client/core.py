@@ -32,6 +32,9 @@ _OPENING: Final = 60.0
 _RENEW_BEFORE: Final = 60.0
 """Seconds before the end of a token at which another is asked for; half of the time for one that ends sooner."""
 
+_ASK_AGAIN: Final = 1.0
+"""Seconds, at least, between two questions to the token function on one connection."""
+
 _ACK_INTERVAL: Final = 1.0
 
 _PING_AGAIN: Final = 0.25
@@ -132,6 +135,7 @@ class Core:
         self._silence = _OPENING
         self._silent_at: float | None = None
         self._renew_at: float | None = None
+        self._token_ends = 0.0
         self._renewing = False
         self._durable: dict[str, str] = {}
         self._acked: dict[str, str] = {}
@@ -249,7 +253,10 @@ class Core:
             self.actions.append(Connect())
 
     def _renew(self, token: str, now: float) -> None:
-        if not self._connected or token == self._token:
+        if token == self._token:
+            self._renew_later(now)
+            return
+        if not self._connected:
             return
         self._token = token
         if self._two_way:
@@ -259,9 +266,11 @@ class Core:
             self._again("the token is renewed", now, attempts=0)
 
     def token_failed(self, reason: str, now: float) -> None:
-        """Know that the token function has failed: a connection stays, an attempt is repeated later."""
+        """Know that the token function has failed: a connection stays, and it is asked again later."""
         why, self._asking = self._asking, None
-        if why in {"connect", "refused"}:
+        if why == "expiring":
+            self._renew_later(now)
+        elif why is not None:
             self._again(reason, now)
 
     @property
@@ -438,6 +447,7 @@ class Core:
         self._silent_at = now + self._silence
         self._remembered = message.get("remembered", True)
         self.status, self.reason = Status.SYNCING, ""
+        self._plan_renewal(message.get("token_expires_in"), now)
 
     def _progress(self, message: Json, now: float) -> None:
         self.stale = bool(message.get("stale"))
@@ -451,7 +461,13 @@ class Core:
 
     def _plan_renewal(self, expires_in: float | None, now: float) -> None:
         if self._has_token and expires_in is not None:
-            self._renew_at = now + max(expires_in - _RENEW_BEFORE, expires_in / 2)
+            self._token_ends = now + expires_in
+            self._renew_at = now + max(_ASK_AGAIN, expires_in - _RENEW_BEFORE, expires_in / 2)
+
+    def _renew_later(self, now: float) -> None:
+        """Ask again once half of the time is over: no other token is to be had now."""
+        if self._connected:
+            self._renew_at = now + max(_ASK_AGAIN, (self._token_ends - now) / 2)
 
     def _apply(self, held: Held, message: Json, now: float) -> None:
         try:

@@ -158,10 +158,11 @@ async def test_expiry_ends_an_event_stream(system: Ruled) -> None:
         assert [event async for event in events] == []
 
 
-async def test_progress_says_when_the_token_ends(settings: Settings, tmp_path: Path) -> None:
+async def test_welcome_and_progress_say_when_the_token_ends(settings: Settings, tmp_path: Path) -> None:
     often = settings.model_copy(update={"heartbeat": 0.05})
     async with moved_system(often, tmp_path) as system, socket(system, system.token()) as client:
-        assert (await client.until("progress"))["token_expires_in"] == 3600
+        for kind in ("welcome", "progress"):
+            assert (await client.until(kind))["token_expires_in"] == 3600, kind
 
 
 @pytest.mark.parametrize("of", ["sub", "jti"])

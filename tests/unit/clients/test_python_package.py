@@ -20,6 +20,7 @@ from eventsync.domain.positions import vector_from_short, vector_from_text, vect
 from eventsync.domain.predicates.routed_shape import RoutedShape
 from eventsync.domain.shapes import Shape
 from eventsync_client import AsyncClient, Memory, Sqlite
+from eventsync_client.core import Ask, Core, Status
 from eventsync_client.patch import PatchError, apply_patch, same
 from eventsync_client.positions import Position, vector_text
 from eventsync_client.replica import RawChange, Row, Update
@@ -265,3 +266,20 @@ def test_address_is_that_of_a_server(url: str) -> None:
 def test_values_have_their_own_text() -> None:
     assert shape_text("s", {"a": uuid.UUID(int=5)}) == "s?a=uuid:00000000-0000-0000-0000-000000000005"
     assert sqlite3.threadsafety >= 1
+
+
+def test_failing_token_function_is_asked_again_before_the_token_ends() -> None:
+    core = Core(has_token=True)
+    core.follow("docs", None, {})
+    core.start(0)
+    core.token("t1", 0)
+    core.opened(0)
+    core.receive({"type": "welcome", "heartbeat": 25.0, "vector": {}, "token_expires_in": 16}, 0)
+    for at in (8, 12, 14, 15, 16):
+        core.actions.clear()
+        core.tick(at - 0.1)
+        assert not core.actions
+        core.tick(at)
+        assert list(core.actions) == [Ask("expiring")]
+        core.token_failed("the issuer is away", at)
+    assert core.status is Status.SYNCING

@@ -270,6 +270,7 @@ ENCODERS: Final[dict[str, Callable[[Json], bytes]]] = {
         message["heartbeat"],
         vector(message),
         remembered=message.get("remembered", True),
+        token_expires_in=message.get("token_expires_in"),
     ),
     "snapshot": snapshot,
     "squashed": squashed,

@@ -351,6 +351,7 @@ _PART: dict[str, Any] = {
 }
 _SPAN: dict[str, Any] = {"shape": schema("Shape"), "from": schema("Position"), "to": schema("Position")}
 _CLIENT_ID: Json = {"type": "string", "minLength": 1, "maxLength": MAX_CLIENT_ID}
+_TOKEN_EXPIRES_IN: Json = _described(_COUNT, "Seconds until the client's credential ends.")
 
 _FROM_SERVER = [
     _message(
@@ -362,6 +363,7 @@ _FROM_SERVER = [
         heartbeat={"type": "number", "description": "Seconds."},
         vector=schema("StateVector"),
         remembered=_described({"const": False}, "Acknowledgements are not stored: there are too many clients."),
+        token_expires_in=_TOKEN_EXPIRES_IN,
     ),
     _message(
         "snapshot",
@@ -379,7 +381,7 @@ _FROM_SERVER = [
         "vector",
         vector=schema("StateVector"),
         stale={"const": True},
-        token_expires_in=_described(_COUNT, "Seconds until the client's credential ends."),
+        token_expires_in=_TOKEN_EXPIRES_IN,
     ),
     _message("authenticated", expires_in=_described(_COUNT, "Seconds until the credential ends.")),
     _message("reset", "shape reason", shape=schema("Shape"), reason={"enum": [*ResetReason]}),

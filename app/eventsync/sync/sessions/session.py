@@ -333,7 +333,14 @@ class Session:
     async def messages(self) -> AsyncGenerator[OutboundMessage]:
         """Yield every message for the client, in order, until `close`. Raises `Unauthenticated` and `Unavailable`."""
         client = self.client
-        welcome = protocol.welcome(self.id, client.id, self._heartbeat, client.stored, remembered=client.remembered)
+        welcome = protocol.welcome(
+            self.id,
+            client.id,
+            self._heartbeat,
+            client.stored,
+            remembered=client.remembered,
+            token_expires_in=self._live_access.ends_in,
+        )
         yield OutboundMessage("welcome", welcome)
         self._last_sent = time.monotonic()
         while not self.closing:
