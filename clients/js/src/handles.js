@@ -242,7 +242,7 @@ export class ShapeHandle extends Handle {
    * @returns {Promise<Written>}
    */
   async insert(doc) {
-    const json = this.client.encoded(doc);
+    const json = this.#encoded(doc);
     const text = json._id === undefined ? newId() : idText(json._id);
     return this.#write("POST", text, { _id: idValue(text), ...json });
   }
@@ -268,12 +268,19 @@ export class ShapeHandle extends Handle {
    * @returns {Promise<Written>}
    */
   async replace(id, doc, options) {
-    return this.#write("PUT", id, { _id: idValue(id), ...this.client.encoded(doc) }, options);
+    return this.#write("PUT", id, { _id: idValue(id), ...this.#encoded(doc) }, options);
   }
 
   /** Delete a document. @param {string} id @param {WriteOptions} [options] @returns {Promise<Written>} */
   remove(id, options) {
     return this.#write("DELETE", id, undefined, options);
+  }
+
+  /** A document as it is sent. A list or a text would become one of its parts. @param {any} doc */
+  #encoded(doc) {
+    const json = this.client.encoded(doc);
+    if (json && typeof json === "object" && !Array.isArray(json)) return json;
+    throw new TypeError("a document is an object of its fields");
   }
 
   /**

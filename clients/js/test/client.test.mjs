@@ -324,6 +324,16 @@ test("ids have the texts of the server", () => {
   assert.throws(() => idText({ $date: "2026-01-01T00:00:00Z" }), TypeError);
 });
 
+test("only an object is a document", async (t) => {
+  const db = client(t, { url: "http://127.0.0.1:1" });
+  const cards = db.collection("cards");
+  for (const doc of ["text", ["list"], null, 7]) {
+    await assert.rejects(cards.insert(doc), /a document is an object/);
+    await assert.rejects(cards.replace("a", doc), /a document is an object/);
+  }
+  assert.equal(db.status.pending, 0);
+});
+
 test("a vector in a URL: by name while it is short, in the order of the shapes when it is long", () => {
   assert.equal(vectorText(["a", "b/c"], { a: "k3f9ab2c:1", "b/c": "k3f9ab2c:2" }), "a=k3f9ab2c%3A1&b%2Fc=k3f9ab2c%3A2");
   assert.equal(vectorText(["a"], {}), "");

@@ -92,7 +92,7 @@ class Operation:
     @classmethod
     def insert(cls, doc: Mapping[str, Any], *, idempotency_key: str | None = None) -> Self:
         """Create a document; without `_id` the server chooses one."""
-        return cls(method="POST", doc=doc, idempotency_key=idempotency_key)
+        return cls(method="POST", doc=_document(doc), idempotency_key=idempotency_key)
 
     @classmethod
     def replace(
@@ -108,7 +108,7 @@ class Operation:
         return cls(
             method="PUT",
             id=id,
-            doc=doc,
+            doc=_document(doc),
             if_match=if_match,
             if_none_match=if_none_match,
             idempotency_key=idempotency_key,
@@ -237,7 +237,7 @@ class Collection:
 
     async def insert(self, doc: Mapping[str, Any], *, idempotency_key: str | None = None) -> Written:
         """Create a document; without `_id` the server chooses one."""
-        return await self._write("POST", self._path, doc, {}, idempotency_key)
+        return await self._write("POST", self._path, _document(doc), {}, idempotency_key)
 
     async def replace(
         self,
@@ -250,7 +250,7 @@ class Collection:
     ) -> Written:
         """Replace a document, or create it. `if_none_match="*"` creates only."""
         headers = _conditions(if_match, if_none_match)
-        return await self._write("PUT", self._at(id), doc, headers, idempotency_key)
+        return await self._write("PUT", self._at(id), _document(doc), headers, idempotency_key)
 
     async def patch(
         self,
@@ -310,6 +310,12 @@ class Collection:
         doc = body.get("doc")
         decoded = None if doc is None else self._codec.decode(doc)
         return Written(body["id"], body["version"], etag, decoded, body.get("repeated", False))
+
+
+def _document(doc: object) -> Mapping[str, Any]:
+    if isinstance(doc, Mapping):
+        return doc
+    raise TypeError(f"a document is a mapping of its fields, not of type {type(doc).__name__}")
 
 
 def _conditions(if_match: Condition, if_none_match: Condition) -> dict[str, str]:

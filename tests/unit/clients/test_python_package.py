@@ -7,6 +7,7 @@ import sqlite3
 import uuid
 from contextlib import closing
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ from eventsync.domain.ids import format_id
 from eventsync.domain.positions import vector_from_short, vector_from_text, vector_to_json
 from eventsync.domain.predicates.routed_shape import RoutedShape
 from eventsync.domain.shapes import Shape
-from eventsync_client import AsyncClient, Memory, Sqlite
+from eventsync_client import AsyncClient, Memory, Operation, Sqlite
 from eventsync_client.core import Ask, Core, Status
 from eventsync_client.patch import PatchError, apply_patch, same
 from eventsync_client.positions import Position, vector_text
@@ -283,3 +284,15 @@ def test_failing_token_function_is_asked_again_before_the_token_ends() -> None:
         assert list(core.actions) == [Ask("expiring")]
         core.token_failed("the issuer is away", at)
     assert core.status is Status.SYNCING
+
+
+@pytest.mark.parametrize("doc", ["text", ["list"], None, 7])
+async def test_only_a_mapping_is_a_document(doc: Any) -> None:
+    async with AsyncClient("http://127.0.0.1:1") as client:
+        cards = client.collection("cards")
+        for write in (cards.insert(doc), cards.replace("a", doc)):
+            with pytest.raises(TypeError, match="a document is a mapping"):
+                await write
+    for operation in (Operation.insert, partial(Operation.replace, "a")):
+        with pytest.raises(TypeError, match="a document is a mapping"):
+            operation(doc)
