@@ -25,7 +25,7 @@ from eventsync.server.supervision.orphans import die_with_parent
 from eventsync.settings import Settings
 from support.environment import environment_of
 from support.peers import chromium
-from support.peers.chromium import running_chromium
+from support.peers.chromium import Chromium, running_chromium
 from support.systems import Processes, tracked
 from support.waiting import eventually, patience, within
 
@@ -184,6 +184,18 @@ def drag(title: str, column: str, before: str | None = None) -> str:
     }})()"""
 
 
+async def check_on_a_phone(browser: Chromium, session: str) -> None:
+    """Nothing to scroll to the right, a column below another, and buttons that a finger hits."""
+    await browser.look_like(session, width=375, height=800)
+    await browser.until(session, "innerWidth === 375 && document.documentElement.scrollWidth <= 375")
+    boxes = "[...document.querySelectorAll('{}')].map((box) => box.getBoundingClientRect())"
+    await browser.until(session, f"{boxes.format('section')}.every(({{ width }}) => width > 300)")
+    await browser.until(
+        session, f"{boxes.format('li button')}.every(({{ width, height }}) => width > 36 && height > 36)"
+    )
+    await browser.look_like(session)
+
+
 @needs_chromium
 async def test_two_pages_of_the_board_see_each_others_moves_across_a_restart(
     page: str, board: httpx.AsyncClient, processes: Processes, tmp_path: Path
@@ -198,6 +210,7 @@ async def test_two_pages_of_the_board_see_each_others_moves_across_a_restart(
         await browser.until(other, f"{drag('Card a', 'doing')}")
         for session in (one, other):
             await browser.until(session, f"{titles('todo')} === 'Card c,Card b' && {titles('doing')} === 'Card a'")
+        await check_on_a_phone(browser, one)
 
         processes.kill("serve")
         await browser.until(one, f"{STATUS} === 'waiting'")
@@ -262,6 +275,7 @@ async def test_the_board_in_react_has_its_cards_and_moves_offline_in_a_new_tab_t
         await browser.until(tab, f"{titles('todo')} === 'Card a,Card b,Card c' && {STATUS} === 'live'")
         await browser.until(tab, drag("Card c", "todo", before="Card b"))
         await browser.until(tab, f"{titles('todo')} === 'Card a,Card c,Card b' && {STATUS} === 'live'")
+        await check_on_a_phone(browser, tab)
 
         processes.kill("serve")
         await browser.until(tab, f"{STATUS} === 'waiting'")

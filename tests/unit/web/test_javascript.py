@@ -93,11 +93,15 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_packed_package_has_each_export(packed: Path) -> None:
-    """As modules that Node imports, beside nothing but their types and the README."""
+    """As modules that Node imports, beside nothing but their types, the README and the license."""
     installed = packed / "node_modules" / "eventsync"
     exports = json.loads((installed / "package.json").read_text())["exports"]
     assert {".", "./store", "./idb", "./decode", "./react", "./tanstack-db"} == set(exports)
-    assert {path.name for path in installed.iterdir()} == {"package.json", "README.md", "src", "types"}
+    assert {path.name for path in installed.iterdir()} == {"LICENSE", "package.json", "README.md", "src", "types"}
+    assert (installed / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", (installed / "README.md").read_text()):
+        path = (installed / link).resolve()
+        assert link.startswith("https://") or (path.is_relative_to(installed) and path.exists()), link
     for export in exports.values():
         assert (installed / export["types"]).is_file()
     names = [f"eventsync{export[1:]}" for export in exports]
