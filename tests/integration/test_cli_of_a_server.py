@@ -248,6 +248,14 @@ async def test_each_refusal_is_one_line(run: Run, url: str) -> None:
         assert refused.stderr.count("\n") == 1
 
 
+async def test_another_path_of_a_server_is_refused(run: Run, url: str) -> None:
+    for words in (("tail", "orders"), ("history", "orders/a"), ("diff", "orders/a", "1")):
+        refused = await run(*words, "--url", f"{url}/v1")
+        assert (refused.exit_code, refused.stdout) == (1, "")
+        said = f"eventsync: {url}/v1 does not answer as a server of eventsync does: Not Found\n"
+        assert refused.stderr == said
+
+
 async def test_other_servers_are_refused(run: Run) -> None:
     answers = {
         "/v1/sync/log": b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n<html/>",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
+from http import HTTPStatus
 from typing import Final
 
 from eventsync.cli.console import printable
@@ -139,7 +140,8 @@ def _translation(url: str, error: RequestError) -> EventsyncError:
         return Unavailable(printable(url + said))
     if isinstance(error, LogReset):
         return ResetRequired(error.reason, text, oldest=error.oldest, head=error.head)
-    if error.code == "http_error":
+    # A path without a route has no other words than those of the status; a document that is missing is named.
+    if error.code == "http_error" or error.problem.get("detail") == HTTPStatus.NOT_FOUND.phrase:
         return Refused(f"{printable(url)} does not answer as a server of eventsync does: {text}")
     if error.status == 401:
         reason = str(error.problem.get("reason", "token_invalid"))
