@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import pytest
 
 from eventsync.settings import Settings
 from support.systems import Processes
-from support.waiting import time_limits
+from support.waiting import patience, time_limits
 
 DATA = Path(__file__).parents[1] / "data"
+PACKAGE = Path(__file__).parents[2] / "clients" / "js"
 SETS = ("theaters", "customers", "accounts")
 
 
@@ -48,3 +50,12 @@ def processes(settings: Settings, tmp_path: Path) -> Iterator[Processes]:
         yield found
     finally:
         found.stop()
+
+
+@pytest.fixture(scope="session")
+def script() -> str:
+    """Return `tabs_page.mjs`, with all that it imports. It needs esbuild."""
+    page = str(Path(__file__).with_name("tabs_page.mjs"))
+    command = ["node_modules/.bin/esbuild", page, "--bundle", "--format=esm", "--target=es2022"]
+    done = subprocess.run(command, cwd=PACKAGE, capture_output=True, text=True, timeout=patience(60), check=True)
+    return done.stdout

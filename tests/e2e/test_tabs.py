@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,7 +20,6 @@ from support.systems import running_system
 from support.waiting import eventually, patience, within
 
 PACKAGE = Path(__file__).parents[2] / "clients" / "js"
-PAGE = Path(__file__).with_name("tabs_page.mjs")
 LIVE = "tab.isLive()"
 LEADS = "tab.leads()"
 
@@ -38,13 +36,6 @@ ENDS: Final[dict[str, Callable[[Chromium, str], Awaitable[None]]]] = {
     "frozen": lambda browser, session: browser.freeze(session, frozen=True),
     "busy": lambda browser, session: browser.start(session, "const end = Date.now() + 9000; while (Date.now() < end);"),
 }
-
-
-@pytest.fixture(scope="module")
-def script() -> str:
-    command = ["node_modules/.bin/esbuild", str(PAGE), "--bundle", "--format=esm", "--target=es2022"]
-    done = subprocess.run(command, cwd=PACKAGE, capture_output=True, text=True, timeout=patience(60), check=True)
-    return done.stdout
 
 
 class Browser:
