@@ -367,7 +367,8 @@ async def test_refusals_of_all_servers_are_shown_while_they_run(
     here, there = new_id(), new_id()
     async with running_server(ruled.settings) as other:
         for url, sub in ((ruled.url, here), (other, there), (other, there)):
-            async with httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {ruled.token(sub)}"}) as user:
+            headers = {"Authorization": f"Bearer {ruled.token(sub)}"}
+            async with httpx.AsyncClient(base_url=url, headers=headers, timeout=patience(15)) as user:
                 await eventually(partial(_is_refused, user))
         found = await refusals_until(operator, lambda refusals: {here, there} <= subjects_of(refusals))
         servers = {line["subject"]: line["server"] for line in found["recent"]}

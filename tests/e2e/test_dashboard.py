@@ -162,8 +162,8 @@ async def test_refusals_of_all_servers_are_listed(settings: Settings, tmp_path: 
         token = dashboard.ruled.token("eve")
         async with running_server(dashboard.ruled.settings) as other:
             for url in (dashboard.ruled.url, other):
-                refused = httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {token}"})
-                async with refused as client:
+                headers = {"Authorization": f"Bearer {token}"}
+                async with httpx.AsyncClient(base_url=url, headers=headers, timeout=patience(15)) as client:
                     assert (await client.get("/metrics")).status_code == 403
             await dashboard.show("access")
             rows = "[...document.querySelectorAll('[aria-label=\"Table: Refusals\"] tbody tr')]"

@@ -106,6 +106,8 @@ NAMES = (
     "anyio.abc:TestRunner",
     "pymongo._csot:get_deadline",
     "pymongo._csot:get_timeout",
+    "pymongo.asynchronous.pool:_async_cond_wait",
+    "pymongo.asynchronous.topology:_async_cond_wait",
     "pymongo.errors:_OperationCancelled",
     "pymongo.helpers_shared:_check_command_response",
     "_pytest.outcomes:OutcomeException",

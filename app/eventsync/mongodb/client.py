@@ -16,6 +16,7 @@ from pymongo.errors import InvalidURI, PyMongoError
 
 from eventsync.domain.values.extended_json import CODEC
 from eventsync.errors import ConfigurationError
+from eventsync.mongodb import condition_wait
 from eventsync.mongodb.connections import TasklessPool
 from eventsync.mongodb.errors import translated
 from eventsync.settings import Settings
@@ -125,6 +126,7 @@ def _connected(kind: type[_C], settings: Settings, role: str, timeout: float | N
         raise ConfigurationError(
             "no MongoDB given: set EVENTSYNC_MONGODB_URI to a replica set's connection string, or run `eventsync dev`"
         )
+    condition_wait.install()
     with warnings.catch_warnings():
         # The driver only warns about an unknown option of the connection string, and ignores the option.
         warnings.simplefilter("error", UserWarning)
