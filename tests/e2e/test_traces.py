@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import signal
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from eventsync.settings import Settings
 from support.clients import following
 from support.collector import Collector, ReceivedSpan, collecting
 from support.systems import Processes, tracked
-from support.waiting import patience, within
+from support.waiting import eventually, patience, within
 
 SHAPE = "theaters"
 SERVER, CLIENT, PRODUCER, CONSUMER, INTERNAL = 2, 3, 4, 5, 1
@@ -41,12 +42,23 @@ class TracedProcesses(Processes):
         return super()._environment(name) | self._variables | {"OTEL_SERVICE_NAME": name}
 
     async def start_all(self) -> None:
-        """Start a worker and two servers, and wait until both serve."""
+        """Start a worker and two servers, and wait until both serve and have the first event of each collection.
+
+        The first event names what is active from there. A server that did not know it yet reads the log itself, and has
+        no span of what it finds.
+        """
         self.start("worker", "serve")
         self.start("serve2", options=("--port", self._second_port))
         for url in (self.url, self.second):
-            # All of them: when one more is tracked, a server reads the log itself, and has no span of what it finds.
             await tracked(url, self._settings.collections)
+        await changed(self.url, f"/v1/collections/{SHAPE}/documents/first", {}, {}, "PUT")
+        for url in (self.url, self.second):
+            await eventually(partial(self._has_an_event, url), 20)
+
+    async def _has_an_event(self, url: str) -> bool:
+        async with httpx.AsyncClient(base_url=url, timeout=patience(20)) as http:
+            ready = await http.get("/readyz")
+        return ready.status_code == 200 and not ready.json()["position"].endswith(":0")
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -69,8 +70,8 @@ class Collector:
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
-            spans = [f"{span.trace[:6]} {span.service}: {span.name}" for span in self.spans[-50:]]
-            raise AssertionError("\n".join(["waited in vain; the spans that have come:", *spans])) from None
+            found = Counter(f"{span.trace[:6]} {span.service}: {span.name}" for span in self.spans)
+            raise AssertionError(f"waited in vain; the spans that have come: {found}") from None
 
 
 def spans_of(body: bytes) -> list[ReceivedSpan]:
