@@ -51,7 +51,7 @@ LIMITS: Final = {
     "small files with one importer": 28,
     "class names used twice": 0,
     "lines: all": 188_000,
-    "lines: docs/benchmarks": 1_030,
+    "lines: docs/benchmarks": 1_045,
     "lines: locks": 2_520,
     "lines: scripts/bench": 5_650,
     "lines: tests/support": 13_500,
