@@ -323,13 +323,18 @@ async def test_cookie_by_tls_is_for_this_host_and_no_script(by_tls: str, guarded
         assert {"HttpOnly", "Secure", "Max-Age=0", "Path=/"} < set(ended.headers["set-cookie"].split("; "))
 
 
-@pytest.mark.parametrize("door", ["direct", "by_tls"])
+@pytest.fixture(params=["direct", "by_tls"])
+def own_origin(request: pytest.FixtureRequest, guarded: Ruled) -> str:
+    """The URL of the server, or that of the nginx before it."""
+    return guarded.url if request.param == "direct" else str(request.getfixturevalue("by_tls"))
+
+
 @pytest.mark.parametrize("peer", ["chromium-websocket", "chromium-eventsource"], indirect=True)
 async def test_browser_follows_by_the_cookie_of_a_session(
-    peer: Peer, chromium: Chromium, guarded: Ruled, key: str, door: str, request: pytest.FixtureRequest
+    peer: Peer, chromium: Chromium, guarded: Ruled, key: str, own_origin: str
 ) -> None:
     """A page of the server's origin that has signed in needs no token in its script; signed out, it is refused."""
-    url = guarded.url if door == "direct" else str(request.getfixturevalue(door))
+    url = own_origin
     page = await chromium.visit(f"{url}/healthz")
     headers = f"{{headers: {{Authorization: 'Bearer {credential(key)}'}}, method: 'POST'}}"
     await chromium.until(
