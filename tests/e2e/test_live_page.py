@@ -160,9 +160,11 @@ async def test_the_page_signs_in_and_out(settings: Settings, stores: Stores, tmp
         roles, claims = frozenset({"operator"}), {"sub": "paul"}
         _, key = await stores.credentials.keys.create("page", roles=roles, claims=claims, expires=None)
         # Unknown keys are looked up ten times a second at most: a key that was just made may be refused at first.
-        await browser.until(open_page, f"!document.querySelector('#sign-in').open || ({signing_in(key)}, false)")
-        await browser.until(open_page, f"!document.querySelector('#sign-in').open && {LIVE} && {ROWS} === 1")
-        await browser.until(open_page, "document.querySelector('#who span').textContent === 'paul'")
+        # A page that has signed in is loaded again: for a moment, it has no dialog.
+        dialog = "document.querySelector('#sign-in')"
+        await browser.until(open_page, f"{dialog} && (!{dialog}.open || ({signing_in(key)}, false))")
+        await browser.until(open_page, f"{dialog}?.open === false && {LIVE} && {ROWS} === 1")
+        await browser.until(open_page, "document.querySelector('#who span')?.textContent === 'paul'")
         # Signing out loads the page again.
         await browser.start(open_page, "document.querySelector('#who button').click()")
         await browser.until(open_page, "document.querySelector('#sign-in')?.open")
