@@ -112,15 +112,16 @@ class Job(ABC):
 
     async def _rest(self, pause: float, *, keeps: bool) -> None:
         """Wait until `pause` is over or the worker stops. With `keeps`, renew the lease meanwhile."""
-        end = time.monotonic() + pause
-        while not self._stop.is_set() and (left := end - time.monotonic()) > 0:
-            await set_within(self._stop, min(left, self._period / RENEWALS_PER_PERIOD) if keeps else left)
+        end, interval = time.monotonic() + pause, self._period / RENEWALS_PER_PERIOD
+        # The next run renews it first: a short pause needs no renewal of its own.
+        while keeps and end - time.monotonic() > interval and not await set_within(self._stop, interval):
             try:
-                keeps = keeps and not self._stop.is_set() and await self._renew()
+                keeps = await self._renew()
             except Unavailable as error:
                 logger.debug("%s: %s; the next renewal may come in time", self._job, error.diagnosis)
             if not keeps:
                 self.figures.next_at = None
+        await set_within(self._stop, end - time.monotonic())
 
     async def finish(self) -> None:  # noqa: B027 - most jobs have nothing to do
         """Do what must be done before the worker ends. Called only if the lease was held."""
