@@ -159,6 +159,8 @@ def settings(mongodb_uri: str, database_name: str) -> Settings:
         mongodb_uri=mongodb_uri,
         database=database_name,
         checkpoint_interval=0.25,
+        # A test often waits for the checkpoint behind an idle read; a worker or server that is to stop ends its read.
+        stream_wait=0.05,
         # A shape without news hears of its position by the heartbeat only.
         heartbeat=0.5,
         **limits,

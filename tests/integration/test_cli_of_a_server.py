@@ -43,7 +43,7 @@ parameters = { board = { type = "int" } }
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    return settings.model_copy(update={"stream_wait": 0.05, "snapshot_chunk_bytes": 1024})
+    return settings.model_copy(update={"snapshot_chunk_bytes": 1024})
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ SEED = int(os.environ.get("EVENTSYNC_TEST_SEED") or secrets.randbits(32))
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    return settings.model_copy(update={"stream_wait": 0.05, "collections": ("docs", "others")})
+    return settings.model_copy(update={"collections": ("docs", "others")})
 
 
 async def store(stores: Stores, documents: Iterable[bytes]) -> int:

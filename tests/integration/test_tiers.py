@@ -30,7 +30,6 @@ def settings(settings: Settings, tmp_path: Path) -> Settings:
         "segment_events": 50,
         "snapshot_events": 50,
         "snapshot_min_events": 1,
-        "stream_wait": 0.05,
     }
     return settings.model_copy(update=update)
 

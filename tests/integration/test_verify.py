@@ -34,7 +34,7 @@ from support.waiting import patience
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    return settings.model_copy(update={"stream_wait": 0.05, "snapshot_chunk_bytes": 1024})
+    return settings.model_copy(update={"snapshot_chunk_bytes": 1024})
 
 
 async def run(settings: Settings, *words: str) -> tuple[int, str]:

@@ -46,7 +46,7 @@ async def wrong(settings: Settings) -> str | None:
 @pytest.fixture
 def settings(settings: Settings, tmp_path: Path) -> Settings:
     cold = {"archive_url": str(tmp_path), "hot_events": 10, "hot_age": 10.0**9, "segment_events": 20}
-    return settings.model_copy(update=cold | {"snapshot_events": 50, "snapshot_min_events": 20, "stream_wait": 0.05})
+    return settings.model_copy(update=cold | {"snapshot_events": 50, "snapshot_min_events": 20})
 
 
 async def active(stores: Stores) -> bool | None:

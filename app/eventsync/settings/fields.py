@@ -36,7 +36,10 @@ class Fields(ServerFields):
         5.0, gt=0, description="Maximum time until a worker that has died is replaced, in seconds."
     )
     stream_wait: float = Field(
-        1.0, gt=0, le=5.0, description="Maximum wait of one read of the change stream that returns nothing, in seconds."
+        1.0,
+        gt=0,
+        le=5.0,
+        description="Maximum wait of one read of a change stream that returns nothing, in seconds. A worker or server that is stopped ends its read first.",
     )
     stream_batch: int = Field(
         1000, ge=1, le=100_000, description="Maximum number of changes in one read of the change stream."

@@ -23,7 +23,7 @@ from support.failpoints import faults
 from support.ruled import DOCS, DOCUMENTS, Ruled, apply_rules, event_stream, moved_system, socket
 from support.waiting import eventually, patience, within
 
-SETTINGS: dict[str, Any] = {"collections": ("docs",), "heartbeat": 3600.0, "stream_wait": 0.05}
+SETTINGS: dict[str, Any] = {"collections": ("docs",), "heartbeat": 3600.0}
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ DAMAGES: list[Damage] = [
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    return settings.model_copy(update={"collections": ("docs", "others"), "stream_wait": 0.05})
+    return settings.model_copy(update={"collections": ("docs", "others")})
 
 
 async def written(stores: Stores) -> LogId:

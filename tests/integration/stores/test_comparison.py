@@ -23,7 +23,7 @@ from support.systems import running_worker
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    return settings.model_copy(update={"stream_wait": 0.05, "snapshot_chunk_bytes": 1024})
+    return settings.model_copy(update={"snapshot_chunk_bytes": 1024})
 
 
 async def differences(stores: Stores, log: LogId, at: Checkpoint) -> dict[IdText, tuple[State, State]]:

@@ -27,7 +27,7 @@ LOG = LogId("k3f9ab2c")
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
     """Small chunks: a history of a few documents fills several."""
-    return settings.model_copy(update={"stream_wait": 0.05, "snapshot_chunk_bytes": 1024})
+    return settings.model_copy(update={"snapshot_chunk_bytes": 1024})
 
 
 def assert_same(said: dict[IdText, State], model: dict[IdText, State]) -> None:

@@ -41,7 +41,7 @@ from support.systems import running_worker
 
 @pytest.fixture
 def settings(settings: Settings, tmp_path: Path) -> Settings:
-    update = {"stream_wait": 0.05, "snapshot_chunk_bytes": 1024, "archive_url": str(tmp_path), "segment_events": 15}
+    update = {"snapshot_chunk_bytes": 1024, "archive_url": str(tmp_path), "segment_events": 15}
     return settings.model_copy(update=update)
 
 

@@ -36,7 +36,7 @@ NOBODY = IdText("nobody")
 @pytest.fixture
 def settings(settings: Settings, tmp_path: Path) -> Settings:
     """Small chunks: a history of a few documents fills several."""
-    update = {"stream_wait": 0.05, "snapshot_chunk_bytes": 1024, "archive_url": str(tmp_path), "segment_events": 15}
+    update = {"snapshot_chunk_bytes": 1024, "archive_url": str(tmp_path), "segment_events": 15}
     return settings.model_copy(update=update)
 
 

@@ -23,7 +23,7 @@ SHAPE = "mine?owner=int:7"
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    return settings.model_copy(update={"collections": ("docs",), "stream_wait": 0.05})
+    return settings.model_copy(update={"collections": ("docs",)})
 
 
 async def apply(stores: Stores, *definitions: Definition) -> None:

@@ -205,7 +205,7 @@ async def test_client_whose_missed_events_are_all_archived_becomes_live(
     stores: Stores, settings: Settings, tmp_path: Path, transport: str
 ) -> None:
     """The documents that archived events of a route have touched are not known, so nothing can be squashed."""
-    soon = {"hot_events": 5, "segment_events": 20, "archive_url": str(tmp_path), "window_bytes": 1, "stream_wait": 0.05}
+    soon = {"hot_events": 5, "segment_events": 20, "archive_url": str(tmp_path), "window_bytes": 1}
     quick, docs, shape = settings.model_copy(update=soon), stores.data["docs"], "by_board?board=int:1"
     async with running_system(quick) as url:
         await declare(stores, url, [BY_BOARD], shape)

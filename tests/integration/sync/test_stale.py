@@ -53,7 +53,7 @@ async def test_health_says_that_the_journal_is_flushed(settings: Settings, store
 
 
 async def test_clients_and_operators_see_that_no_worker_makes_progress(settings: Settings) -> None:
-    changed = {"collections": ("docs",), "stale_after": 0.5, "heartbeat": scaled(1.0), "stream_wait": 0.1}
+    changed = {"collections": ("docs",), "stale_after": 0.5, "heartbeat": scaled(1.0)}
     settings = settings.model_copy(update=changed)
     async with running_server(settings) as url, httpx.AsyncClient(base_url=url, timeout=patience(20)) as client:
         async with running_worker(settings):

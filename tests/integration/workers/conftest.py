@@ -12,12 +12,6 @@ from support.program import Program
 from support.waiting import patience
 
 
-@pytest.fixture
-def settings(settings: Settings) -> Settings:
-    """Idle reads of the stream wait for shorter: a test often waits for the checkpoint behind one."""
-    return settings.model_copy(update={"stream_wait": 0.05})
-
-
 class WorkerProcess:
     """`eventsync worker` as a process of its own, which a test may stop, continue and kill."""
 

@@ -26,7 +26,7 @@ from support.systems import running_worker
 
 
 async def test_an_idle_stream_keeps_its_checkpoint_moving(stores: Stores, settings: Settings) -> None:
-    async with running_worker(settings.model_copy(update={"stream_wait": 0.05})):
+    async with running_worker(settings):
         log = await began(stores, "docs")
         times: set[Timestamp] = set()
 

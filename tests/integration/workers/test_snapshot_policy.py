@@ -28,7 +28,7 @@ LATER = Timestamp(4_000_000_000, 1)
 def settings(settings: Settings) -> Settings:
     """Conditions that are far away, for each test to bring its own near."""
     far = {"snapshot_events": 10**6, "snapshot_ratio": 1e9, "snapshot_period": 1e9, "snapshot_min_events": 10**6}
-    return settings.model_copy(update=far | {"snapshots_kept": 100, "stream_wait": 0.05})
+    return settings.model_copy(update=far | {"snapshots_kept": 100})
 
 
 @pytest.fixture

@@ -46,7 +46,6 @@ from eventsync.sync.live.window import Window
 logger = logging.getLogger(__name__)
 _alarms = Alarms(logger)
 
-_WAIT = 1.0
 _BACKOFF_CAP = 2.0
 _READ_BACK = 1000
 """Events that a server reads into its window at start, for the clients that reconnect then."""
@@ -109,7 +108,7 @@ class Feed:
         self._rules: StoredRules | None = None
         self._generation = 0
         """Number of times that other rules were read; 0 before the first read."""
-        self._batch = settings.stream_batch
+        self._batch, self._wait = settings.stream_batch, settings.stream_wait
         self._held: list[StoredEvent] = []
         """Events of a transaction that is not complete yet."""
         self._log: Log | None = None
@@ -165,7 +164,7 @@ class Feed:
 
     async def _follow(self, stream: ChangeStream, process: str, stop: asyncio.Event) -> None:
         while not stop.is_set():
-            batch = await stream.read(wait=_WAIT, limit=self._batch)
+            batch = await stream.read(wait=self._wait, limit=self._batch)
             # Before the batch is taken: a reader has found another primary, which may have been restored.
             if self._continuity.is_doubted:
                 raise _primary_changed()
