@@ -29,7 +29,7 @@ from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
 from support import mongodb_container
 from support.data_directory import data_directory, sweep
-from support.waiting import patience, scaled, time_limits
+from support.waiting import STREAM_WAIT, patience, scaled, time_limits
 
 logger = logging.getLogger(__name__)
 
@@ -159,8 +159,7 @@ def settings(mongodb_uri: str, database_name: str) -> Settings:
         mongodb_uri=mongodb_uri,
         database=database_name,
         checkpoint_interval=0.25,
-        # A test often waits for the checkpoint behind an idle read; a worker or server that is to stop ends its read.
-        stream_wait=0.05,
+        stream_wait=STREAM_WAIT,
         # A shape without news hears of its position by the heartbeat only.
         heartbeat=0.5,
         **limits,

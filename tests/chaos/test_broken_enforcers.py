@@ -33,6 +33,7 @@ from support.systems import running_server, running_worker, tracked
 from support.waiting import eventually, within
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings(
         # PyMongo leaves the socket of a connect that is cancelled to the garbage collector, and so does websockets.
         "ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning",

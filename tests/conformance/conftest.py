@@ -49,6 +49,7 @@ async def served(mongodb_uri: str, client: Client) -> AsyncIterator[Served]:
         database=f"conformance_{secrets.token_hex(6)}",
         collections=(*COLLECTIONS, CATALOG, *DECLARED_IN),
         checkpoint_interval=0.25,
+        stream_wait=0.25,
         # Small, so that what comes is cut into frames and parts, and comes from the store as well as from the window.
         window_bytes=64 * 1024,
         frame_bytes=16 * 1024,

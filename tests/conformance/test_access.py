@@ -28,7 +28,7 @@ from support.ruled import EVERYTHING, MERGE, Ruled, apply_rules, ruled_system
 from support.systems import running_worker, serving, tracked
 from support.tcp_proxy import tcp_proxy
 from support.tls import certificate
-from support.waiting import eventually, patience
+from support.waiting import STREAM_WAIT, eventually, patience
 
 NOTES: Final = "/v1/collections/notes/documents"
 LONG: Final = "x" * 200
@@ -60,6 +60,7 @@ async def guarded(mongodb_uri: str, client: Client, tmp_path_factory: pytest.Tem
         database=f"guarded_{secrets.token_hex(6)}",
         collections=("notes",),
         checkpoint_interval=0.25,
+        stream_wait=0.25,
         auth_grace=0.5,
         # Short, so that a silent end of a token is seen soon.
         heartbeat=0.5,
@@ -78,7 +79,7 @@ async def guarded_proxy(guarded: Ruled, tmp_path_factory: pytest.TempPathFactory
         yield running.url
 
 
-@pytest.fixture(params=["direct", "nginx"])
+@pytest.fixture(params=["direct", pytest.param("nginx", marks=pytest.mark.slow)])
 def guarded_door(request: pytest.FixtureRequest, guarded: Ruled) -> str:
     return guarded.url if request.param == "direct" else str(request.getfixturevalue("guarded_proxy"))
 
@@ -224,7 +225,8 @@ async def test_revocation_ends_connections(peer: Peer, guarded_door: str, guarde
 @pytest.fixture
 async def unactivated(mongodb_uri: str, client: Client, tmp_path: Path) -> AsyncIterator[Ruled]:
     """A server with rules that no worker has activated."""
-    settings = Settings(mongodb_uri=mongodb_uri, database=f"closed_{secrets.token_hex(6)}", collections=("notes",))
+    name = f"closed_{secrets.token_hex(6)}"
+    settings = Settings(mongodb_uri=mongodb_uri, database=name, collections=("notes",), stream_wait=STREAM_WAIT)
     stores = Stores.of(client, settings)
     async with serving(settings) as server:
         system = Ruled([server], settings, stores, tmp_path, Clock())

@@ -22,7 +22,7 @@ from support.peers.peer import Peer
 from support.peers.served import Served
 from support.peers.talk import Copy, Talk, talking
 from support.systems import running_server, running_worker
-from support.waiting import within
+from support.waiting import STREAM_WAIT, within
 
 everybody = pytest.mark.parametrize("peer", MAKES, indirect=True)
 event_sources = pytest.mark.parametrize("peer", ["node-eventsource", "chromium-eventsource"], indirect=True)
@@ -46,6 +46,7 @@ async def unserved(mongodb_uri: str, client: Client) -> AsyncIterator[Settings]:
         database=f"later_{secrets.token_hex(6)}",
         collections=("orders",),
         checkpoint_interval=0.1,
+        stream_wait=STREAM_WAIT,
     )
     yield settings
     await client.drop_database(settings.database)

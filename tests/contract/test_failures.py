@@ -22,7 +22,7 @@ from eventsync.settings import Settings
 from support.failpoints import faults
 from support.peers.python import connect
 from support.systems import running_system
-from support.waiting import eventually, patience, time_limits, within
+from support.waiting import STREAM_WAIT, eventually, patience, time_limits, within
 
 SECRET = "s3cret"
 STRICT = {
@@ -80,6 +80,7 @@ async def system(mongodb_uri: str, client: Client, **limits: Any) -> AsyncIterat
         database=f"failures_{secrets.token_hex(6)}",
         collections=("things", "unique", "strict", "closed", "seen"),
         checkpoint_interval=0.1,
+        stream_wait=STREAM_WAIT,
         write_attempts=3,
         heartbeat=1.0,
         **limits,

@@ -217,6 +217,7 @@ async def test_inspection_is_for_observers_and_logged(
         assert (await observer_status(ruled, unknown)) == 404
 
 
+@pytest.mark.slow
 async def test_one_inspection_too_many_is_refused_until_another_is_left_alone(
     operator: httpx.AsyncClient, ruled: Ruled, new_id: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from eventsync.settings import Settings
 from support.systems import Processes
-from support.waiting import patience, time_limits
+from support.waiting import STREAM_WAIT, patience, time_limits
 
 DATA = Path(__file__).parents[1] / "data"
 PACKAGE = Path(__file__).parents[2] / "clients" / "js"
@@ -33,6 +33,7 @@ def settings(mongodb_uri: str, database_name: str) -> Settings:
         database=database_name,
         collections=SETS,
         checkpoint_interval=0.25,
+        stream_wait=STREAM_WAIT,
         # Small, so that catch-up comes from the store as well as from the window, and in more than one frame.
         window_bytes=64 * 1024,
         frame_bytes=16 * 1024,

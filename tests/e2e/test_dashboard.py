@@ -157,6 +157,7 @@ async def test_each_view_shows_real_data_accessibly(settings: Settings, tmp_path
             await dashboard.looks_well(view)
 
 
+@pytest.mark.slow
 async def test_refusals_of_all_servers_are_listed(settings: Settings, tmp_path: Path) -> None:
     async with looking(settings, tmp_path) as dashboard:
         token = dashboard.ruled.token("eve")
@@ -198,6 +199,7 @@ async def test_document_is_edited_by_keyboard_and_restored(settings: Settings, t
         assert (await operator.get(f"{THINGS}/d7")).json()["doc"]["n"] == 7
 
 
+@pytest.mark.slow
 async def test_documents_and_events_are_found_and_paged(settings: Settings, tmp_path: Path) -> None:
     async with looking(settings, tmp_path) as dashboard:
         await dashboard.show("data/things")
@@ -220,6 +222,7 @@ async def test_documents_and_events_are_found_and_paged(settings: Settings, tmp_
         dashboard.browser.complaints.clear()
 
 
+@pytest.mark.slow
 async def test_page_is_bounded_however_many_documents_there_are(settings: Settings, tmp_path: Path) -> None:
     """A page is one request for 50 documents, and the document grows by none that was left."""
     async with looking(settings, tmp_path) as dashboard:
@@ -244,6 +247,7 @@ async def test_page_is_bounded_however_many_documents_there_are(settings: Settin
         dashboard.browser.complaints.clear()
 
 
+@pytest.mark.slow
 async def test_client_is_disconnected_and_forgotten(
     settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -267,6 +271,7 @@ async def test_client_is_disconnected_and_forgotten(
         assert ["disconnect" in said[0], "forget" in said[1]] == [True, True]
 
 
+@pytest.mark.slow
 async def test_collection_is_shown_as_it_was_and_restored(settings: Settings, tmp_path: Path) -> None:
     async with looking(settings, tmp_path) as dashboard, dashboard.ruled.client("root", roles=["ops"]) as operator:
         known = (await operator.get("/v1/admin/collections/things/history")).json()["since_at"]
@@ -295,6 +300,7 @@ async def test_collection_is_shown_as_it_was_and_restored(settings: Settings, tm
         assert (task["state"], task["by"], task["result"]["into"]) == ("done", "olga", "things_before")
 
 
+@pytest.mark.slow
 async def test_collections_are_verified(settings: Settings, tmp_path: Path) -> None:
     async with looking(settings, tmp_path) as dashboard:
         await dashboard.show("data/things")
@@ -312,6 +318,7 @@ async def test_collections_are_verified(settings: Settings, tmp_path: Path) -> N
         assert await dashboard.browser.value(dashboard.page, link) == "#/data/things/d3"
 
 
+@pytest.mark.slow
 async def test_storage_shows_tiers_snapshots_and_segments(settings: Settings, tmp_path: Path) -> None:
     archived = {"archive_url": str(tmp_path / "archive"), "hot_events": 20, "segment_events": 40}
     archived |= {"snapshot_events": 50, "snapshot_min_events": 1, "checkpoint_interval": 0.2}
@@ -396,6 +403,7 @@ async def test_observer_gets_no_buttons_that_change_something(settings: Settings
         assert "Explain" not in await dashboard.browser.value(dashboard.page, labels)
 
 
+@pytest.mark.slow
 async def test_old_answer_is_not_taken_for_the_present(settings: Settings, tmp_path: Path) -> None:
     async with looking(settings, tmp_path) as dashboard:
         await dashboard.show("overview")
@@ -409,6 +417,7 @@ async def test_old_answer_is_not_taken_for_the_present(settings: Settings, tmp_p
         assert not await dashboard.browser.value(dashboard.page, "document.querySelector('.problems, .fine') !== null")
 
 
+@pytest.mark.slow
 async def test_next_principal_of_a_tab_has_own_rights(settings: Settings, tmp_path: Path) -> None:
     """As in a tab of an operator who has signed out in another one."""
     async with looking(settings, tmp_path) as dashboard:

@@ -220,6 +220,7 @@ create = true
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
 async def test_under_rules_a_key_is_made_and_the_command_that_is_printed_works(
     dev: Dev, tmp_path: Path, mongodb_uri: str, database_name: str

@@ -143,6 +143,7 @@ def killed(script: bytes, tmp_path: Path) -> Iterator[Killed]:
         yield Killed(url, said, tmp_path / "profile")
 
 
+@pytest.mark.slow
 def test_killed_browsers_leave_rows_and_position_together(
     killed: Killed, record_property: Callable[[str, object], None]
 ) -> None:
@@ -162,6 +163,7 @@ def test_killed_browsers_leave_rows_and_position_together(
     assert killed.stored > KILLS
 
 
+@pytest.mark.slow
 def test_a_database_that_the_browser_deletes_is_reported_and_its_writes_are_restored(killed: Killed) -> None:
     """Chromium deletes a database in whose log there is an incomplete record; unless LevelDB has learnt to mend it."""
     with killed.browsing():

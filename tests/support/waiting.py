@@ -138,6 +138,9 @@ def _work() -> float:
 _pace = _Pace()
 
 
+STREAM_WAIT: Final = 0.05
+"""`stream_wait` of systems under test. A test often waits for what comes behind an idle read: a checkpoint, an end."""
+
 _LIMITS: Final = (
     "body_timeout",
     "drain_timeout",
