@@ -124,7 +124,7 @@ async def proxy(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Asy
         yield running
 
 
-@pytest.fixture(params=["direct", "nginx"])
+@pytest.fixture(params=["direct", pytest.param("nginx", marks=pytest.mark.slow)])
 def door(request: pytest.FixtureRequest, served: Served) -> str:
     """The URL that clients come in by."""
     if request.param == "direct":

@@ -245,6 +245,7 @@ async def unactivated(mongodb_uri: str, client: Client, tmp_path: Path) -> Async
 
 
 # A system of its own for each: the package's retries have other tests.
+@pytest.mark.slow
 @pytest.mark.parametrize("peer", [name for name in MAKES if name not in PACKAGE], indirect=True)
 async def test_client_is_refused_retryably_until_its_rules_are_active(peer: Peer, unactivated: Ruled, key: str) -> None:
     """Closed while in doubt, but no client gives up: `unavailable` with a time, and then its part."""
@@ -331,6 +332,7 @@ def own_origin(request: pytest.FixtureRequest, guarded: Ruled) -> str:
     return guarded.url if request.param == "direct" else str(request.getfixturevalue("by_tls"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("peer", ["chromium-websocket", "chromium-eventsource"], indirect=True)
 async def test_browser_follows_by_the_cookie_of_a_session(
     peer: Peer, chromium: Chromium, guarded: Ruled, key: str, own_origin: str

@@ -233,6 +233,7 @@ VALUES: Final[dict[str, tuple[Any, ...]]] = {
 """Text of a parameter's value → the values of documents that it stands for. `...`: there is no such field."""
 
 
+@pytest.mark.slow
 @everybody
 async def test_parameter_of_each_type(peer: Peer, door: str, served: Served, rules: Rules, key: str) -> None:
     """Values, Shape: "one text for equal numbers"; null stands for a field that is null or missing."""

@@ -211,6 +211,7 @@ async def test_document_shape_gets_only_its_document(peer: Peer, door: str, api:
     assert {event["id"] for event in talk.events} == {key}
 
 
+@pytest.mark.slow
 @everybody
 async def test_many_shapes_share_one_connection(
     peer: Peer, door: str, served: Served, api: httpx.AsyncClient, key: str
@@ -344,6 +345,7 @@ async def test_values_and_ids_keep_their_types(peer: Peer, door: str, served: Se
     assert copy[shape].documents == {odd: want[odd]}
 
 
+@pytest.mark.slow
 async def test_server_shutdown_is_announced_and_resumable(
     peers: dict[str, Peer], served: Served, api: httpx.AsyncClient, key: str
 ) -> None:
@@ -395,6 +397,7 @@ async def test_client_reconnects_by_itself(peer: Peer, served: Served, api: http
     assert [event["id"] for event in talk.events if event["id"].startswith(key)] == [f"{key}-1", *[f"{key}-2"] * 2]
 
 
+@pytest.mark.slow
 @event_sources
 async def test_hundred_long_shapes_resume(
     peer: Peer, door: str, served: Served, api: httpx.AsyncClient, key: str

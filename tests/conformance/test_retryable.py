@@ -90,6 +90,7 @@ async def test_event_source_survives_a_server_at_max_sockets(peer: Peer, served:
         await comes_back(talk)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(nginx.missing() is not None, reason=nginx.missing() or "")
 @event_sources
 async def test_event_source_survives_a_proxy_without_a_server(peer: Peer, served: Served, tmp_path: Path) -> None:

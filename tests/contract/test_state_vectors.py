@@ -210,6 +210,7 @@ async def test_malformed_client_ids_are_refused(root: httpx.AsyncClient, client_
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed")
 
 
+@pytest.mark.slow
 async def test_shutdown_stores_the_last_acknowledgements(settings: Settings) -> None:
     settings = settings.model_copy(update={"collections": ("docs",), "ack_interval": 3600.0})
     async with running_system(settings) as url:

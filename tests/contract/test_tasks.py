@@ -98,6 +98,7 @@ async def test_task_of_another_server_is_listed(
     assert await code_of(operator, "DELETE", f"/v1/admin/tasks/{begun['id']}") == (404, "not_found")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("door", ["its server", "another server"])
 async def test_cancelled_restore_leaves_nothing(
     operator: httpx.AsyncClient, ruled: Ruled, client: Client, new_id: Callable[[], str], door: str
@@ -166,6 +167,7 @@ async def verified(operator: httpx.AsyncClient, path: str, **names: str) -> Json
     return await ended(operator, begun["id"])
 
 
+@pytest.mark.slow
 async def test_verification_names_the_document_that_differs(
     operator: httpx.AsyncClient, ruled: Ruled, new_id: Callable[[], str], caplog: pytest.LogCaptureFixture
 ) -> None:

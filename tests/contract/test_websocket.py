@@ -245,6 +245,7 @@ async def test_position_that_can_not_be_continued_is_reset(
         assert (await receive(connection, "snapshot"))["shape"] == "things"
 
 
+@pytest.mark.slow
 async def test_slow_client_is_evicted(served: Any, api: httpx.AsyncClient, new_id: NewId) -> None:
     key = new_id()
     port = urlsplit(served.url).port
@@ -265,6 +266,7 @@ async def test_slow_client_is_evicted(served: Any, api: httpx.AsyncClient, new_i
         connection.transport.abort()
 
 
+@pytest.mark.slow
 async def test_follower_of_an_untracked_collection_gets_an_error(served: Any, client: Any) -> None:
     tracking = Stores.of(client, served.settings).tracking
     await tracking.ask(["passing"])

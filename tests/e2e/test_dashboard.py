@@ -352,6 +352,7 @@ async def _shows_a_failure(dashboard: Dashboard) -> bool:
     return bool(await dashboard.browser.value(dashboard.page, shown))
 
 
+@pytest.mark.slow
 async def test_storage_says_that_there_is_no_archive(settings: Settings, tmp_path: Path) -> None:
     async with looking(settings, tmp_path) as dashboard:
         await dashboard.show("log/storage")
@@ -359,6 +360,7 @@ async def test_storage_says_that_there_is_no_archive(settings: Settings, tmp_pat
         assert await dashboard.browser.value(dashboard.page, f"{FACT['Archiver']} ?? null") is None
 
 
+@pytest.mark.slow
 async def test_session_is_inspected_live(settings: Settings, tmp_path: Path) -> None:
     async with looking(settings, tmp_path, "watch") as dashboard, dashboard.ruled.client("root", roles=["ops"]) as root:
         await dashboard.show("clients")
@@ -377,6 +379,7 @@ async def test_session_is_inspected_live(settings: Settings, tmp_path: Path) -> 
         await dashboard.until("document.querySelector('main [role=status]').textContent === 'held'")
 
 
+@pytest.mark.slow
 async def test_access_is_explained(settings: Settings, tmp_path: Path) -> None:
     async with looking(settings, tmp_path) as dashboard:
         await dashboard.show("access")
@@ -392,6 +395,7 @@ async def test_access_is_explained(settings: Settings, tmp_path: Path) -> None:
         assert CANARY not in seen
 
 
+@pytest.mark.slow
 async def test_observer_gets_no_buttons_that_change_something(settings: Settings, tmp_path: Path) -> None:
     async with looking(settings, tmp_path, "watch") as dashboard:
         await dashboard.show("clients")
@@ -440,6 +444,7 @@ async def test_next_principal_of_a_tab_has_own_rights(settings: Settings, tmp_pa
         dashboard.browser.complaints.clear()
 
 
+@pytest.mark.slow
 async def test_refusal_is_shown_and_a_number_is_a_position(settings: Settings, tmp_path: Path) -> None:
     async with looking(settings, tmp_path) as dashboard:
         await dashboard.show("data/things")

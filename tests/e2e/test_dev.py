@@ -252,6 +252,7 @@ def _shell(command: str, directory: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 async def test_with_a_mongodb_of_the_users_own(dev: Dev, mongodb_uri: str, database_name: str) -> None:
     async with dev("--mongodb-uri", mongodb_uri, "--database", database_name, "--no-demo") as running:
         await running.says("ready after")

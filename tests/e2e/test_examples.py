@@ -196,6 +196,7 @@ async def check_on_a_phone(browser: Chromium, session: str) -> None:
     await browser.look_like(session)
 
 
+@pytest.mark.slow
 @needs_chromium
 async def test_two_pages_of_the_board_see_each_others_moves_across_a_restart(
     page: str, board: httpx.AsyncClient, processes: Processes, tmp_path: Path

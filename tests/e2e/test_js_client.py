@@ -164,6 +164,7 @@ async def test_native_values_are_stored_with_the_types_that_they_were_read_with(
         assert [bson.encode(copy or {}) for copy in found] == [bson.encode(document)] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not TANSTACK.is_dir(), reason="needs npm packages: scripts/peers installs them")
 async def test_a_collection_of_tanstack_db_ends_as_the_server_has_it(settings: Settings) -> None:
     async with running_system(settings) as url, tcp_proxy(url) as proxy, program(proxy.url) as client:
@@ -231,6 +232,7 @@ async def test_a_refused_write_is_taken_back(settings: Settings) -> None:
         assert refused == [1, ["version_mismatch", 412, 1], 0, [["a", "version_mismatch"]]]
 
 
+@pytest.mark.slow
 async def test_a_barrier_is_reached_where_nothing_happens(settings: Settings) -> None:
     """A write by another server is there, and no heartbeat comes while the test runs."""
     quiet = settings.model_copy(update={"heartbeat": 3600.0})
@@ -287,6 +289,7 @@ async def test_a_token_is_renewed_on_the_live_connection(settings: Settings, tmp
             assert await client.run("return [state.asked, db.status.name]") == [["connect", "expiring"], "live"]
 
 
+@pytest.mark.slow
 async def test_a_token_that_is_refused_is_asked_for_again_once(settings: Settings, tmp_path: Path) -> None:
     of_docs = settings.model_copy(update={"collections": ("docs",)})
     async with moved_system(of_docs, tmp_path) as system:

@@ -84,6 +84,7 @@ def tags(word: str) -> str:
     return f"document.querySelectorAll('#feed .tag.{word}').length"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transport", ["websocket", "sse"])
 async def test_it_follows_a_declared_shape_and_shows_enter_and_leave(
     settings: Settings, stores: Stores, tmp_path: Path, transport: str
@@ -141,6 +142,7 @@ async def test_it_follows_a_declared_shape_and_shows_enter_and_leave(
         await browser.until(wrong, f"document.querySelector('#collection').value === 'cards' && {ROWS} === 4")
 
 
+@pytest.mark.slow
 async def test_the_page_signs_in_and_out(settings: Settings, stores: Stores, tmp_path: Path) -> None:
     tracked = settings.model_copy(update={"collections": ("films",)})
     async with running_system(tracked) as url, running_chromium(tmp_path) as browser:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 import httpx
+import pytest
 
 from eventsync.settings import Settings
 from support.systems import running_system
@@ -87,6 +88,7 @@ class Programs:
         self._parent.communicate()
 
 
+@pytest.mark.slow
 async def test_effects_are_made_once_whenever_the_program_is_killed(settings: Settings, tmp_path: Path) -> None:
     rng, path, done = random.Random(20), tmp_path / "moves.db", asyncio.Event()
     of_cards = settings.model_copy(update={"collections": ("cards",)})

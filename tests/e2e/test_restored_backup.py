@@ -166,6 +166,7 @@ async def test_the_archive_tells_of_it_also_where_the_numbers_have_been_given_ou
         assert f"the archive knows event {AFTER} as another one" in await followed(settings, old)
 
 
+@pytest.mark.slow
 async def test_a_client_s_stored_position_tells_of_a_log_that_is_older(node: Node, settings: Settings) -> None:
     old = await lived(node, settings)
     async with connected(settings) as stores:
@@ -349,6 +350,7 @@ async def test_reset_log_begins_a_new_log_when_no_evidence_remains(
             assert (await next_of(link, "reset"))["reason"] == "unknown_log"
 
 
+@pytest.mark.slow
 async def test_a_made_up_position_resets_only_its_client(node: Node, settings: Settings) -> None:
     async with running_worker(settings), running_server(settings) as url:
         log = await write(settings, 1, 5, "before")

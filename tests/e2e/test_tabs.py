@@ -125,6 +125,7 @@ async def test_ten_tabs_have_one_connection(settings: Settings, script: str, tmp
         assert await browser.connections() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ENDS)
 async def test_a_leader_that_ends_is_replaced(settings: Settings, script: str, tmp_path: Path, how: str) -> None:
     """Others write all the time, and a follower writes when its leader ends."""
@@ -172,6 +173,7 @@ async def _are(browser: Browser, connections: int) -> bool:
     return await browser.connections() == connections
 
 
+@pytest.mark.slow
 async def test_a_write_of_a_killed_tab_arrives(settings: Settings, script: str, tmp_path: Path) -> None:
     """It is promised once `patch` resolves; the tabs of the test are killed just then, the leader first."""
     async with running_system(settings) as url, browsing(url, script, tmp_path) as browser:
@@ -191,6 +193,7 @@ async def test_a_write_of_a_killed_tab_arrives(settings: Settings, script: str, 
         assert await browser.connections() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isolated", [True, False])
 async def test_a_page_that_the_browser_had_in_its_cache_is_live_again(
     settings: Settings, script: str, tmp_path: Path, *, isolated: bool

@@ -115,6 +115,7 @@ async def check(client: Client, settings: Settings, follower: Follower) -> None:
     assert follower.connections > 2
 
 
+@pytest.mark.slow
 async def test_one_vector_serves_every_transport(client: Client, settings: Settings, data_sets: Data) -> None:
     async with running_system(settings) as url:
         await load(url, {"theaters": data_sets["theaters"][:20]})

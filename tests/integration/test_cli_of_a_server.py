@@ -105,6 +105,7 @@ async def read_up_to(url: str, stores: Stores) -> None:
         await eventually(stores, "logs", has_read)
 
 
+@pytest.mark.slow
 async def test_output_is_that_without_a_url(of_mongodb: Run, run: Run, url: str, stores: Stores) -> None:
     log = await current_log(stores)
     cases = [
@@ -146,6 +147,7 @@ async def _both(one: Awaitable[Result], other: Awaitable[Result]) -> tuple[Resul
     return await one, await other
 
 
+@pytest.mark.slow
 async def test_tail_of_a_declared_shape_has_its_scope(
     orders: Any, run: Run, of_mongodb: Run, url: str, stores: Stores
 ) -> None:
@@ -201,6 +203,7 @@ class Tail:
             return (await self.process.stderr.readline()).decode()
 
 
+@pytest.mark.slow
 async def test_tail_continues_after_a_lost_connection(
     orders: Any, stores: Stores, settings: Settings, elsewhere: dict[str, str], tmp_path: Path
 ) -> None:
@@ -248,6 +251,7 @@ async def test_each_refusal_is_one_line(run: Run, url: str) -> None:
         assert refused.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 async def test_another_path_of_a_server_is_refused(run: Run, url: str) -> None:
     for words in (("tail", "orders"), ("history", "orders/a"), ("diff", "orders/a", "1")):
         refused = await run(*words, "--url", f"{url}/v1")
@@ -279,6 +283,7 @@ async def test_other_servers_are_refused(run: Run) -> None:
             assert refused.stderr.rstrip("\n").isprintable()
 
 
+@pytest.mark.slow
 async def test_rules_count(settings: Settings, tmp_path: Path, run: Run) -> None:
     guarded = settings.model_copy(update={"collections": ("things", "open", "closed")})
     async with ruled_system(guarded, tmp_path) as ruled:

@@ -86,6 +86,7 @@ async def test_events_are_those_that_the_earlier_version_delivered(system: Syste
     assert replica.documents == {text: to_tree(document) for text, document in orders.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transport", PEERS)
 async def test_a_new_client_gets_a_snapshot_and_what_follows(system: System, transport: str) -> None:
     async with following(system.url, "orders", transport) as follower:
@@ -103,6 +104,7 @@ async def test_history_and_time_travel_reach_into_the_archive(system: System) ->
     assert first["doc"] == {"_id": "text", "state": "new", "lines": [{"sku": "a1", "qty": 1}]}
 
 
+@pytest.mark.slow
 async def test_the_log_gives_exactly_the_collections(system: System, settings: Settings) -> None:
     report = await prove(settings, [])
     assert report.whole, report.tree()

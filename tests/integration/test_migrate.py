@@ -96,6 +96,7 @@ async def test_processes_and_commands_refuse_a_later_format_before_they_write(
         assert await everything(stores) == before
 
 
+@pytest.mark.slow
 async def test_processes_that_run_end_when_the_record_is_raised(
     client: Client, stores: Stores, settings: Settings, tmp_path: Path
 ) -> None:

@@ -220,6 +220,7 @@ async def test_a_forgotten_lifespan_is_named(chosen: Settings, tmp_path: Path) -
         assert "start it in the lifespan of the host application" in host.log.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
 async def test_the_browser_client_finds_a_mounted_server(chosen: Settings, tmp_path: Path) -> None:
     async with running_worker(chosen), running_host("starlette", "/sync", chosen, tmp_path) as host:

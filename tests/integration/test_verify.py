@@ -76,6 +76,7 @@ async def test_at_rest_it_proves_the_log(base: StoredSnapshot, settings: Setting
     assert base.chunks > 3
 
 
+@pytest.mark.slow
 async def test_it_proves_the_log_while_everything_changes(
     base: StoredSnapshot, stores: Stores, settings: Settings
 ) -> None:

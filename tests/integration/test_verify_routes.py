@@ -58,6 +58,7 @@ async def sealed(stores: Stores, log: LogId, seq: int) -> bool | None:
     return (await stores.tiers.read(log)).archived_up_to >= seq or None
 
 
+@pytest.mark.slow
 async def test_the_routes_of_random_changes_are_proved(client: Client, stores: Stores, settings: Settings) -> None:
     await stores.definitions.apply([Declaration.of(definition) for definition in DEFINITIONS])
     async with running_worker(settings):

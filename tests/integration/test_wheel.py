@@ -150,6 +150,7 @@ def test_only_an_extra_of_the_server_needs_the_client(wheel: Path, client_wheel:
     assert metadata(client_wheel)["Version"] in found.specifier
 
 
+@pytest.mark.slow
 def test_a_command_asks_a_server_where_the_client_is_installed(installed: Path, with_client: Path) -> None:
     words = (installed / "bin" / "eventsync", "tail", "orders", "--url", "http://127.0.0.1:1")
     asked = ended(*words, cwd=installed.parent, path=(installed, with_client))
@@ -157,6 +158,7 @@ def test_a_command_asks_a_server_where_the_client_is_installed(installed: Path, 
     assert asked.stderr.startswith("eventsync: http://127.0.0.1:1 cannot be reached: ")
 
 
+@pytest.mark.slow
 def test_a_command_without_the_client_names_the_extra(installed: Path, tmp_path: Path) -> None:
     # The environment of the tests has the package; here it is one that can't be imported.
     (tmp_path / "eventsync_client.py").write_text("raise ModuleNotFoundError('No module named eventsync_client')")

@@ -17,6 +17,7 @@ import orjson
 from bson.int64 import Int64
 from bson.objectid import ObjectId
 
+from eventsync.domain.bson_scan.ambiguous import FieldName
 from eventsync.domain.event_body import AT, DOCUMENT, OP, PATCH, content_start, places
 from eventsync.domain.predicates.declarations import read_spec, spec_of
 from eventsync.domain.predicates.definitions import Definition
@@ -87,6 +88,11 @@ class Router:
         """Return True if the collection has definitions."""
         return collection in self._by_collection
 
+    def fields(self, collection: str) -> tuple[FieldName, ...]:
+        """Return the fields of a collection that decide."""
+        found = self._by_collection.get(collection)
+        return () if found is None else found.names
+
     def routes(
         self, collection: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None
     ) -> tuple[Routes | None, tuple[str, ...]]:
@@ -115,6 +121,7 @@ class _CollectionRouter:
     def __init__(self, definitions: Sequence[Definition]) -> None:
         self._definitions = definitions
         names = sorted({name for definition in definitions for name in definition.fields})
+        self.names = tuple(map(FieldName.of, names))
         self._fields = [(name, 2 << number) for number, name in enumerate(names)]
         bits = dict(self._fields)
         self._reads = [_ANY + sum(bits[name] for name in definition.fields) for definition in definitions]

@@ -13,6 +13,7 @@ from eventsync.concurrency.held_bytes import DOCUMENT_WEIGHT, need
 from eventsync.concurrency.offload import Offload, inline
 from eventsync.concurrency.slices import Slices
 from eventsync.domain.access.redaction import Redaction
+from eventsync.domain.bson_scan.ambiguous import checked
 from eventsync.domain.condition import Condition
 from eventsync.domain.ids import format_id
 from eventsync.domain.predicates.definitions import Route
@@ -201,7 +202,7 @@ class NodeStorage:
         slices, nodes, size = Slices(), list[Node | None](), 0
         guard = None if visible is None else visible.guard
         for raw in raws:
-            if route is not None and not route.admits(decode(raw.raw)):
+            if route is not None and not route.admits(checked(decode(raw.raw), bytes(raw.raw))):
                 node = None
             else:
                 node = await (self._decider.encoded(raw, guard) if encoded else self._decider.node(raw, guard))

@@ -7,6 +7,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from eventsync.settings import Settings
 from support.ruled import Ruled, moved_system
 
@@ -22,6 +24,7 @@ def anything(chance: random.Random, depth: int = 0) -> Any:
     return chance.choice(kinds)
 
 
+@pytest.mark.slow
 async def test_random_ticket_requests_are_answered_by_the_codes_of_bad_requests(
     settings: Settings, tmp_path: Path
 ) -> None:

@@ -160,6 +160,7 @@ async def what_was_is_not_known(client: httpx.AsyncClient, log: LogId) -> None:
     assert now.status_code == 200
 
 
+@pytest.mark.slow
 async def test_verify_names_the_damage_and_a_new_log_repairs_it(stores: Stores, settings: Settings) -> None:
     async with running_system(settings) as url:
         log = await written(stores)

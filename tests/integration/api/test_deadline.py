@@ -119,6 +119,7 @@ async def test_each_read_is_answered_by_the_deadline(url: str, client: Client, s
     assert 503 in {answer.status_code for answer in answers}
 
 
+@pytest.mark.slow
 async def test_each_write_is_answered_by_the_deadline_and_leaves_no_lock(
     url: str, client: Client, settings: Settings
 ) -> None:
@@ -156,6 +157,7 @@ async def test_each_operation_of_a_batch_is_answered_by_the_deadline(
     assert {item["code"] for item in others} == {"not_attempted"}, "they waited for the first"
 
 
+@pytest.mark.slow
 async def test_deadline_includes_the_requested_wait(settings: Settings) -> None:
     given = settings.model_copy(update={"collections": ("docs",), "request_timeout": (limit := scaled(1.0))})
     async with running_system(given) as url, httpx.AsyncClient(base_url=url, timeout=patience(60)) as api:

@@ -148,6 +148,7 @@ def test_retry_after_drain_grows_with_the_number_of_clients(leaving: int, latest
     assert 0.9 * latest < max(waits) <= latest
 
 
+@pytest.mark.slow
 async def test_drain_does_not_wait_for_slow_clients_beyond_its_timeout(
     going: Going, client: Client, settings: Settings
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
+import pytest
 from bson.int64 import Int64
 from hypothesis import HealthCheck, given, settings
 
@@ -14,6 +15,7 @@ from eventsync.nodestorage import Author, NodeStorage
 from support.documents import pairs
 
 
+@pytest.mark.slow
 @settings(
     max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )

@@ -145,6 +145,7 @@ async def _open_cursors(stores: Stores) -> int:
     return len(await cursor.to_list())
 
 
+@pytest.mark.slow
 async def test_a_snapshot_and_the_later_events_are_the_collection(stores: Stores, settings: Settings) -> None:
     docs, rng = stores.data["docs"], random.Random(7)
 

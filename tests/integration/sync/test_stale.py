@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import httpx
+import pytest
 from bson.timestamp import Timestamp
 from websockets.asyncio.client import ClientConnection
 
@@ -52,6 +53,7 @@ async def test_health_says_that_the_journal_is_flushed(settings: Settings, store
     assert health.detail == "the worker flushes MongoDB's journal for writers with w: 1 (a delay of 0.052 s)"
 
 
+@pytest.mark.slow
 async def test_clients_and_operators_see_that_no_worker_makes_progress(settings: Settings) -> None:
     changed = {"collections": ("docs",), "stale_after": 0.5, "heartbeat": scaled(1.0)}
     settings = settings.model_copy(update=changed)

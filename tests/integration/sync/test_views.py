@@ -11,8 +11,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import bson
 import httpx
 import pytest
+from bson.raw_bson import RawBSONDocument
 
 from eventsync.domain.predicates.definitions import define
 from eventsync.mongodb.change_stream import watch
@@ -147,6 +149,35 @@ async def test_documents_enter_and_leave_with_their_owner(stores: Stores, url: s
         assert follower.replica.events - begun == 3
 
 
+@pytest.mark.parametrize("transport", PEERS)
+async def test_a_document_with_two_owners_is_shown_to_nobody_who_would_read_another_s_name_in_it(
+    stores: Stores, url: str, transport: str
+) -> None:
+    """MongoDB finds it by the first value; each reader is shown the last, which decides."""
+    elements = [bson.encode(part)[4:-1] for part in ({"_id": 1, "owner": "ada"}, {"owner": "bob", "secret": CANARY})]
+    twice = RawBSONDocument(b"".join(((len(b"".join(elements)) + 5).to_bytes(4, "little"), *elements, b"\0")))
+    await stores.data["docs"].insert_many([twice, {"_id": 2, "owner": "ada"}, {"_id": 3, "owner": "bob"}])
+    assert await stores.data["docs"].count_documents({"owner": "ada"}) == 2, "by the first value"
+    await caught_up(stores)
+    async with (
+        following(url, "docs", transport, token_of("ada")) as ada,
+        following(url, "docs", transport, token_of("bob")) as bob,
+        client_of(url, "ada") as client,
+    ):
+        await ada.reached(await head(stores))
+        await bob.reached(await head(stores))
+        assert set(ada.replica.documents) == {"int:2"}
+        assert {row["owner"] for row in bob.replica.documents.values()} == {"bob"}
+        assert (await client.get("/v1/collections/docs/documents/int:1")).status_code == 404
+        listed = (await client.get("/v1/collections/docs/documents")).raise_for_status().json()
+        assert [row["id"] for row in listed["documents"]] == ["int:2"]
+        await stores.data["docs"].update_one({"_id": 1}, {"$set": {"n": 1}})
+        await ada.reached(await head(stores))
+        await bob.reached(await head(stores))
+        assert set(ada.replica.documents) == {"int:2"}
+        assert {row["owner"] for row in bob.replica.documents.values()} == {"bob"}
+
+
 SHAPES: dict[str, dict[str, Any]] = {
     "docs": {},
     "by_state?state=open": {"state": "open"},
@@ -217,6 +248,7 @@ async def test_owner_changes_while_away_are_told_on_return(stores: Stores, url: 
     assert (replica.snapshots, replica.resets) == (1, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transport", PEERS)
 async def test_archived_events_are_shown_as_they_were_seen(
     stores: Stores, settings: Settings, tmp_path: Path, transport: str

@@ -332,6 +332,7 @@ async def test_event_batches_show_no_hole_and_no_duplicate_while_events_move(
     assert (await stores.tiers.read(log)).archived_up_to == 80
 
 
+@pytest.mark.slow
 async def test_a_body_that_is_stored_in_parts_is_sealed_whole(stores: Stores, settings: Settings) -> None:
     settings = settings.model_copy(update={"segment_events": 2, "hot_events": 1})
     events = [event(1), event(2, pad=secrets.token_hex(12_000_000)), event(3), event(4)]

@@ -148,6 +148,7 @@ async def test_the_next_run_removes_what_a_killed_compactor_has_left(stores: Sto
     assert await everything(stores, log, 90, 100) == [sealed(item) for item in EVENTS[90:]]
 
 
+@pytest.mark.slow
 async def test_touched_documents_are_removed_last(stores: Stores, settings: Settings) -> None:
     """A collection in which nothing has happened since is still known to be what its only snapshot says."""
     update = {"segment_events": 5000, "retention_events": 100, "squash_age": 0.001, "segment_block_bytes": 10**6}

@@ -30,6 +30,7 @@ async def test_a_transaction_of_a_thousand_documents_stays_whole(
     assert {event["txn"]["of"] for event in replay.events} == {1010}
 
 
+@pytest.mark.slow
 async def test_a_transaction_over_16_mib_stays_whole(client: Client, stores: Stores, settings: Settings) -> None:
     async with running_worker(settings):
         await stores.tracking.ask(["docs"])

@@ -208,6 +208,7 @@ async def test_a_document_with_too_many_keys_leaves_and_comes_back(
     assert overview.unrouted == {"docs": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("definitions", [[BY_N]])
 async def test_large_documents_beside_updates_are_stored_apart(stores: Stores, settings: Settings) -> None:
     docs = stores.data["docs"]
@@ -235,6 +236,7 @@ async def test_without_definitions_for_a_collection_rows_are_as_before(stores: S
         assert row.keys() - {"r", "a"} == {"_id", "t", "s", "c", "i", "v", "b"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("definitions", [[BY_N]])
 async def test_worker_appends_while_an_index_of_a_large_log_is_built(
     stores: Stores, settings: Settings, client: Client, caplog: pytest.LogCaptureFixture

@@ -157,6 +157,7 @@ async def test_collection_that_is_removed_as_soon_as_it_is_untracked_causes_no_r
     assert "history is lost" not in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_pauses", [True, False])
 async def test_tracking_under_load_misses_nothing(
     stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch, has_pauses: bool

@@ -81,6 +81,7 @@ async def test_kill_9_under_load_neither_loses_nor_duplicates_events(
     assert any("op_id" in event for event in replay.events)
 
 
+@pytest.mark.slow
 async def test_two_workers_compete_while_the_leader_is_frozen_repeatedly(
     client: Client, stores: Stores, settings: Settings, start_worker: Start
 ) -> None:

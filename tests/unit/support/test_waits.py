@@ -79,6 +79,7 @@ def found(text: str) -> Iterator[tuple[int, str]]:
                 yield getattr(node, "lineno", 0), advice
 
 
+@pytest.mark.slow
 def test_waits_grow_with_the_load() -> None:
     paths = [path for path in TESTS.rglob("*.py") if path.relative_to(TESTS).as_posix() not in APART]
     assert len(paths) > 200

@@ -40,6 +40,7 @@ def test_module(name: str) -> None:
     run_tests(name, ROOT)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
 @pytest.mark.parametrize("name", sorted(ADAPTERS))
 def test_module_with_the_oldest_packages(name: str, tmp_path: Path) -> None:

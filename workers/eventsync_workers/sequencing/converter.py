@@ -14,6 +14,7 @@ import bson
 from bson.int64 import Int64
 from bson.raw_bson import RawBSONDocument
 
+from eventsync.domain.bson_scan.ambiguous import FieldName, checked, is_distinct
 from eventsync.domain.bson_scan.opaque import (
     WRAPPER,
     OddDocument,
@@ -110,20 +111,44 @@ def encode_change(
     router: Router = NO_DEFINITIONS,
     raw: bytes | memoryview | None = None,
     *,
+    images: Mapping[str, Any] | None = None,
     traced: bool = False,
 ) -> EncodedEvent | None:
     """Encode the event of a decoded change, if it has one, with its routes. `raw` is as for `convert`.
 
-    `traced`: look for the context of a trace, too.
+    `images` has the images as raw documents, if `change` was not decoded from `raw`. `traced`: look for the context of
+    a trace, too.
     """
     if event is None:
         return None
-    if isinstance(change, OddChange):
-        raw = None
     # The images are the very states that MongoDB would match, whatever stands for them in the event.
-    encoded = encode_routed(event, router, change.get(BEFORE), change.get(AFTER), raw)
+    before, after = change.get(BEFORE), change.get(AFTER)
+    if router.covers(event.collection):
+        before, after = _told_apart(change, before, after, router.fields(event.collection), raw, images or {})
+    encoded = encode_routed(event, router, before, after, None if isinstance(change, OddChange) else raw)
     # A later change from elsewhere leaves the stamp of the last write through the API.
     return encoded._replace(trace=_trace(change)) if traced and not event.external else encoded
+
+
+def _told_apart(
+    change: DecodedChange,
+    before: Document | None,
+    after: Document | None,
+    fields: Sequence[FieldName],
+    raw: bytes | memoryview | None,
+    images: Mapping[str, Any],
+) -> tuple[Document | None, Document | None]:
+    """Return the images of a change, those with a field name twice as `AmbiguousDocument`."""
+    if raw is not None:
+        whole = bytes(raw)
+        if is_distinct(change, IMAGES, whole, fields):
+            return before, after
+        images = RawBSONDocument(whole, RAW_CODEC)
+    return _checked(before, images.get(BEFORE)), _checked(after, images.get(AFTER))
+
+
+def _checked(document: Document | None, raw: Any) -> Document | None:
+    return checked(document, bytes(raw.raw)) if document is not None and isinstance(raw, RawBSONDocument) else document
 
 
 def _trace(change: DecodedChange) -> str | None:
@@ -147,8 +172,9 @@ def convert_reread(
     change: DecodedChange, images: Mapping[str, bytes], router: Router = NO_DEFINITIONS, traced: bool = False
 ) -> EncodedEvent | None:
     """Do the same for a change whose images were read from the collection: `images` has their BSON by name."""
-    decoded = _decode_fields(change | {name: RawBSONDocument(raw) for name, raw in images.items()})
-    return encode_change(convert(decoded), decoded, router, traced=traced)
+    read = {name: RawBSONDocument(raw) for name, raw in images.items()}
+    decoded = _decode_fields(change | read)
+    return encode_change(convert(decoded), decoded, router, images=read, traced=traced)
 
 
 def encode_replacement(
@@ -165,15 +191,17 @@ def encode_replacement(
     `was` is its BSON in the log, from which its former routes are computed. Return the event, and True if it holds the
     document as bytes because JSON can't represent it.
     """
-    version, document = unversioned(decode(raw))
+    found = decode(raw)
+    after = checked(found, raw) if router.covers(collection) else found
+    version, document = unversioned(found)
     op: Op = "create" if base is None else "replace"
     event = Event(collection, id_text, op, base or 0, version, at, document=document)
     before = decode(was) if was is not None and router.covers(collection) else None
     try:
-        return encode_routed(event, router, before, document), False
+        return encode_routed(event, router, before, after), False
     except Exception:  # noqa: BLE001 - one document must not stop a repair
         event = event._replace(document=unreadable_document(document.get("_id"), document))
-        return encode_routed(event, router, before, document), True
+        return encode_routed(event, router, before, after), True
 
 
 def encode_deletion(

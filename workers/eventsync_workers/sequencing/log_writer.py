@@ -311,13 +311,15 @@ class LogWriter:
             return self._reread_event(reread)
         except Exception:
             logger.exception("ALARM: %s can't be represented in JSON; it is kept as bytes", _named(change))
-            return None if reread is None else encode_change(unreadable(reread), decode_change(reread), self.router)
+            if reread is None:
+                return None
+            return encode_change(unreadable(reread), decode_change(reread), self.router, images=reread)
 
     def _reread_event(self, change: DecodedChange | None) -> EncodedEvent | None:
         if change is None:
             return None
         decoded = decode_change(change)
-        return encode_change(convert(decoded), decoded, self.router, traced=self._is_traced)
+        return encode_change(convert(decoded), decoded, self.router, images=change, traced=self._is_traced)
 
     async def _at(
         self, token: Token, time: Timestamp, event: EncodedEvent, seq: Seq, transaction: TransactionPart | None

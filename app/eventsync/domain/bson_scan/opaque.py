@@ -17,6 +17,7 @@ from __future__ import annotations
 import base64
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from types import NoneType
 from typing import Any, Final, NamedTuple
@@ -236,6 +237,24 @@ def _deeper(values: Any, limit: int) -> bool:
     return True
 
 
+def parts_of(data: bytes) -> list[tuple[int, bytes, bytes]]:
+    """Return type, name and bytes of each element of a document or an array, up to the first that is broken."""
+    found: list[tuple[int, bytes, bytes]] = []
+    with suppress(_Broken):
+        found.extend(_elements(data))
+    return found
+
+
+def is_container(kind: int) -> bool:
+    """Return True for the types of objects and arrays."""
+    return kind in _CONTAINERS
+
+
+def is_array(kind: int) -> bool:
+    """Return True for the type of arrays."""
+    return kind == _ARRAY
+
+
 def _elements(data: bytes) -> Iterator[_Element]:
     """Yield the elements of a document. Raises `_Broken` after the last valid one if they don't fill it."""
     end = len(data) - 1
@@ -374,7 +393,7 @@ def is_odd(value: Any) -> bool:
     """Return True if `value` contains an opaque value or a name that is not UTF-8."""
     # By far the commonest first: `isinstance` of an abstract class takes several times as long.
     kind = type(value)
-    if kind in _PLAIN:
+    if kind in SCALARS:
         return False
     if kind is dict:
         return any(not is_text(name) or is_odd(item) for name, item in value.items())
@@ -386,8 +405,8 @@ def is_odd(value: Any) -> bool:
     return any(map(is_odd, inner)) if isinstance(inner, list) else isinstance(inner, Opaque)
 
 
-_PLAIN: Final = frozenset({str, int, float, bool, NoneType, bytes, datetime, ObjectId, Int64})
-"""Types of values that contain no others."""
+SCALARS: Final = frozenset({str, int, float, bool, NoneType, bytes, datetime, ObjectId, Int64})
+"""Types of values that contain no others: the common ones."""
 
 
 def opaques(value: Any) -> Iterator[Opaque]:

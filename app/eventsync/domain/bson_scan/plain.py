@@ -17,7 +17,7 @@ from bson.decimal128 import Decimal128
 from bson.int64 import Int64
 from bson.objectid import ObjectId
 
-_TYPES: Final = bytes([*range(0x01, 0x14), 0x7F, 0xFF])
+TYPES: Final = bytes([*range(0x01, 0x14), 0x7F, 0xFF])
 """The type bytes, one of which precedes each field name."""
 
 _EXPONENT: Final = bytes(range(0xF0, 0x100))
@@ -29,7 +29,7 @@ _ODD_DOUBLE: Final = re.compile(rb"(?s)\x01[^\0]*\0.{6}[%b][\x7f\xff]" % re.esca
 _UUID: Final = re.compile(rb"(?s)\x05[^\0]*\0.{4}\x04")
 """A binary of the UUID subtype, of any length."""
 
-_DOLLAR: Final = re.compile(rb"[%b]\$" % re.escape(_TYPES))
+_DOLLAR: Final = re.compile(rb"[%b]\$" % re.escape(TYPES))
 """A field name that starts with `$`, after its type byte."""
 
 _ODD_DECIMAL: Final = re.compile(rb"(?s)\x13[^\0]*\0(?:.{15}[\x60-\x7f\xe0-\xff]|.{13}[\xed-\xff])")
@@ -73,7 +73,7 @@ def is_odd_decimal(value: Decimal128) -> bool:
 
 
 def _may_have_dollars(raw: bytes) -> bool:
-    return _may_stand_behind(raw, ord("$"), _TYPES) and _DOLLAR.search(raw) is not None
+    return _may_stand_behind(raw, ord("$"), TYPES) and _DOLLAR.search(raw) is not None
 
 
 def _has_dollars(decoded: Any) -> bool:

@@ -6,7 +6,8 @@ document then belongs to the routes for all values at the partition's paths if t
 a document are computed from the document alone, and not by asking each route.
 
 The invariant: one of a route's keys is among the keys of a document exactly if MongoDB finds the document by the
-route's filter. Two exceptions are closed: a document with too many keys, and one that can't be read as far as it takes.
+route's filter. Two exceptions are closed: a document with too many keys, and one that can't be read as far as it takes,
+which one with a field name twice can't.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from itertools import product
 from math import prod
 from typing import Any, Final
 
+from eventsync.domain.bson_scan.ambiguous import AmbiguousDocument
 from eventsync.domain.bson_scan.opaque import UnreadableDocument
 from eventsync.domain.predicates.keys import (
     KEY_BYTES,
@@ -136,6 +138,8 @@ class Definition:
         `Unrouted` is an empty set: the document belongs to no route.
         """
         if isinstance(document, UnreadableDocument):
+            return Unrouted("unreadable")
+        if isinstance(document, AmbiguousDocument) and not document.fields.isdisjoint(self.fields):
             return Unrouted("unreadable")
         try:
             return self.find(document)

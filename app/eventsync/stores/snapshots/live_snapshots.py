@@ -15,6 +15,7 @@ from eventsync.concurrency.offload import Offload, inline
 from eventsync.concurrency.prefetch import ahead
 from eventsync.concurrency.slices import Slices
 from eventsync.concurrency.ttl_cache import TTLCache
+from eventsync.domain.bson_scan.ambiguous import checked
 from eventsync.domain.bson_scan.opaque import writable
 from eventsync.domain.bson_scan.plain import is_misread
 from eventsync.domain.ids import IdText, format_id, parse_id, query_of
@@ -230,7 +231,7 @@ def _admitted(batch: list[bytes], route: Route | View) -> list[bytes]:
     """Leave out documents whose events have no key of the route, because they have too many, or can't be read."""
     if not route.clauses:
         return batch
-    return [raw for raw in batch if route.admits(decode(raw, JSON_CODEC))]
+    return [raw for raw in batch if route.admits(checked(decode(raw, JSON_CODEC), raw))]
 
 
 def _row(raw: bytes, redaction: Redactor | None) -> SnapshotDocument:
