@@ -146,6 +146,7 @@ async def beaten(talk: Talk, times: int) -> None:
     await talk.until(lambda message: message["type"] == "progress" and next(beats) == times)
 
 
+@pytest.mark.slow
 async def test_heartbeats_keep_streams_through_idle_timeouts(
     peers: dict[str, Peer], served: Served, tmp_path_factory: pytest.TempPathFactory, api: httpx.AsyncClient, key: str
 ) -> None:

@@ -79,6 +79,7 @@ async def test_event_source_survives_temporary_errors(peer: Peer, unserved: Sett
             await talk.has("orders", "first")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("peer", ["node-eventsource"], indirect=True)
 async def test_event_source_survives_a_server_at_max_sockets(peer: Peer, served: Served, node: Node) -> None:
     crowded = served.settings.model_copy(update={"max_sockets": 1})

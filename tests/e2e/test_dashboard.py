@@ -174,6 +174,7 @@ async def test_refusals_of_all_servers_are_listed(settings: Settings, tmp_path: 
             await dashboard.looks_well()
 
 
+@pytest.mark.slow
 async def test_document_is_edited_by_keyboard_and_restored(settings: Settings, tmp_path: Path) -> None:
     async with looking(settings, tmp_path) as dashboard, dashboard.ruled.client("root", roles=["ops"]) as operator:
         await dashboard.show("data/things")

@@ -264,6 +264,7 @@ async def react_page(processes: Processes, origin: str, tmp_path: Path) -> Async
         yield f"{origin}/react/"
 
 
+@pytest.mark.slow
 @needs_chromium
 @needs_react
 async def test_the_board_in_react_has_its_cards_and_moves_offline_in_a_new_tab_too(

@@ -68,6 +68,7 @@ async def answer(url: str, path: str, wanted: Callable[[httpx.Response], bool]) 
             await asyncio.sleep(0.05)
 
 
+@pytest.mark.slow
 async def test_a_server_and_a_worker_wait_for_mongodb_and_get_ready_when_it_comes(
     processes: Processes, port: int, tmp_path: Path
 ) -> None:

@@ -405,6 +405,7 @@ async def test_a_connection_that_breaks_in_a_burst(proxied: tuple[Race, TcpProxy
 IN_DOUBT: dict[str, Any] = {"writeConcernError": {"code": 64, "errmsg": "in doubt"}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [IN_DOUBT, {"closeConnection": True}, {"errorCode": 10107}])
 async def test_faults_of_mongodb_itself(
     settings: Settings, client: Client, outside: Any, mongodb_uri: str, fault: dict[str, Any]

@@ -110,6 +110,7 @@ async def test_clients_of_a_removed_shape_are_refused_until_it_is_declared_again
             await holds(follower, 2, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transport", PEERS)
 async def test_clients_miss_nothing_where_a_deposed_worker_did_not_route(
     stores: Stores, settings: Settings, transport: str, monkeypatch: pytest.MonkeyPatch

@@ -134,6 +134,7 @@ async def test_a_snapshotter_that_loses_the_lease_gives_up(log: LogId, stores: S
     assert await stores.log["snapshot_chunks"].count_documents({}) == 0
 
 
+@pytest.mark.slow
 async def test_the_next_worker_makes_the_snapshot_of_a_killed_one(
     stores: Stores, settings: Settings, start_worker: Callable[[], Any]
 ) -> None:
