@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Literal
 
+from eventsync_client.acks import Acks
 from eventsync_client.positions import Position
 from eventsync_client.replica import Gap, Held, Json, Row, Update
 
@@ -34,8 +35,6 @@ _RENEW_BEFORE: Final = 60.0
 
 _ASK_AGAIN: Final = 1.0
 """Seconds, at least, between two questions to the token function on one connection."""
-
-_ACK_INTERVAL: Final = 1.0
 
 _PING_AGAIN: Final = 0.25
 """Seconds to the next `ping` after an answer of a server that has not come to the barrier itself."""
@@ -137,9 +136,7 @@ class Core:
         self._renew_at: float | None = None
         self._token_ends = 0.0
         self._renewing = False
-        self._durable: dict[str, str] = {}
-        self._acked: dict[str, str] = {}
-        self._ack_at: float | None = None
+        self._acks = Acks(self._held)
         self._remembered = True
         self._barrier: Position | None = None
         """What the shapes are to reach."""
@@ -180,7 +177,7 @@ class Core:
             self.status = Status.STOPPED
         self._held[shape] = held = Held(shape, position, documents)
         if position is not None:
-            self._durable[shape] = position
+            self._acks.keep(shape, position)
         if self._connected:
             if self._two_way:
                 self._subscribe(held)
@@ -195,16 +192,12 @@ class Core:
         self._settle()
 
     def _forget(self, shape: str) -> bool:
-        self._durable.pop(shape, None)
-        self._acked.pop(shape, None)
+        self._acks.forget(shape)
         return self._held.pop(shape, None) is not None
 
     def durable(self, shape: str, position: str | None, now: float) -> None:
         """Know that the state of a shape at this position is durable, and may be acknowledged."""
-        if position is None:
-            self._durable.pop(shape, None)
-        elif shape in self._held:
-            self._durable[shape] = position
+        self._acks.keep(shape, position)
         self._plan_ack(now)
 
     def reach(self, barrier: Position, now: float) -> None:
@@ -334,9 +327,9 @@ class Core:
         self._connected = self._renewing = False
         self._asking = None
         self._unauthenticated = ""
-        self._silent_at = self._renew_at = self._ack_at = self._ping_at = None
+        self._silent_at = self._renew_at = self._ping_at = None
         self._pinged = False
-        self._acked.clear()
+        self._acks.disconnected()
         for held in self._held.values():
             held.disconnected()
 
@@ -345,7 +338,7 @@ class Core:
     @property
     def due(self) -> float | None:
         """Time of the next call of `tick`; None if there is nothing to wait for."""
-        times = [self._retry_at, self._silent_at, self._renew_at, self._ack_at, self._ping_at]
+        times = [self._retry_at, self._silent_at, self._renew_at, self._acks.due, self._ping_at]
         return min(
             (at for at in [*times, *(held.retry_at for held in self._held.values())] if at is not None), default=None
         )
@@ -368,7 +361,7 @@ class Core:
             if held.retry_at is not None and now >= held.retry_at:
                 held.retry_at = None
                 self._subscribe(held)
-        if self._ack_at is not None and now >= self._ack_at:
+        if self._acks.due is not None and now >= self._acks.due:
             self._ack(now)
         if self._ping_at is not None and now >= self._ping_at:
             self._ping(now)
@@ -398,23 +391,11 @@ class Core:
         self.actions.append(Send(message))
 
     def _plan_ack(self, now: float) -> None:
-        if self._client_id is None or not self._remembered or self.status is not Status.LIVE:
-            return
-        if self._ack_at is None and self._ackable():
-            self._ack_at = now + _ACK_INTERVAL
-
-    def _ackable(self) -> dict[str, str]:
-        """Return the durable positions that the server does not know of, and that it has brought on this connection."""
-        return {
-            shape: position
-            for shape, position in self._durable.items()
-            if self._acked.get(shape) != position and _is_brought(self._held[shape], position)
-        }
+        if self._client_id is not None and self._remembered and self.status is Status.LIVE:
+            self._acks.plan(now)
 
     def _ack(self, now: float) -> None:
-        self._ack_at = None
-        if vector := self._ackable():
-            self._acked |= vector
+        if vector := self._acks.take():
             self.actions.append(Send({"type": "ack", "vector": vector}) if self._two_way else Acknowledge(vector))
             self._plan_ack(now)
 
@@ -515,11 +496,6 @@ class Core:
 
 def _is_before(held: Held, barrier: Position) -> bool:
     return held.position is not None and held.position.is_past(barrier) is False
-
-
-def _is_brought(held: Held, position: str) -> bool:
-    """Return True if a shape has come to a position on this connection: the server takes an `ack` of no other one."""
-    return held.live and held.position is not None and held.position.reaches(Position.parse(position))
 
 
 def drained(core: Core) -> Iterable[Action]:
