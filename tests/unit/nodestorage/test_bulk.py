@@ -18,6 +18,7 @@ from eventsync.nodestorage import Author, BulkWrite, Delete, Replace, WritePolic
 from eventsync.nodestorage.bulk import BulkWriter
 from eventsync.nodestorage.deciding import Decision
 from eventsync.nodestorage.intent import intent_of
+from support.waiting import scaled
 
 AUTHOR = Author("tester", "1")
 POLICY = WritePolicy(batch_concurrency=4, deadline=5.0)
@@ -113,15 +114,15 @@ async def test_unexpected_error_concerns_its_operation_alone(caplog: pytest.LogC
 async def test_no_operation_begins_after_the_deadline() -> None:
     writer = Writer()
     writer.release.clear()
-    asyncio.get_running_loop().call_later(0.05, writer.release.set)
-    found = await outcomes_of(writer, map(str, range(50)), policy=replace(POLICY, deadline=0.02))
+    asyncio.get_running_loop().call_later(scaled(0.5), writer.release.set)
+    found = await outcomes_of(writer, map(str, range(50)), policy=replace(POLICY, deadline=scaled(0.3)))
     assert len(found) == len(writer.done) == POLICY.batch_concurrency
 
 
 async def test_operations_under_way_are_cancelled_in_the_end() -> None:
     writer = Writer()
     writer.release.clear()
-    first, waiting, second = await outcomes_of(writer, ["x", "x", "y"], within=0.02)
+    first, waiting, second = await outcomes_of(writer, ["x", "x", "y"], within=scaled(0.3))
     for item in (first, second):
         assert type(item) is Unavailable
         assert "the outcome is unknown" in item.message
@@ -239,7 +240,7 @@ async def test_an_error_of_the_driver_in_a_group_is_translated() -> None:
 
 async def test_an_operation_that_is_cancelled_in_its_group_has_an_unknown_outcome() -> None:
     writer = Grouping()
-    found = await grouped(writer, "ab", within=0.01)
+    found = await grouped(writer, "ab", within=scaled(0.3))
     assert [outcome.code for outcome in found] == ["unavailable"] * 2
     assert all("the outcome is unknown" in outcome.message for outcome in found)
     assert all(future.cancelled() for future in writer.groups.values())
