@@ -133,9 +133,8 @@ class HealthCheck:
             return Health("not_ready", False, False, None, None, None, None, None, connections, None, feed.detail)
         lease = await self._stores.leases.read(SEQUENCING)
         log = self._window.log
-        known = log is not None and self._window.suspended is None
-        head = await self._stores.events.head(log) if log is not None and known else None
-        journal_delay = await self._stores.logs.journal_delay(log) if log is not None and known else None
+        unread = await self.unread()
+        journal_delay = await self._stores.logs.journal_delay(log) if log is not None and unread is not None else None
         archive = await self._archive.state()
         fresh = time.monotonic() - feed.heard < 3 * self._settings.mongodb_timeout
         live = feed.live and fresh and log is not None
@@ -146,13 +145,23 @@ class HealthCheck:
             sequencer_live=leads and not self.is_stale(),
             leader=lease.owner if lease and lease.live else None,
             position=f"{log}:{self._window.head}" if log else None,
-            lag_events=None if head is None else max(0, head - self._window.head),
+            lag_events=unread,
             lag_seconds=round(self._lag(), 3) if feed.sequenced else None,
             archive=archive.reason,
             connections=connections,
             journal_delay=journal_delay,
             detail=self._detail(archive, journal_delay, live=live, leads=leads),
         )
+
+    async def unread(self) -> int | None:
+        """Return the number of events that this server has not read; None while it follows no log.
+
+        Raises `Unavailable`.
+        """
+        log = self._window.log
+        if log is None or self._window.suspended is not None:
+            return None
+        return max(0, await self._stores.events.head(log) - self._window.head)
 
     def _lag(self) -> float:
         return time.monotonic() - self._feed.state.sequenced

@@ -121,7 +121,6 @@ class Reports:
         self.history: deque[Activity] = deque(maxlen=_HISTORY)
         self._sync = sync
         self._processes = stores.stats.processes
-        self._events = stores.events
         self._written = written
         self._refusals = refusals
         self._recorded: int | None = None
@@ -151,7 +150,9 @@ class Reports:
     async def publish(self) -> None:
         """Renew the record, obey what was requested, and add the totals of all servers to the history."""
         sessions = await self.sessions() if self._is_watched else None
-        state = {**self._state(), "lag": await self._lag_now()}
+        with time_limit(_TIMEOUT):
+            unread = await self._sync.unread()
+        state = {**self._state(), "lag": unread or 0}
         # None is recorded at the start, or when the record has expired meanwhile.
         is_recorded = self._recorded == self._refusals.counts.total()
         refusals = None if is_recorded else self._refusals.tree()
@@ -160,14 +161,6 @@ class Reports:
         self._obey(requests)
         running = await self._processes.running()
         self.history.append(totals(time.time(), running.of("server")))
-
-    async def _lag_now(self) -> int:
-        """Return the number of events of the log that this server has not read. Raises `Unavailable`."""
-        if (log := self._sync.window.log) is None:
-            return 0
-        with time_limit(_TIMEOUT):
-            head = await self._events.head(log)
-        return max(0, head - self._sync.window.head)
 
     def _obey(self, requests: Requests) -> None:
         self._is_watched = requests.is_watched

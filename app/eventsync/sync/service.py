@@ -142,6 +142,13 @@ class SyncService:
         """Return the state of the archive, checked periodically; None without an archive."""
         return await self._health.archive()
 
+    async def unread(self) -> int | None:
+        """Return the number of events that this server has not read; None while it follows no log.
+
+        Raises `Unavailable`.
+        """
+        return await self._health.unread()
+
     async def health(self) -> Health:
         """Check this server. Raises `Unavailable`."""
         return await self._health.check(len(self.sessions))
