@@ -178,6 +178,30 @@ async def test_a_document_with_two_owners_is_shown_to_nobody_who_would_read_anot
         assert {row["owner"] for row in bob.replica.documents.values()} == {"bob"}
 
 
+@pytest.mark.parametrize("transport", PEERS)
+async def test_updates_of_a_field_that_stands_twice_are_told_as_mongodb_stores_them(
+    stores: Stores, url: str, transport: str
+) -> None:
+    """MongoDB changes the first value, and makes its image as if it had changed both."""
+    docs = stores.data["docs"]
+    elements = [bson.encode(part)[4:-1] for part in ({"_id": 1, "owner": "ada", "n": 1}, {"owner": "bob", "n": 2})]
+    twice = RawBSONDocument(b"".join(((len(b"".join(elements)) + 5).to_bytes(4, "little"), *elements, b"\0")))
+    await docs.insert_one(twice)
+    await caught_up(stores)
+    async with (
+        following(url, "docs", transport, token_of("bob")) as bob,
+        following(url, "docs", transport, token_of("max", roles=["audit"])) as auditor,
+    ):
+        await bob.reached(await head(stores))
+        await auditor.reached(await head(stores))
+        for update in ({"$unset": {"owner": ""}}, {"$unset": {"n": ""}}, {"$set": {"n": 3}}, {"$set": {"m": 1}}):
+            await docs.update_one({"_id": 1}, update)
+            position = await head(stores)
+            await bob.reached(position)
+            await auditor.reached(position)
+            assert bob.replica.documents == auditor.replica.documents == await expected(stores, {})
+
+
 SHAPES: dict[str, dict[str, Any]] = {
     "docs": {},
     "by_state?state=open": {"state": "open"},

@@ -14,7 +14,7 @@ import bson
 from bson.int64 import Int64
 from bson.raw_bson import RawBSONDocument
 
-from eventsync.domain.bson_scan.ambiguous import FieldName, checked, is_distinct
+from eventsync.domain.bson_scan.ambiguous import FieldName, checked, is_distinct, is_doubtful
 from eventsync.domain.bson_scan.opaque import (
     WRAPPER,
     OddDocument,
@@ -279,16 +279,17 @@ def convert(change: Mapping[str, Any], raw: bytes | memoryview | None = None) ->
     (An API delete marks the document just before it deletes it, in the same transaction: the mark is such a change.)
     `raw` is the BSON that `change` was decoded from; it shows faster than the values how the event is to be encoded.
 
-    Raises `StateMissing` for an update without both images, and for a delete or replacement without the one before.
+    Raises `StateMissing` for an update without both images, or with a wrong one, and for a delete or replacement
+    without the one before.
     """
     parts = change if isinstance(change, dict) else decode_change(change)
+    if parts["operationType"] == "update":
+        return _updated(parts, raw)
     if isinstance(parts, OddChange):
         raw = None  # Some values were not decoded from it.
     kind = parts["operationType"]
     if kind == "insert":
         return _created(parts, raw)
-    if kind == "update":
-        return _updated(parts)
     if kind == "replace":
         return _replaced(parts, raw)
     return _deleted(parts)
@@ -322,9 +323,12 @@ def _version(image: Any) -> int:
 def _image(change: DecodedChange, name: str) -> Document:
     document: Document | None = change.get(name)
     if document is None:
-        where = f"{change['ns']['coll']}/{format_id(change['documentKey']['_id'])}"
-        raise StateMissing(f"{change['operationType']} of {where}: it has no {name}")
+        raise StateMissing(f"{_where(change)}: it has no {name}")
     return document
+
+
+def _where(change: DecodedChange) -> str:
+    return f"{change['operationType']} of {change['ns']['coll']}/{format_id(change['documentKey']['_id'])}"
 
 
 def _created(change: DecodedChange, raw: bytes | memoryview | None) -> Event:
@@ -333,9 +337,11 @@ def _created(change: DecodedChange, raw: bytes | memoryview | None) -> Event:
     return _event(change, "create", _NONE, stamp, document=document, plain=_plain(raw, after))
 
 
-def _updated(change: DecodedChange) -> Event | None:
+def _updated(change: DecodedChange, raw: bytes | memoryview | None) -> Event | None:
     was, before = unstamp(_image(change, BEFORE))
     stamp, after = unstamp(_image(change, AFTER))
+    if raw is not None and is_doubtful(change, AFTER, BEFORE, bytes(raw)):
+        raise StateMissing(f"{_where(change)}: a name stands twice in a changed field, so its {AFTER} may be wrong")
     if isinstance(before, OddDocument) or isinstance(after, OddDocument):
         # A patch can't name a field whose name is not UTF-8.
         marked = stamp.deleted and not was.deleted and same(before, after)

@@ -76,6 +76,28 @@ def is_distinct(change: Document, images: Iterable[str], raw: bytes, fields: Seq
     return _is_encoded_as(change, raw)
 
 
+def is_doubtful(change: Document, after: str, before: str, raw: bytes) -> bool:
+    """Return True if the image `after` an update may be wrong, because a changed field is ambiguous `before`.
+
+    MongoDB changes the first value of a name, and makes the image as if it had changed all of them. `raw` is the BSON
+    that the change was decoded from.
+    """
+    described = change.get("updateDescription") or {}
+    updated, removed = described.get("updatedFields", ()), described.get("removedFields", ())
+    paths = [*updated, *removed, *(array["field"] for array in described.get("truncatedArrays", ()))]
+
+    def is_single(path: str) -> bool:
+        # Removed names are texts, which look like names here.
+        expected = sum(path in each for each in (updated, removed, change[after], change[before]))
+        return "." not in path and raw.count(path.encode("utf-8", "surrogateescape") + b"\0") <= expected
+
+    if (len(paths) <= _COUNTED and all(map(is_single, paths))) or _is_encoded_as(change, raw):
+        return False
+    fields = next((_ambiguous(value) for _, name, value in parts_of(raw) if name == before.encode()), frozenset[str]())
+    # A path with dots may also be the name of a field.
+    return any(path in fields or path.partition(".")[0] in fields for path in paths)
+
+
 def _is_once(field: FieldName, described: Mapping[str, Any], images: Iterable[Document], raw: bytes) -> bool:
     """Return True if each image has a field once at most, and no objects in it."""
     name = field.text

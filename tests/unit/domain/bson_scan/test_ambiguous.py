@@ -13,7 +13,7 @@ from eventsync.domain.bson_scan.ambiguous import AmbiguousDocument, FieldName, c
 from eventsync.domain.predicates.definitions import define
 from eventsync.domain.routes import Router
 from eventsync.domain.values.extended_json import JSON_CODEC, decode
-from eventsync_workers.sequencing.converter import convert_raw
+from eventsync_workers.sequencing.converter import StateMissing, convert_raw
 from support.mutants import framed
 
 Pairs = list[tuple[str, Any]]
@@ -134,3 +134,36 @@ def test_a_name_twice_in_another_field_counts_nothing() -> None:
     assert created is not None
     assert created.routes is not None
     assert not created.unrouted
+
+
+UPDATES: dict[str, tuple[Pairs, Pairs, bool]] = {
+    "set": ([("note", 1), ("note", 2)], [("updatedFields", [("note", 5)])], True),
+    "unset": ([("note", 1), ("note", 2)], [("removedFields", Items(["note"]))], True),
+    "set within": ([("o", [("x", 1), ("x", 2)])], [("updatedFields", [("o.x", 5)])], True),
+    "cut": (
+        [("o", [("x", Items([1, 2])), ("x", 2)])],
+        [("truncatedArrays", Items([[("field", "o.x"), ("newSize", 1)]]))],
+        True,
+    ),
+    "dots": ([("a.b", 1), ("a.b", 2)], [("updatedFields", [("a.b", 5)])], True),
+    "another field": ([("note", 1), ("note", 2)], [("updatedFields", [("n", 5)])], False),
+    "the name elsewhere": ([("note", 1), ("o", [("note", 1)])], [("updatedFields", [("note", 5)])], False),
+    "plain": ([("note", 1)], [("removedFields", Items(["note"]))], False),
+}
+
+
+@pytest.mark.parametrize(("fields", "described", "doubtful"), UPDATES.values(), ids=UPDATES)
+def test_an_update_of_such_a_field_is_not_told_by_its_images(fields: Pairs, described: Pairs, doubtful: bool) -> None:
+    before: Pairs = [("_id", 1), *fields]
+    after: Pairs = [*before, ("n", 5)]
+    body: Pairs = [
+        *[("operationType", "update"), ("ns", [("coll", "docs")]), ("documentKey", [("_id", 1)])],
+        *[("fullDocument", after), ("fullDocumentBeforeChange", before), ("updateDescription", described)],
+    ]
+    change = framed(raw_of(body)[4:-1], bson.encode({"wallTime": bson.datetime_ms.DatetimeMS(0)})[4:-1])
+    if doubtful:
+        with pytest.raises(StateMissing):
+            convert_raw(change, ROUTER)
+    else:
+        event, _ = convert_raw(change, ROUTER)
+        assert event is not None
