@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 import bson
 from bson.int64 import Int64
 
+from eventsync.domain.bson_scan.ambiguous import AmbiguousDocument
 from eventsync.domain.bson_scan.opaque import CODEC, Document, OddDocument
 
 FIELD: Final = "_sync"
@@ -92,7 +93,9 @@ def unstamp(document: Mapping[str, Any]) -> tuple[Stamp, Document]:
 
 
 def _like(document: Mapping[str, Any], copied: Document) -> Document:
-    """Return the copy as an `OddDocument` if the document is one."""
+    """Return the copy as an `OddDocument` or an `AmbiguousDocument` if the document is one."""
+    if isinstance(document, AmbiguousDocument):
+        return AmbiguousDocument(copied, document.fields)
     return type(document)(copied) if isinstance(document, OddDocument) else copied
 
 

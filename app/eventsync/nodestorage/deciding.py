@@ -86,12 +86,12 @@ class Decider:
         """Return the write that `decision` makes of the stored document, or None if a helper has to decide."""
         # A function of the caller can't be sent to another process.
         if not decision.intent.reads or not is_portable(decision.operation):
-            return decision.intent.decide(None if stored is None else node_of(stored), author)
+            return decision.intent.decide(None if stored is None else node_of(stored, tell=True), author)
         if (size := _work(decision, stored)) > self._offload.above:
             return None
         await turn(size)
         try:
-            return decision.intent.decide(None if stored is None else node_of(stored), author)
+            return decision.intent.decide(None if stored is None else node_of(stored, tell=True), author)
         except TooComplex:
             # Too long for the event loop is not too long: a helper has the whole budget.
             if self._short.patch_steps == self._policy.patch_steps:
@@ -110,7 +110,7 @@ class Decider:
         if size > self._offload.above:
             return await self.encoded(raw, guard, tagged=True)
         await turn(size)
-        return seen(node_of(raw), guard)
+        return seen(node_of(raw, tell=guard is not None), guard)
 
     async def encoded(self, raw: RawBSONDocument, guard: Guard | None = None, *, tagged: bool = False) -> Node | None:
         """Return a stored document as `node` does, but as a `JsonText` in any case; `tagged` with its digest."""
@@ -162,13 +162,13 @@ def created(operation: Create, policy: WritePolicy, author: Author) -> tuple[Any
 
 def decided(operation: WriteOperation, policy: WritePolicy, stored: bytes | None, author: Author) -> EncodedWrite:
     """Return the write that `operation` makes of the document `stored`, in BSON."""
-    node = None if stored is None else node_of(RawBSONDocument(stored, RAW_CODEC))
+    node = None if stored is None else node_of(RawBSONDocument(stored, RAW_CODEC), tell=True)
     return EncodedWrite.of(intent_of(parsed(operation), policy).decide(node, author))
 
 
 def encoded_node(raw: bytes, tagged: bool, guard: Guard | None = None) -> Node | None:
     """Return a stored document as `Decider.encoded` does."""
-    node = seen(node_of(RawBSONDocument(raw, RAW_CODEC)), guard)
+    node = seen(node_of(RawBSONDocument(raw, RAW_CODEC), tell=guard is not None), guard)
     if node is None:
         return None
     digest = digest_of(node.document) if tagged else ""

@@ -19,6 +19,7 @@ from bson.objectid import ObjectId
 from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 
+from eventsync.domain.bson_scan.ambiguous import AmbiguousDocument
 from eventsync.domain.bson_scan.opaque import UnreadableDocument, encode, is_odd, opaques
 from eventsync.domain.ids import PLAIN_IDS, check_id, format_id, possible_id, same_id
 from eventsync.domain.patches.diff import diff
@@ -132,7 +133,9 @@ def _update(operation: Update, policy: WritePolicy) -> Intent:
         node = _expected(operation, stored, guard)
         if isinstance(node.document, UnreadableDocument):
             raise PatchFailed(_named(operation, "can't be read field by field: replace or delete it as a whole"))
-        return _modification(node, _edited(node, edit, policy, guard), author, guard, touched)
+        after = _edited(node, edit, policy, guard)
+        _check_distinct(operation, node)
+        return _modification(node, after, author, guard, touched)
 
     return Intent(operation.collection, operation.id, decide)
 
@@ -175,7 +178,9 @@ def _replace(operation: Replace, policy: WritePolicy) -> Intent:
             # The stored id, which may be of another type than the one that found it.
             return {**after, "_id": node.id}
 
-        return _modification(node, _edited(node, edit, policy, guard), author, guard)
+        after = _edited(node, edit, policy, guard)
+        _check_distinct(operation, node)
+        return _modification(node, after, author, guard)
 
     return Intent(operation.collection, operation.id, decide)
 
@@ -213,6 +218,15 @@ def _expected(operation: Update | Replace | Delete, stored: Node | None, guard: 
         return stored
     problem = f"is {shown.etag} now, which the write's conditions exclude"
     raise VersionMismatch(_named(operation, problem), current=shown.version, etag=shown.etag)
+
+
+def _check_distinct(operation: Update | Replace, node: Node) -> None:
+    """Raise `Conflict` for a document with a field name twice: MongoDB would change its first value, not the last.
+
+    MongoDB even aborts at some updates of such a document by a pipeline.
+    """
+    if isinstance(node.document, AmbiguousDocument):
+        raise Conflict(_named(operation, "has a field name twice: delete it and create it again"), lasting=True)
 
 
 def _edited(node: Node, edit: Callable[[Document], Document], policy: WritePolicy, guard: Guard | None) -> Document:

@@ -7,6 +7,7 @@ from typing import Any
 
 from bson.raw_bson import RawBSONDocument
 
+from eventsync.domain.bson_scan.ambiguous import checked
 from eventsync.domain.entity_tag import digest_of, entity_tag
 from eventsync.domain.stamp import unstamp
 from eventsync.domain.values.extended_json import decode
@@ -30,7 +31,12 @@ class Node:
         return entity_tag(self.version, self.digest or digest_of(self.document))
 
 
-def node_of(raw: RawBSONDocument) -> Node:
-    """Decode the stored document `raw`. Each call returns a new copy."""
-    stamp, document = unstamp(decode(bytes(raw.raw)))
+def node_of(raw: RawBSONDocument, *, tell: bool = False) -> Node:
+    """Decode the stored document `raw`. Each call returns a new copy.
+
+    With `tell`, a document with a field name twice is an `AmbiguousDocument`.
+    """
+    data = bytes(raw.raw)
+    found = decode(data)
+    stamp, document = unstamp(checked(found, data) if tell else found)
     return Node(document["_id"], stamp.version, document)

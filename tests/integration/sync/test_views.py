@@ -163,10 +163,12 @@ async def test_a_document_with_two_owners_is_shown_to_nobody_who_would_read_anot
         following(url, "docs", transport, token_of("ada")) as ada,
         following(url, "docs", transport, token_of("bob")) as bob,
         client_of(url, "ada") as client,
+        client_of(url, "bob") as other,
     ):
         await ada.reached(await head(stores))
         await bob.reached(await head(stores))
         assert set(ada.replica.documents) == {"int:2"}
+        assert (await other.get("/v1/collections/docs/documents/int:1")).status_code == 404
         assert {row["owner"] for row in bob.replica.documents.values()} == {"bob"}
         assert (await client.get("/v1/collections/docs/documents/int:1")).status_code == 404
         listed = (await client.get("/v1/collections/docs/documents")).raise_for_status().json()

@@ -12,10 +12,12 @@ from eventsync.concurrency.slices import SLICE
 from eventsync.domain.bson_scan.opaque import encode
 from eventsync.domain.patches.merge_patch import MergePatch
 from eventsync.domain.values.extended_json import RAW_CODEC
+from eventsync.errors import Conflict
 from eventsync.nodestorage.author import Author
 from eventsync.nodestorage.deciding import Decider
-from eventsync.nodestorage.operations import Update
+from eventsync.nodestorage.operations import Replace, Update, WriteOperation
 from eventsync.nodestorage.policy import WritePolicy
+from support.mutants import framed
 
 pytestmark = pytest.mark.anyio
 
@@ -39,3 +41,14 @@ async def test_documents_that_come_at_the_same_time_are_decided_one_after_the_ot
         before = ended
         await asyncio.sleep(0)
         assert ended - before <= 2
+
+
+@pytest.mark.parametrize("operation", [Update("docs", 1, MergePatch({"n": 1})), Replace("docs", 1, {"n": 1})])
+async def test_a_document_with_a_name_twice_is_not_changed(operation: WriteOperation) -> None:
+    """MongoDB changes the first value, where clients are shown the last, and aborts at some pipelines."""
+    elements = [encode(part)[4:-1] for part in ({"_id": 1, "owner": "ada"}, {"owner": "bob"})]
+    decider = Decider(WritePolicy(), inline())
+    decision = await decider.prepared(operation, AUTHOR)
+    with pytest.raises(Conflict, match="twice") as raised:
+        await decider.decide(decision, RawBSONDocument(framed(*elements), RAW_CODEC), AUTHOR)
+    assert raised.value.lasting
