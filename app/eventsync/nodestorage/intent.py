@@ -134,7 +134,7 @@ def _update(operation: Update, policy: WritePolicy) -> Intent:
         if isinstance(node.document, UnreadableDocument):
             raise PatchFailed(_named(operation, "can't be read field by field: replace or delete it as a whole"))
         after = _edited(node, edit, policy, guard)
-        _check_distinct(operation, node)
+        _check_distinct(operation, node, after)
         return _modification(node, after, author, guard, touched)
 
     return Intent(operation.collection, operation.id, decide)
@@ -179,7 +179,7 @@ def _replace(operation: Replace, policy: WritePolicy) -> Intent:
             return {**after, "_id": node.id}
 
         after = _edited(node, edit, policy, guard)
-        _check_distinct(operation, node)
+        _check_distinct(operation, node, after)
         return _modification(node, after, author, guard)
 
     return Intent(operation.collection, operation.id, decide)
@@ -220,13 +220,18 @@ def _expected(operation: Update | Replace | Delete, stored: Node | None, guard: 
     raise VersionMismatch(_named(operation, problem), current=shown.version, etag=shown.etag)
 
 
-def _check_distinct(operation: Update | Replace, node: Node) -> None:
-    """Raise `Conflict` for a document with a field name twice: MongoDB would change its first value, not the last.
+def _check_distinct(operation: Update | Replace, node: Node, after: Document) -> None:
+    """Raise `Conflict` for a change of a field with a name twice: MongoDB would change the first value, not the last.
 
-    MongoDB even aborts at some updates of such a document by a pipeline.
+    MongoDB even aborts at some updates of such a field by a pipeline.
     """
-    if isinstance(node.document, AmbiguousDocument):
-        raise Conflict(_named(operation, "has a field name twice: delete it and create it again"), lasting=True)
+    before = node.document
+    if not isinstance(before, AmbiguousDocument):
+        return
+    for name in before.fields:
+        if name not in after or not same(before[name], after[name]):
+            problem = f"has a name twice in {name!r}, so the field can't be changed: delete the document"
+            raise Conflict(_named(operation, problem), lasting=True)
 
 
 def _edited(node: Node, edit: Callable[[Document], Document], policy: WritePolicy, guard: Guard | None) -> Document:

@@ -43,12 +43,31 @@ async def test_documents_that_come_at_the_same_time_are_decided_one_after_the_ot
         assert ended - before <= 2
 
 
-@pytest.mark.parametrize("operation", [Update("docs", 1, MergePatch({"n": 1})), Replace("docs", 1, {"n": 1})])
-async def test_a_document_with_a_name_twice_is_not_changed(operation: WriteOperation) -> None:
+TWICE = framed(*(encode(part)[4:-1] for part in ({"_id": 1, "owner": "ada"}, {"owner": "bob"})))
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        Update("docs", 1, MergePatch({"owner": "eve"})),
+        Update("docs", 1, MergePatch({"owner": None})),
+        Replace("docs", 1, {"n": 1}),
+    ],
+)
+async def test_a_field_that_stands_twice_is_not_changed(operation: WriteOperation) -> None:
     """MongoDB changes the first value, where clients are shown the last, and aborts at some pipelines."""
-    elements = [encode(part)[4:-1] for part in ({"_id": 1, "owner": "ada"}, {"owner": "bob"})]
     decider = Decider(WritePolicy(), inline())
     decision = await decider.prepared(operation, AUTHOR)
     with pytest.raises(Conflict, match="twice") as raised:
-        await decider.decide(decision, RawBSONDocument(framed(*elements), RAW_CODEC), AUTHOR)
+        await decider.decide(decision, RawBSONDocument(TWICE, RAW_CODEC), AUTHOR)
     assert raised.value.lasting
+
+
+@pytest.mark.parametrize(
+    "operation", [Update("docs", 1, MergePatch({"n": 1})), Replace("docs", 1, {"owner": "bob", "n": 1})]
+)
+async def test_fields_beside_it_are_changed(operation: WriteOperation) -> None:
+    decider = Decider(WritePolicy(), inline())
+    decision = await decider.prepared(operation, AUTHOR)
+    planned = await decider.decide(decision, RawBSONDocument(TWICE, RAW_CODEC), AUTHOR)
+    assert [step["path"] for step in planned.result.patch] == ["/n"]

@@ -34,6 +34,7 @@ from eventsync_workers.sequencing.converter import (
     EncodedEvent,
     OddChange,
     Outline,
+    StateMissing,
     convert,
     convert_raw,
     convert_reread,
@@ -277,6 +278,9 @@ class LogWriter:
             return encode_change(convert(change, raw), change, self.router, raw, traced=self._is_traced)
         except Unavailable:
             raise  # No helper process is available now, which is no fault of the change.
+        except StateMissing as error:
+            logger.warning("%s; it is read from the collection", error.diagnosis)
+            return await self._replace(change)
         except Exception:
             # One document must not stop the log. Replacing it as a whole is exact as well.
             logger.exception("ALARM: a change of %s can't be converted; its document is replaced", _named(change))
