@@ -200,13 +200,13 @@ async def next_of(link: Link, kind: str) -> dict[str, Any]:
     raise AssertionError(f"no {kind}: {link.ended}")
 
 
-async def snapshot_of_docs(url: str) -> dict[str, Any]:
-    """Return what a new client gets. It comes again after each error that says when: the new log is served soon."""
+async def answer_of(url: str, kind: str, vector: dict[str, str]) -> dict[str, Any]:
+    """Return what a client gets. It comes again after each error that says when: the new log is served soon."""
     async with within(40):
         while True:
-            async with Websockets().open(url, Asked(("docs",), {})) as link:
+            async with Websockets().open(url, Asked(("docs",), vector)) as link:
                 while (received := await link.receive()) is not None:
-                    if received.message["type"] == "snapshot":
+                    if received.message["type"] == kind:
                         return received.message
                     if received.message["type"] == "error":
                         assert "retry_after" in received.message, received.message
@@ -311,7 +311,7 @@ async def test_a_server_that_has_not_noticed_yet_answers_from_no_restored_data(
             async with running_worker(settings):
                 await followed(settings, old)
                 await tracked(url, ("docs",))
-                snapshot = await snapshot_of_docs(url)
+                snapshot = await answer_of(url, "snapshot", {})
         assert not snapshot["position"].startswith(old)
         assert len(snapshot["docs"]) == BEFORE + 20
 
@@ -346,8 +346,7 @@ async def test_reset_log_begins_a_new_log_when_no_evidence_remains(
     async with running_worker(settings), running_server(settings) as url:
         assert await followed(settings, old) == "a backup was restored"
         await tracked(url, ("docs",))
-        async with client_at(url, f"{old}:{AFTER}") as link:
-            assert (await next_of(link, "reset"))["reason"] == "unknown_log"
+        assert (await answer_of(url, "reset", {"docs": f"{old}:{AFTER}"}))["reason"] == "unknown_log"
 
 
 @pytest.mark.slow
