@@ -17,7 +17,6 @@ import orjson
 from bson.int64 import Int64
 from bson.objectid import ObjectId
 
-from eventsync.domain.bson_scan.ambiguous import FieldName
 from eventsync.domain.event_body import AT, DOCUMENT, OP, PATCH, content_start, places
 from eventsync.domain.predicates.declarations import read_spec, spec_of
 from eventsync.domain.predicates.definitions import Definition
@@ -88,7 +87,7 @@ class Router:
         """Return True if the collection has definitions."""
         return collection in self._by_collection
 
-    def fields(self, collection: str) -> tuple[FieldName, ...]:
+    def fields(self, collection: str) -> tuple[str, ...]:
         """Return the fields of a collection that decide."""
         found = self._by_collection.get(collection)
         return () if found is None else found.names
@@ -121,7 +120,7 @@ class _CollectionRouter:
     def __init__(self, definitions: Sequence[Definition]) -> None:
         self._definitions = definitions
         names = sorted({name for definition in definitions for name in definition.fields})
-        self.names = tuple(map(FieldName.of, names))
+        self.names = tuple(names)
         self._fields = [(name, 2 << number) for number, name in enumerate(names)]
         bits = dict(self._fields)
         self._reads = [_ANY + sum(bits[name] for name in definition.fields) for definition in definitions]

@@ -14,7 +14,7 @@ import bson
 from bson.int64 import Int64
 from bson.raw_bson import RawBSONDocument
 
-from eventsync.domain.bson_scan.ambiguous import FieldName, checked, is_distinct, is_doubtful
+from eventsync.domain.bson_scan.ambiguous import checked, is_distinct, is_doubtful
 from eventsync.domain.bson_scan.opaque import (
     WRAPPER,
     OddDocument,
@@ -134,7 +134,7 @@ def _told_apart(
     change: DecodedChange,
     before: Document | None,
     after: Document | None,
-    fields: Sequence[FieldName],
+    fields: Sequence[str],
     raw: bytes | memoryview | None,
     images: Mapping[str, Any],
 ) -> tuple[Document | None, Document | None]:

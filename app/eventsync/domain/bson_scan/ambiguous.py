@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final
 
 import bson
 from bson.errors import BSONError
@@ -45,35 +45,17 @@ def checked(document: Document, raw: bytes) -> Document:
     return AmbiguousDocument(document, fields) if fields else document
 
 
-class FieldName(NamedTuple):
-    """A field's name, as text and in BSON: `ended` may be the end of another name, `pattern` has the type before it."""
-
-    text: str
-    ended: bytes
-    pattern: re.Pattern[bytes]
-
-    @classmethod
-    def of(cls, text: str) -> Self:
-        """Return the name for its text."""
-        ended = text.encode("utf-8", "surrogateescape") + b"\0"
-        return cls(text, ended, re.compile(b"[%b]%b" % (TYPES, re.escape(ended))))
-
-    def at_most(self, count: int, raw: bytes) -> bool:
-        """Return True if the name is certainly not more often in `raw`."""
-        # Not the pattern alone: counting is much faster. But `id` ends many other names and texts.
-        return raw.count(self.ended) <= count or len(self.pattern.findall(raw)) <= count
-
-
-def is_distinct(change: Document, images: Iterable[str], raw: bytes, fields: Sequence[FieldName]) -> bool:
+def is_distinct(change: Document, images: Iterable[str], raw: bytes, fields: Sequence[str]) -> bool:
     """Return True if no image in a change is ambiguous in these fields. False is inconclusive.
 
     `raw` is the BSON that the change was decoded from.
     """
-    if len(fields) <= _COUNTED:
-        present = [image for name in images if (image := change.get(name)) is not None]
-        if all(_is_once(field, change.get("updateDescription") or {}, present, raw) for field in fields):
-            return True
-    return _is_encoded_as(change, raw)
+    present = [image for name in images if (image := change.get(name)) is not None]
+
+    def is_plain(field: str) -> bool:
+        return _is_single(field, change, present, raw) and all(_is_flat(image.get(field)) for image in present)
+
+    return (len(fields) <= _COUNTED and all(map(is_plain, fields))) or _is_encoded_as(change, raw)
 
 
 def is_doubtful(change: Document, after: str, before: str, raw: bytes) -> bool:
@@ -83,32 +65,30 @@ def is_doubtful(change: Document, after: str, before: str, raw: bytes) -> bool:
     that the change was decoded from.
     """
     described = change.get("updateDescription") or {}
-    updated, removed = described.get("updatedFields", ()), described.get("removedFields", ())
-    paths = [*updated, *removed, *(array["field"] for array in described.get("truncatedArrays", ()))]
+    paths = [*described.get("updatedFields", ()), *described.get("removedFields", ())]
+    paths += [array["field"] for array in described.get("truncatedArrays", ())]
+    images = (change[after], change[before])
 
-    def is_single(path: str) -> bool:
-        # Removed names are texts, which look like names here.
-        expected = sum(path in each for each in (updated, removed, change[after], change[before]))
-        return "." not in path and raw.count(path.encode("utf-8", "surrogateescape") + b"\0") <= expected
+    def is_plain(path: str) -> bool:
+        return "." not in path and _is_single(path, change, images, raw)
 
-    if (len(paths) <= _COUNTED and all(map(is_single, paths))) or _is_encoded_as(change, raw):
+    if (len(paths) <= _COUNTED and all(map(is_plain, paths))) or _is_encoded_as(change, raw):
         return False
     fields = next((_ambiguous(value) for _, name, value in parts_of(raw) if name == before.encode()), frozenset[str]())
     # A path with dots may also be the name of a field.
     return any(path in fields or path.partition(".")[0] in fields for path in paths)
 
 
-def _is_once(field: FieldName, described: Mapping[str, Any], images: Iterable[Document], raw: bytes) -> bool:
-    """Return True if each image has a field once at most, and no objects in it."""
-    name = field.text
-    expected = int(name in described.get("updatedFields", ()))
-    for image in images:
-        if name in image:
-            expected += 1
-            if not _is_flat(image[name]):
-                return False
-    # Each image that has it has it once at least, so once exactly if there are no more.
-    return field.at_most(expected, raw)
+def _is_single(name: str, change: Document, images: Iterable[Document], raw: bytes) -> bool:
+    """Return True if each image of a change has a name once at most, at the top."""
+    described = change.get("updateDescription") or {}
+    ended = name.encode("utf-8", "surrogateescape") + b"\0"
+    # What has the name has it once at least, so once exactly if there are no more.
+    named = sum(name in each for each in (described.get("updatedFields", ()), *images))
+    # Removed names are texts. The name may end others, such as `_id`; a search with the type before it is slower.
+    return raw.count(ended) <= named + (name in described.get("removedFields", ())) or (
+        len(re.findall(b"[%b]%b" % (TYPES, re.escape(ended)), raw)) <= named
+    )
 
 
 def _is_encoded_as(document: Document, raw: bytes) -> bool:
