@@ -7,7 +7,7 @@ import time
 import pytest
 
 from eventsync_client import AsyncClient, NotFound, ShapeRefused, Status, SyncFailed, Unauthenticated
-from eventsync_client.core import Why
+from eventsync_client.actions import Why
 from eventsync_client.transports import Transport
 from support.identity import token
 from support.ruled import Ruled

@@ -13,8 +13,9 @@ from urllib.parse import quote
 
 import httpx
 
+from eventsync_client.actions import Ask, Connect, Cut, Refused, Send, Why
 from eventsync_client.collection import Collection
-from eventsync_client.core import Ask, Connect, Core, Cut, Refused, Send, Status, Why, drained
+from eventsync_client.core import Core, Status, drained
 from eventsync_client.errors import BarrierTimeout, OutcomeUnknown, ShapeRefused, SyncFailed
 from eventsync_client.followed import Shape
 from eventsync_client.http import Http

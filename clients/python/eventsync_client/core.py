@@ -9,16 +9,13 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, Literal
+from typing import Final
 
 from eventsync_client.acks import Acks
+from eventsync_client.actions import Acknowledge, Action, Ask, Connect, Cut, Refused, Send, Why
 from eventsync_client.positions import Position
 from eventsync_client.replica import Gap, Held, Json, Row, Update
-
-Why = Literal["connect", "expiring", "refused"]
-"""Reason for which the token function is asked."""
 
 _SHORTEST: Final = 0.25
 _LONGEST: Final = 30.0
@@ -55,48 +52,6 @@ class Status(StrEnum):
     FAILED = "failed"
     """For good: asking again unchanged would not help."""
     STOPPED = "stopped"
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """Ask the token function, and pass its answer to `Core.token`."""
-
-    why: Why
-
-
-@dataclass(frozen=True, slots=True)
-class Connect:
-    """Connect, and call `Core.opened`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """End the connection; nothing more of it is passed in."""
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Send a message."""
-
-    message: Json
-
-
-@dataclass(frozen=True, slots=True)
-class Acknowledge:
-    """Acknowledge a vector by a request (`PUT /v1/state-vectors/…`): the connection has one direction."""
-
-    vector: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """The server has refused something, for the application to know. With `forgotten`, a shape is not followed more."""
-
-    message: Json
-    forgotten: str | None = None
-
-
-Action = Acknowledge | Ask | Connect | Cut | Send | Refused | Update
 
 
 class Core:

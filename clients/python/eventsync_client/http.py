@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import httpx
 
-from eventsync_client.core import Why
+from eventsync_client.actions import Why
 from eventsync_client.errors import (
     Conflict,
     Forbidden,

@@ -18,8 +18,9 @@ from typing import Any, Final, cast
 
 import pytest
 
+from eventsync_client.actions import Connect, Cut, Send
 from eventsync_client.client import AsyncClient
-from eventsync_client.core import Connect, Core, Cut, Send, drained
+from eventsync_client.core import Core, drained
 from eventsync_client.followed import Shape
 from eventsync_client.positions import Position
 from eventsync_client.replica import Row, Update

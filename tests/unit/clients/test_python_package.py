@@ -21,7 +21,8 @@ from eventsync.domain.positions import vector_from_short, vector_from_text, vect
 from eventsync.domain.predicates.routed_shape import RoutedShape
 from eventsync.domain.shapes import Shape
 from eventsync_client import AsyncClient, Memory, Operation, Sqlite
-from eventsync_client.core import Ask, Core, Status
+from eventsync_client.actions import Ask
+from eventsync_client.core import Core, Status
 from eventsync_client.patch import PatchError, apply_patch, same
 from eventsync_client.positions import Position, vector_text
 from eventsync_client.replica import RawChange, Row, Update

@@ -9,7 +9,8 @@ from typing import Any, Final
 
 import pytest
 
-from eventsync_client.core import Ask, Connect, Core, Refused, Send, Status, drained
+from eventsync_client.actions import Ask, Connect, Refused, Send
+from eventsync_client.core import Core, Status, drained
 from eventsync_client.patch import same
 from eventsync_client.positions import Position
 from eventsync_client.replica import RawChange, Row, Update
