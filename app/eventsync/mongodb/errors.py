@@ -40,6 +40,7 @@ Hides = Callable[[str], bool]
 """Returns True for a field that no error may name."""
 
 _VALIDATION_FAILED: Final = 121
+_DUPLICATE_KEY: Final = 11000
 _WRONG_KIND: Final = "MongoDB does not allow it for a collection of this kind (a view, capped, a time series)"
 _BARRED: Final[Mapping[int | None, str]] = {
     13: "the MongoDB user of this server lacks the privilege",
@@ -116,11 +117,17 @@ async def forget_connections(client: Any) -> None:
 
 
 def may_last(error: OperationFailure) -> bool:
-    """Return True for a refused read that is neither known to be temporary nor known to be permanent."""
+    """Return True for a refused operation that is neither known to be temporary nor known to be permanent."""
     if isinstance(error, ExecutionTimeout | WTimeoutError) or error.code in _PASSING:
         return False
     passing = any(map(error.has_error_label, ("TransientTransactionError", "RetryableWriteError", "RetryableError")))
     return not passing and barred(error) is None and error.code not in AUTHENTICATION_FAILED
+
+
+def is_lasting(error: OperationFailure) -> bool:
+    """Return True for a refused statement of a bulk write that would be refused again."""
+    # Of two upserts of one document at the same time, the later one may find that it exists.
+    return may_last(error) and error.code != _DUPLICATE_KEY
 
 
 @contextmanager

@@ -390,7 +390,9 @@ class ServerFields(BaseSettings):
         description="Maximum delay until the acknowledgements of clients are stored, many together, in seconds.",
     )
     client_shapes: int = Field(
-        1000, ge=1, description="Maximum number of stored positions of one client; the furthest ones are kept."
+        1000,
+        ge=1,
+        description="Maximum number of stored positions of one client, which have at most 1 MiB; the furthest ones are kept.",
     )
     max_clients: int = Field(
         1_000_000,

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
+from bson import encode
+from bson.int64 import Int64
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.errors import BulkWriteError
 
 from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.domain.shapes import Shape
+from eventsync.errors import Unavailable
 from eventsync.settings import Settings
 from eventsync.stores.clients.state_vectors import (
+    MAX_BYTES,
     KnownClients,
     NumberedPosition,
     StoredVector,
@@ -19,6 +26,7 @@ from eventsync.stores.clients.state_vectors import (
 from eventsync.stores.stores import Stores
 from support.waiting import within
 
+_TOO_LARGE, _DUPLICATE, _INTERRUPTED, _NO_OBJECT = 17419, 11000, 11601, 28
 OLD, NEW = LogId("zzzzzzzz"), LogId("aaaaaaaa")
 ORDERS, ODD = Shape("orders"), Shape.parse("a.b/c$d%2E/1.5")
 
@@ -139,3 +147,81 @@ async def test_vectors_of_this_process_count_at_once(stores: Stores) -> None:
     for name in ("a", "b", "c"):
         await store.record([VectorUpdate(name, None, {ORDERS: at(1)})])
     assert [item.client_id async for item in store.listing("", 10)] == ["a", "b"]
+
+
+def wide(number: int) -> Shape:
+    """A shape whose name takes 48 KiB as the name of a field."""
+    return Shape.parse(f"things/{number}-" + "é" * 8000)
+
+
+async def insert_full(stores: Stores, client_id: str) -> None:
+    """Insert a record that is as large as MongoDB allows, as an earlier version made them."""
+    entry = {"g": Int64(1), "n": Int64(7), "l": OLD}
+    full = {"_id": client_id, "v": {f"things%2F{number}-{'%C3%A9' * 8000}": entry for number in range(349)}}
+    await stores.log["state_vectors"].insert_one(full | {"transport": "sse", "at": None})
+
+
+async def test_a_record_is_bounded_in_bytes_and_keeps_the_furthest_positions(stores: Stores) -> None:
+    for start in range(0, 40, 10):
+        vector = {wide(number): at(number) for number in range(start, start + 10)}
+        assert not await stores.vectors.record([VectorUpdate("c", "sse", vector | {ORDERS: at(100)})])
+    kept = (await known(stores.vectors, "c")).vector
+    assert list(kept) == [ORDERS, *(wide(number) for number in range(39, 39 - len(kept) + 1, -1))]
+    row = await stores.log["state_vectors"].find_one({"_id": "c"})
+    assert row is not None
+    assert MAX_BYTES - 50_000 < len(encode(row["v"])) <= MAX_BYTES
+
+
+async def test_an_update_is_bounded_and_keeps_the_furthest_positions(stores: Stores) -> None:
+    update = VectorUpdate("c", "sse", {wide(number): at(number) for number in range(30)})
+    bounded = stores.vectors.bounded(update)
+    assert list(bounded.vector) == [wide(number) for number in range(29, 29 - len(bounded.vector), -1)]
+    assert MAX_BYTES - 50_000 < bounded.size <= MAX_BYTES
+    assert stores.vectors.bounded(bounded) == bounded
+    assert list(VectorStore(stores.log, max_shapes=2).bounded(update).vector) == [wide(29), wide(28)]
+
+
+async def test_a_full_record_stops_no_other_and_is_shortened(stores: Stores) -> None:
+    await insert_full(stores, "full")
+    updates = [VectorUpdate("full", "sse", {wide(400): at(8)}), VectorUpdate("other", "sse", {ORDERS: at(1)})]
+    assert await stores.vectors.record(updates) == {"full"}
+    assert (await known(stores.vectors, "other")).vector == {ORDERS: Position(OLD, Seq(1))}
+    assert await stores.vectors.record(updates) == frozenset(), "the record was shortened before"
+    assert (await known(stores.vectors, "full")).vector[wide(400)] == Position(OLD, Seq(8))
+
+
+async def test_a_damaged_record_stops_no_other(stores: Stores) -> None:
+    await stores.log["state_vectors"].insert_one({"_id": "damaged", "v": "text"})
+    store = VectorStore(stores.log, max_shapes=1)
+    updates = [VectorUpdate(name, "sse", {ORDERS: at(1), ODD: at(2)}) for name in ("damaged", "other")]
+    assert await store.record(updates) == {"damaged"}
+    assert set((await known(store, "other")).vector) == {ODD}
+    assert await store.known(OLD) == KnownClients(2, "other", Seq(2))
+    assert await store.furthest(OLD) == 2
+
+
+@pytest.mark.parametrize(
+    ("codes", "refused"),
+    [
+        ([(0, _TOO_LARGE)], {"a"}),
+        ([(1, _NO_OBJECT), (2, _TOO_LARGE)], {"b"}),
+        ([(0, _TOO_LARGE), (1, _DUPLICATE)], None),
+        ([(1, _INTERRUPTED)], None),
+    ],
+)
+async def test_only_lasting_refusals_are_of_the_update(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch, codes: list[tuple[int, int]], refused: set[str] | None
+) -> None:
+    errors = [{"index": index, "code": code, "errmsg": "no"} for index, code in codes]
+
+    async def bulk_write(_: Any, requests: list[Any], *, ordered: bool) -> Any:
+        assert (len(requests), ordered) == (3, False)
+        raise BulkWriteError({"writeErrors": errors, "writeConcernErrors": [], "nUpserted": 0})
+
+    monkeypatch.setattr(AsyncCollection, "bulk_write", bulk_write)
+    recording = stores.vectors.record([VectorUpdate(name, "sse", {ORDERS: at(1)}) for name in "ab"])
+    if refused is None:
+        with pytest.raises(Unavailable):
+            await recording
+    else:
+        assert await recording == refused

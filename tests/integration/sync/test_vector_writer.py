@@ -16,7 +16,7 @@ from eventsync.domain.shapes import Shape
 from eventsync.errors import Unavailable
 from eventsync.mongodb.client import Client, app_name, connect
 from eventsync.settings import Settings
-from eventsync.stores.clients.state_vectors import NumberedPosition, VectorUpdate
+from eventsync.stores.clients.state_vectors import MAX_BYTES, NumberedPosition, VectorUpdate
 from eventsync.stores.stores import Stores
 from eventsync.sync.clients.vector_writer import VectorWriter
 from support.failpoints import failing
@@ -124,3 +124,67 @@ async def test_store_times_out(stores: Stores) -> None:
         await writer.store(update("a", 2))
     await writer.run()
     assert await stored(stores, "a") == 1
+
+
+def wide(client_id: str, number: int) -> VectorUpdate:
+    """An update of a shape whose name takes 48 KiB as the name of a field."""
+    shape = Shape.parse(f"things/{number}-" + "é" * 8000)
+    return VectorUpdate(client_id, "sse", {shape: NumberedPosition(1, Seq(number), LOG)})
+
+
+async def test_refused_update_fails_its_own_watcher_only_and_is_dropped(stores: Stores) -> None:
+    await stores.log["state_vectors"].insert_one({"_id": "damaged", "v": "text"})
+    async with running(stores) as writer:
+        damaged = asyncio.create_task(writer.store(update("damaged", 1)))
+        await asyncio.gather(writer.store(update("a", 1)), writer.store(update("b", 1)))
+        with pytest.raises(Unavailable, match="refuses"):
+            await damaged
+        assert writer.unwritten("damaged") is None
+        await writer.store(update("a", 2))
+    assert [await stored(stores, name) for name in "ab"] == [2, 1]
+
+
+async def test_updates_of_one_client_are_merged_up_to_a_bound(stores: Stores) -> None:
+    writer = VectorWriter(stores.vectors, interval=3600, max_waiting=10, timeout=1)
+    for number in range(30):
+        writer.note(wide("a", number))
+    merged = writer.unwritten("a")
+    assert merged is not None
+    assert MAX_BYTES - 50_000 < merged.size <= MAX_BYTES
+    assert [item.seq for item in merged.vector.values()] == list(range(29, 29 - len(merged.vector), -1))
+
+
+async def test_queue_is_bounded_in_bytes(client: Client, stores: Stores, settings: Settings) -> None:
+    size = wide("a", 1).size
+    async with (
+        connect(settings, "vectors") as own,
+        running(Stores.of(own, settings), max_waiting_bytes=2 * size) as writer,
+    ):
+        for _ in range(5):
+            writer.note(wide("a", 1))
+        writer.note(wide("b", 1))
+        writer.note(wide("c", 1))
+        writer.note(VectorUpdate("d", "sse"))
+        assert [writer.unwritten(name) is not None for name in "abcd"] == [True, True, False, True]
+        # Counted again if they are queued again, and no longer once they are stored.
+        async with failing(client, "update", _UNAUTHORIZED, app=app_name(settings, "vectors")):
+            with pytest.raises(Unavailable):
+                await writer.store(VectorUpdate("d", "sse"))
+            with pytest.raises(Unavailable, match="clients wait"):
+                await writer.store(wide("c", 1))
+        await writer.store(VectorUpdate("d", "sse"))
+        writer.note(wide("c", 1))
+        assert writer.unwritten("c") is not None
+
+
+async def test_large_updates_are_written_in_several_bulks(settings: Settings, mongodb_uri: str) -> None:
+    writes = Writes()
+    async with AsyncMongoClient[Any](mongodb_uri, event_listeners=[writes]) as client:
+        stores = Stores.of(client, settings)
+        large = [wide(str(number // 20), number) for number in range(20 * 10)]
+        async with running(stores) as writer:
+            for item in large:
+                writer.note(item)
+        assert sum(writes.sizes) == 10 + len(writes.sizes)
+        assert len(writes.sizes) == 2
+        assert await stores.vectors.read("9") is not None

@@ -2,15 +2,16 @@
 
 `{_id: client id, v: {shape: {g: number of the log, n: seq, l: log id}}, transport, at}`. A position only moves forward,
 even if writes arrive out of order: `$max` compares these objects field by field, so a newer log wins over any seq of an
-older one.
+older one. Of the positions, the furthest ones are kept: at most `max_shapes`, and at most `MAX_BYTES`.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 from urllib.parse import quote, unquote
@@ -19,16 +20,31 @@ from bson.int64 import Int64
 from pymongo import ASCENDING, UpdateMany, UpdateOne
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.errors import BulkWriteError, OperationFailure
 
+from eventsync.concurrency.slices import Slices
 from eventsync.concurrency.ttl_cache import TTLCache
 from eventsync.domain.access.principal import scope_in
 from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.domain.shapes import Shape
 from eventsync.domain.values.extended_json import CODEC
 from eventsync.errors import Malformed
+from eventsync.logging import Alarms
 from eventsync.mongodb.capacity import Capacity
-from eventsync.mongodb.errors import translated
+from eventsync.mongodb.errors import is_lasting, short, translated
 from eventsync.mongodb.ttl_index import ensure_expiry
+
+_alarms = Alarms(logging.getLogger(__name__))
+
+MAX_BYTES: Final = 1024 * 1024
+"""Size of the positions of a record, and of an update (see `VectorUpdate.size`).
+
+A shape's id may have 16 KiB, and three times as many in the name of its field: without a bound, a thousand of them
+exceed the size of a document.
+"""
+
+_ENTRY_SIZE: Final = 64
+"""Bytes of a position without the name of its field, at most."""
 
 _READ_AT_ONCE: Final = 32
 """Clients in one read. Each has up to `client_shapes` positions, whose shapes may have long ids."""
@@ -63,6 +79,11 @@ class VectorUpdate:
     transport: str | None
     vector: Mapping[Shape, NumberedPosition] = field(default_factory=dict)
 
+    @property
+    def size(self) -> int:
+        """The largest size of its positions in MongoDB, in bytes."""
+        return sum(map(_size, self.vector))
+
 
 @dataclass(frozen=True, slots=True)
 class StoredVector:
@@ -95,7 +116,7 @@ class VectorStore:
         max_bytes: int = sys.maxsize,
         max_own: int = 0,
     ) -> None:
-        """`max_shapes` limits the positions of a client; the furthest ones are kept.
+        """`max_shapes` limits the positions of a client, as `MAX_BYTES` does; the furthest ones are kept.
 
         New clients are not recorded once there are `max_clients` of them, their records have `max_bytes`, or their
         principal has `max_own` (0: no limit). (If new clients replaced others, an attacker could remove real clients
@@ -141,25 +162,46 @@ class VectorStore:
         own = {"_id": {"$gte": scope, "$lt": scope + "\x7f"}}  # ids are printable ASCII
         return await self._vectors.count_documents(own, limit=self._max_own) >= self._max_own
 
-    async def record(self, updates: Sequence[VectorUpdate]) -> None:
-        """Record updates in one bulk write. Recorded or older positions change nothing.
+    def bounded(self, update: VectorUpdate) -> VectorUpdate:
+        """Return the update with its furthest positions, as many as a record may have."""
+        if len(update.vector) <= self._max_shapes and update.size <= MAX_BYTES:
+            return update
+        kept, size = {}, 0
+        furthest = sorted(update.vector.items(), key=lambda entry: (entry[1].log_number, entry[1].seq), reverse=True)
+        for shape, item in furthest[: self._max_shapes]:
+            size += _size(shape)
+            if size > MAX_BYTES:
+                break
+            kept[shape] = item
+        return replace(update, vector=kept)
 
-        Updates of unknown clients are skipped while no more clients can be recorded.
+    async def record(self, updates: Sequence[VectorUpdate]) -> frozenset[str]:
+        """Record updates of different clients in one bulk write. Recorded or older positions change nothing.
+
+        Updates of unknown clients are skipped while no more clients can be recorded. Return the ids of the clients
+        whose update MongoDB refuses for a reason of its own, which it would do again.
         """
         with translated("state vectors can't be recorded"):
             room = not await self._capacity.is_full()
+            slices = Slices()
             writes: list[UpdateOne | UpdateMany] = [
                 UpdateOne(
                     {"_id": {"$eq": update.client_id}},
-                    _change(update),
+                    await _change(self.bounded(update), slices),
                     upsert=room and update.client_id not in self._unrecorded,
                 )
                 for update in updates
             ]
             # In the same bulk, after the updates: a client that sends ever new shapes must not grow its record.
             writes.append(_shortening([update.client_id for update in updates if update.vector], self._max_shapes))
-            made = await self._vectors.bulk_write(writes)
-        self._capacity.add(made.upserted_count)
+            try:
+                # Not ordered: a refused update stops no other, and its record is shortened all the same.
+                added = (await self._vectors.bulk_write(writes, ordered=False)).upserted_count
+            except BulkWriteError as error:
+                self._capacity.add(error.details["nUpserted"])
+                return _refused(error, updates)
+        self._capacity.add(added)
+        return frozenset()
 
     async def read(self, client_id: str) -> StoredVector | None:
         """Return a client's record, or None."""
@@ -176,8 +218,7 @@ class VectorStore:
 
     async def known(self, log: LogId) -> KnownClients:
         """Return the clients recorded in a log. Reads every record, so it is not for frequent calls."""
-        entries = {"$objectToArray": {"$ifNull": ["$v", {}]}}
-        own = {"$filter": {"input": entries, "cond": _is_of(log, "$$this.v.l")}}
+        own = {"$filter": {"input": _ENTRIES, "cond": _is_of(log, "$$this.v.l")}}
         pipeline: list[dict[str, Any]] = [
             {"$project": {"n": {"$min": {"$map": {"input": own, "in": "$$this.v.n"}}}}},
             {"$match": {"n": {"$ne": None}}},
@@ -195,7 +236,7 @@ class VectorStore:
 
     async def furthest(self, log: LogId) -> Seq:
         """Return the furthest seq in a log that any client has acknowledged, or 0. Reads every record."""
-        positions = {"$map": {"input": {"$objectToArray": {"$ifNull": ["$v", {}]}}, "in": "$$this.v"}}
+        positions = {"$map": {"input": _ENTRIES, "in": "$$this.v"}}
         here = {"$filter": {"input": positions, "cond": _is_of(log, "$$this.l")}}
         furthest = {"$max": {"$map": {"input": here, "in": "$$this.n"}}}
         with translated("the state vectors can't be read"):
@@ -209,21 +250,51 @@ class VectorStore:
             return bool((await self._vectors.delete_one({"_id": {"$eq": client_id}})).deleted_count)
 
 
-def _change(update: VectorUpdate) -> dict[str, Any]:
+async def _change(update: VectorUpdate, slices: Slices) -> dict[str, Any]:
     named = {"$set": {"transport": update.transport}} if update.transport else {"$setOnInsert": {"transport": POLLING}}
     seen: dict[str, Any] = {"$currentDate": {"at": True}} | named
     if not update.vector:
         return seen
-    return seen | {"$max": {f"v.{_key(shape)}": _entry(item) for shape, item in update.vector.items()}}
+    further = {}
+    for shape, item in update.vector.items():
+        key = _key(shape)
+        further[f"v.{key}"] = _entry(item)
+        await slices.did(len(key) + _ENTRY_SIZE)
+    return seen | {"$max": further}
+
+
+def _refused(error: BulkWriteError, updates: Sequence[VectorUpdate]) -> frozenset[str]:
+    """Return the clients whose updates would be refused again. Raises `error` if a retry may help one of them."""
+    refusals = [
+        (item["index"], OperationFailure(item["errmsg"], item["code"])) for item in error.details["writeErrors"]
+    ]
+    if error.details["writeConcernErrors"] or not all(is_lasting(failure) for _, failure in refusals):
+        raise error
+    # The write behind those of the updates is `_shortening`, which is of no client.
+    ids = [updates[index].client_id for index, _ in refusals if index < len(updates)]
+    _alarms.log(f"MongoDB refuses the state vectors of {len(ids)} clients, as of {ids[:1]}: {short(refusals[0][1])}")
+    return frozenset(ids)
+
+
+_POSITIONS: Final = {"$cond": [{"$eq": [{"$type": "$v"}, "object"]}, "$v", {}]}
+_ENTRIES: Final = {"$objectToArray": _POSITIONS}
+"""The positions of a record, as `{k: name of the field, v: position}`."""
 
 
 def _shortening(client_ids: list[str], max_entries: int) -> UpdateMany:
-    """Return a write that keeps the newest `max_entries` positions of each of these clients."""
-    entries = {"$objectToArray": {"$ifNull": ["$v", {}]}}
-    newest = {"$slice": [{"$sortArray": {"input": entries, "sortBy": {"v.g": -1, "v.n": -1, "k": 1}}}, max_entries]}
+    """Return a write that keeps the newest positions of each of these clients, so many and `MAX_BYTES` of them."""
+    is_larger = {"$gt": [{"$bsonSize": _POSITIONS}, MAX_BYTES]}
+    newest = {"$slice": [{"$sortArray": {"input": _ENTRIES, "sortBy": {"v.g": -1, "v.n": -1, "k": 1}}}, max_entries]}
+    # The number of those that fit: the size of a pair is a little more than that of its field.
+    size = {"$add": ["$$value.size", {"$bsonSize": "$$this"}]}
+    fitting = {"$add": ["$$value.fitting", {"$cond": [{"$lte": [size, MAX_BYTES]}, 1, 0]}]}
+    start = {"size": 0, "fitting": 0}
+    fit = {"$reduce": {"input": "$$newest", "initialValue": start, "in": {"size": size, "fitting": fitting}}}
+    kept = {"$let": {"vars": {"fit": fit}, "in": {"$slice": ["$$newest", "$$fit.fitting"]}}}
+    kept = {"$let": {"vars": {"newest": newest}, "in": kept}}
     return UpdateMany(
-        {"_id": {"$in": client_ids}, "$expr": {"$gt": [{"$size": entries}, max_entries]}},
-        [{"$set": {"v": {"$arrayToObject": newest}}}],
+        {"_id": {"$in": client_ids}, "$expr": {"$or": [{"$gt": [{"$size": _ENTRIES}, max_entries]}, is_larger]}},
+        [{"$set": {"v": {"$arrayToObject": kept}}}],
     )
 
 
@@ -240,6 +311,11 @@ def _is_of(log: LogId, stored: str) -> dict[str, Any]:
 def _key(shape: Shape) -> str:
     """Return a shape as a field name without dots and `$`."""
     return quote(str(shape), safe="").replace(".", "%2E")
+
+
+def _size(shape: Shape) -> int:
+    # Each byte may have three in the name of a field.
+    return 3 * len(str(shape).encode()) + _ENTRY_SIZE
 
 
 def _stored(row: Mapping[str, Any]) -> StoredVector:
