@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from bson import encode
@@ -11,10 +12,12 @@ from bson.int64 import Int64
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import BulkWriteError
 
+from eventsync.concurrency.slices import SLICE
 from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.domain.shapes import Shape
 from eventsync.errors import Unavailable
 from eventsync.settings import Settings
+from eventsync.stores.clients import state_vectors
 from eventsync.stores.clients.state_vectors import (
     MAX_BYTES,
     KnownClients,
@@ -225,3 +228,26 @@ async def test_only_lasting_refusals_are_of_the_update(
             await recording
     else:
         assert await recording == refused
+
+
+async def test_reads_of_long_names_pause_between_slices(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    await stores.vectors.record([VectorUpdate("c", "sse", {wide(number): at(number) for number in range(12)})])
+    loop = asyncio.get_running_loop()
+    read = longest = 0
+
+    def count(key: str) -> str:
+        nonlocal read, longest
+        if read == 0:
+            loop.call_soon(reset)
+        read += len(key)
+        longest = max(longest, read)
+        return unquote(key)
+
+    def reset() -> None:
+        nonlocal read
+        read = 0
+
+    monkeypatch.setattr(state_vectors, "unquote", count)
+    assert len((await known(stores.vectors, "c")).vector) == 12
+    assert [len(client.vector) async for client in stores.vectors.listing("", 10)] == [12]
+    assert 0 < longest <= 2 * SLICE

@@ -46,6 +46,9 @@ exceed the size of a document.
 _ENTRY_SIZE: Final = 64
 """Bytes of a position without the name of its field, at most."""
 
+_ENTRY_WORK: Final = 512
+"""Cost of reading a position, in bytes of work, besides the name of its field."""
+
 _READ_AT_ONCE: Final = 32
 """Clients in one read. Each has up to `client_shapes` positions, whose shapes may have long ids."""
 
@@ -207,14 +210,15 @@ class VectorStore:
         """Return a client's record, or None."""
         with translated("a state vector can't be read"):
             row = await self._vectors.find_one({"_id": {"$eq": client_id}})
-        return _stored(row) if row else None
+        return await _stored(row, Slices()) if row else None
 
     async def listing(self, after: str, limit: int) -> AsyncGenerator[StoredVector]:
         """Yield at most `limit` clients with ids greater than `after`, by id."""
+        slices = Slices()
         with translated("the state vectors can't be read"):
             cursor = self._vectors.find({"_id": {"$gt": after}}, sort=[("_id", ASCENDING)], limit=limit)
             async for row in cursor.batch_size(_READ_AT_ONCE):
-                yield _stored(row)
+                yield await _stored(row, slices)
 
     async def known(self, log: LogId) -> KnownClients:
         """Return the clients recorded in a log. Reads every record, so it is not for frequent calls."""
@@ -318,10 +322,11 @@ def _size(shape: Shape) -> int:
     return 3 * len(str(shape).encode()) + _ENTRY_SIZE
 
 
-def _stored(row: Mapping[str, Any]) -> StoredVector:
+async def _stored(row: Mapping[str, Any], slices: Slices) -> StoredVector:
     vector = {}
     for key, entry in row.get("v", {}).items():
         # An earlier version accepted some names that are invalid now. No client can ask for those shapes.
         with suppress(Malformed):
             vector[Shape.parse(unquote(key))] = Position(LogId(entry["l"]), Seq(entry["n"]))
+        await slices.did(len(key) + _ENTRY_WORK)
     return StoredVector(row["_id"], vector, row.get("transport", ""), row["at"])
