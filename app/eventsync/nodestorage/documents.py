@@ -7,7 +7,6 @@ Otherwise the filter does: it compares the version and, because other writers do
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Final, NamedTuple
@@ -104,20 +103,35 @@ class Documents:
         stored = field_of(raw.raw, "_id")
         return FoundDocument(raw) if same_id(stored, id) else FoundDocument(None, twin=format_id(stored))
 
-    async def find_all(self, ids: Sequence[Any], session: Session | None = None) -> dict[IdText, RawBSONDocument]:
-        """Return the stored documents with these ids, by the text of the id, and those that MongoDB takes for them."""
-        return await self.find_within(ids, sys.maxsize, session) or {}
+    async def find_small(
+        self, wanted: Mapping[IdText, Any], each: int, session: Session | None = None
+    ) -> dict[IdText, RawBSONDocument | None]:
+        """Return the stored documents with these ids, or None where there is none, by the text of the id.
+
+        Leaves out those of more than `each` bytes, and where there are many of these, also ids without a document.
+        """
+        ids = list(wanted.values())
+        found = await self.find_within(ids, max(_LARGE, each * len(ids)), session)
+        if found is None:
+            # Not at once: MongoDB takes longer for it, and it can't tell which ids have no document.
+            small = {"$expr": {"$lte": [{"$bsonSize": "$$ROOT"}, each]}}
+            found = {} if len(ids) == 1 else await self.find_within(ids, each * len(ids), session, small) or {}
+            wanted = {key: wanted[key] for key in found if key in wanted}
+        return {key: raw for key in wanted if (raw := found.get(key)) is None or len(raw.raw) <= each}
 
     async def find_within(
-        self, ids: Sequence[Any], max_bytes: int, session: Session | None = None
+        self, ids: Sequence[Any], max_bytes: int, session: Session | None = None, where: Mapping[str, Any] | None = None
     ) -> dict[IdText, RawBSONDocument] | None:
-        """Find documents as `find_all` does. Return None if they have more than `max_bytes`."""
+        """Return the stored documents with these ids, by the text of the id, and those that MongoDB takes for them.
+
+        With `where`, only those that this filter finds. Return None if they have more than `max_bytes`.
+        """
         found: dict[IdText, RawBSONDocument] = {}
         size = 0
         async with self._large if self._has_large else nullcontext():
             # Room for one more: a server keeps the cursor of a full batch open, which would cost another command.
             batch = self._size.documents(len(ids) + 1)
-            cursor = self._collection.find({"_id": query_of(*ids)}, batch_size=batch, session=session)
+            cursor = self._collection.find({"_id": query_of(*ids), **(where or {})}, batch_size=batch, session=session)
             async for raw in cursor:
                 found[format_id(field_of(raw.raw, "_id"))] = raw
                 size += len(raw.raw)

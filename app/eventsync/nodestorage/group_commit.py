@@ -75,7 +75,7 @@ class _State:
     is_guess: bool = False
     is_known: bool = True
     is_left: bool = False
-    """True if an earlier write goes alone, so that later ones have to follow it."""
+    """True if its writes go alone: it is large, or an earlier one does, which later ones have to follow."""
     made_by: int | None = None
 
 
@@ -138,8 +138,8 @@ class WriteGroups:
             else:
                 unknown[queued.key] = intent.id
         if unknown:
-            found = await documents.find_all(list(unknown.values()))
-            states |= {key: _State(found.get(key)) for key in unknown}
+            found = await documents.find_small(unknown, GROUPED_BYTES)
+            states |= {key: _State(found.get(key), is_left=key not in found) for key in unknown}
         return states
 
     def _guess(self, collection: str, key: IdText) -> _State | None:
@@ -162,12 +162,11 @@ class WriteGroups:
         if not state.is_known or (plan.writes and plan.bytes + size > self._policy.group_bytes):
             plan.again.append(queued)
             return
-        outcome: PlannedWrite | Exception | None = None
-        if size <= GROUPED_BYTES:
-            try:
-                outcome = await self._decider.decide_here(queued.decision, state.raw, queued.author)
-            except Exception as error:  # noqa: BLE001 - the edit is the user's function: its error is for that writer
-                outcome = error
+        outcome: PlannedWrite | Exception | None
+        try:
+            outcome = await self._decider.decide_here(queued.decision, state.raw, queued.author)
+        except Exception as error:  # noqa: BLE001 - the edit is the user's function: its error is for that writer
+            outcome = error
         if isinstance(outcome, PlannedWrite) and outcome.write is not None:
             await self._add(documents, queued, outcome, states, plan)
         elif outcome is None:
@@ -312,15 +311,16 @@ class DeleteGroups:
 
     async def _delete(self, group: Sequence[QueuedWrite], session: Session) -> Sequence[WriteResult | Exception | None]:
         documents = self._collections.of(group[0].decision.intent.collection)
-        found = await documents.find_all([queued.decision.intent.id for queued in group], session)
+        ids = {queued.key: queued.decision.intent.id for queued in group}
+        found = await documents.find_small(ids, GROUPED_BYTES, session)
         outcomes: list[WriteResult | Exception | None] = []
         deletes: list[tuple[PlannedWrite, RawBSONDocument | None]] = []
         for queued in group:
-            raw = found.get(queued.key)
             # A large document would delay all others, and its memory is to be counted for its own request.
-            if raw is not None and len(raw.raw) > GROUPED_BYTES:
+            if queued.key not in found:
                 outcomes.append(None)
                 continue
+            raw = found[queued.key]
             try:
                 change = await self._decider.decide_here(queued.decision, raw, queued.author)
             except EventsyncError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import bson
@@ -28,6 +28,7 @@ from eventsync.nodestorage import (
 )
 from eventsync_workers.sequencing.converter import convert
 
+MIB = 1024 * 1024
 MAJORITY = {"w": "majority", "j": True}
 
 
@@ -36,12 +37,21 @@ class Commands(CommandListener):
 
     def __init__(self) -> None:
         self.sent: list[dict[str, Any]] = []
+        self._group_reads: set[int] = set()
+        self.read_by_groups = 0
+        """Bytes of the documents that were read several at a time."""
 
     def started(self, event: CommandStartedEvent) -> None:
         self.sent.append(dict(event.command))
+        if event.command_name == "getMore" or isinstance(event.command.get("filter", {}).get("_id"), Mapping):
+            self._group_reads.add(event.request_id)
 
     def succeeded(self, event: CommandSucceededEvent) -> None:
-        pass
+        if event.request_id in self._group_reads:
+            cursor = event.reply["cursor"]
+            self.read_by_groups += sum(
+                len(document.raw) for document in cursor.get("firstBatch") or cursor["nextBatch"]
+            )
 
     def failed(self, event: CommandFailedEvent) -> None:
         pass
@@ -124,6 +134,27 @@ async def test_writes_that_arrive_together_are_one_command(
     assert len(update["updates"]) == 20
     await asyncio.gather(*(watched.delete("orders", n, author=author) for n in range(20)))
     assert names(commands.take()) == ["find", "update", "delete", "commitTransaction"]
+
+
+@pytest.mark.parametrize("kind", ["updates", "deletes"])
+async def test_a_group_reads_few_bytes_of_large_documents(
+    watched: NodeStorage, outside: Any, commands: Commands, author: Author, kind: str
+) -> None:
+    """Each large document is read by its own request, which accounts for its memory, and the small ones together."""
+    large = range(0, 16, 2)
+    for n in range(16):
+        await outside.orders.insert_one({"_id": n, "text": "x" * (4 * MIB if n in large else 10)})
+    if kind == "updates":
+        await asyncio.gather(
+            *(watched.find_one_and_update("orders", n, MergePatch({"n": 1}), author=author) for n in range(16))
+        )
+        assert [row["n"] async for row in outside.orders.find({}, {"n": 1})] == [1] * 16
+    else:
+        await asyncio.gather(*(watched.delete("orders", n, author=author) for n in range(16)))
+        assert await outside.orders.count_documents({}) == 0
+    assert commands.read_by_groups < 16 * MIB, "one answer of MongoDB"
+    sizes = [len(command[kind]) for command in commands.take() if kind in command]
+    assert max(sizes) == 8, "the small ones"
 
 
 async def test_transactions_are_majority_committed(watched: NodeStorage, commands: Commands, author: Author) -> None:
