@@ -29,7 +29,7 @@ from eventsync.domain.predicates.predicate import Predicate, compile_filter
 from eventsync.domain.predicates.routed_shape import is_shape_name
 from eventsync.domain.shapes import Shape
 from eventsync.domain.values.extended_json import JsonText, parse_json, to_json
-from eventsync.errors import InvalidPredicate, Malformed
+from eventsync.errors import InvalidPredicate, Malformed, TooComplex
 from eventsync.nodestorage import (
     BY_ID,
     Edit,
@@ -49,7 +49,9 @@ from eventsync.sync.catch_up.binder import is_guessable
 _LISTING: Final = ("after", "limit", "filter", "sort", "shape", "at", "position")
 """The query parameters of a listing. Beside `shape`, others are parameters of that shape."""
 
-_MAX_SKIP = 2**31 - 1
+_MAX_SKIP: Final = 10_000
+"""Most documents that a page skips. MongoDB reads each of them, 1 µs if it is in memory."""
+
 _MAX_PAST: Final = 100
 """Most documents of a page of the past: each has to be replayed."""
 
@@ -371,10 +373,14 @@ class PageCursor:
         raise Malformed("after takes what `next` gave, or an id")
 
     def moved(self, ids: Iterable[Any]) -> PageCursor:
-        """Return the cursor behind the documents with these ids, which are next."""
+        """Return the cursor behind the documents with these ids, which are next. Raises `TooComplex`."""
         text, skip = self.text, self.skip
         for value in ids:
             text, skip = (format_id(value), 0) if _is_exact(value) else (text, skip + 1)
+        if skip > _MAX_SKIP:
+            raise TooComplex(
+                f"over {_MAX_SKIP} documents follow each other that no text names: list the collection with sort=_id"
+            )
         return PageCursor(text, skip)
 
 

@@ -62,18 +62,6 @@ class FoundDocument(NamedTuple):
     twin: IdText | None = None
 
 
-class Within(NamedTuple):
-    """A part of a collection: what `filter` finds, within `seconds`."""
-
-    filter: Mapping[str, Any]
-    seconds: float
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Options of a `find`."""
-        return {"collation": SIMPLE, "max_time_ms": round(1000 * self.seconds)}
-
-
 class Documents:
     """One collection's documents."""
 
@@ -149,17 +137,27 @@ class Documents:
         return {format_id(field_of(raw.raw, "_id")): Stamp.of(decode(bytes(raw.raw))) async for raw in found}
 
     async def page(
-        self, after: Any | None, limit: int, max_bytes: int, skip: int = 0, within: Within | None = None
+        self,
+        after: Any | None,
+        limit: int,
+        max_bytes: int,
+        seconds: float,
+        *,
+        skip: int = 0,
+        granted: Mapping[str, Any] | None = None,
     ) -> tuple[list[RawBSONDocument], bool]:
         """Return documents after the id `after`, in id order across all types, and whether there may be more.
 
-        With `within`, only those that a filter finds. Skips the first `skip` of them. Stops at `limit` documents, or
-        once they have `max_bytes`.
+        With `granted`, only those that this filter finds. Skips the first `skip` of them. Stops at `limit` documents,
+        or once they have `max_bytes`. MongoDB gives up after `seconds`.
         """
         # Without `$expr`, `$gt` would only match ids of the same type.
         behind = {} if after is None else {"$expr": {"$gt": ["$_id", writable({"$literal": after})]}}
-        options: dict[str, Any] = {} if within is None else within.options
-        query = behind if within is None else {"$and": [within.filter, behind]}
+        options: dict[str, Any] = {"max_time_ms": round(1000 * seconds)}
+        query: dict[str, Any] = behind
+        if granted is not None:
+            query = {"$and": [granted, behind]}
+            options["collation"] = SIMPLE
         raws: list[RawBSONDocument] = []
         size = 0
         async with self._large:

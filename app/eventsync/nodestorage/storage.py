@@ -26,7 +26,7 @@ from eventsync.mongodb.errors import translated
 from eventsync.nodestorage.author import Author, Guard
 from eventsync.nodestorage.bulk import BulkWrite, BulkWriter
 from eventsync.nodestorage.deciding import Decider
-from eventsync.nodestorage.documents import Collections, Within
+from eventsync.nodestorage.documents import Collections
 from eventsync.nodestorage.group_commit import GROUPED_BYTES
 from eventsync.nodestorage.idempotency import Idempotency, IdempotencyRecords
 from eventsync.nodestorage.node import Node
@@ -86,7 +86,9 @@ class NodeStorage:
         *,
         query_timeout: float = Settings.model_fields["query_timeout"].default,
     ) -> None:
-        """`offload` does long computations; without it, they run on the event loop. `query_timeout` bounds `query`."""
+        """`offload` does long computations; without it, they run on the event loop. `query_timeout` is the
+        maximum time that MongoDB works on one page of `find`, `page` and `query`, in seconds.
+        """
         self._policy = policy
         self._records = IdempotencyRecords(operations, policy)
         offload = offload or inline()
@@ -146,9 +148,11 @@ class NodeStorage:
 
         With `visible`, find only those that may be read, and show of them what may be seen.
         """
-        within = None if visible is None or visible.filter is None else Within(visible.filter, self._query_timeout)
+        granted = None if visible is None else visible.filter
         with translated(f"{collection} can't be read"):
-            raws, more = await self._collections.of(collection).page(after, limit, max_bytes, skip, within)
+            raws, more = await self._collections.of(collection).page(
+                after, limit, max_bytes, self._query_timeout, skip=skip, granted=granted
+            )
         found, is_full = await self._nodes(raws, max_bytes, visible, encoded=encoded)
         passed = [None if node is None else node.id for node in found]
         return DocumentPage(list(filter(None, found)), more or is_full, passed=passed)

@@ -181,7 +181,7 @@ class ServerFields(BaseSettings):
     query_timeout: float = Field(
         2.0,
         gt=0,
-        description="Maximum time that MongoDB works on one page of a listing with `filter` or `sort`, in seconds; after it the response is 422. Shorter than `request_timeout`.",
+        description="Maximum time that MongoDB works on one page of a listing, in seconds; after it the response is 422 with `filter`, `sort` or `shape`, otherwise 503. Shorter than `request_timeout`.",
     )
     held_bytes: int = Field(
         256 * MIB,

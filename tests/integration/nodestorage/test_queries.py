@@ -10,7 +10,7 @@ from bson.raw_bson import RawBSONDocument
 
 from eventsync.domain.predicates.predicate import Predicate
 from eventsync.domain.values.extended_json import CODEC, RAW_CODEC
-from eventsync.errors import IndexNeeded, InvalidPredicate, Malformed, TooComplex, TooLarge
+from eventsync.errors import IndexNeeded, InvalidPredicate, Malformed, TooComplex, TooLarge, Unavailable
 from eventsync.nodestorage import BY_ID, NodeStorage, PageEnd, Sort, WritePolicy
 from integration.predicates import random_filters
 from support.mutants import ODD, framed
@@ -163,6 +163,13 @@ async def test_a_read_that_takes_too_long_is_refused(outside: Any) -> None:
         await impatient.query(
             "docs", where=Predicate({"a": {"$gte": 0}}), sort=Sort.parse("b"), limit=9, max_bytes=EVERYTHING
         )
+
+
+async def test_a_page_by_ids_that_takes_too_long_is_given_up(outside: Any) -> None:
+    await outside["docs"].insert_many([{"_id": n} for n in range(50_000)])
+    impatient = NodeStorage(outside, outside.operations, WritePolicy(), query_timeout=0.001)
+    with pytest.raises(Unavailable, match="MongoDB did not answer in time"):
+        await impatient.page("docs", after=None, skip=50_000, limit=9, max_bytes=EVERYTHING)
 
 
 async def test_documents_that_do_not_fit_into_memory_are_not_sorted_on_the_disk(

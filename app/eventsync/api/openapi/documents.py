@@ -90,8 +90,8 @@ _LIST: Json = {
     "tags": ["Documents"],
     "summary": "List documents by id, or those of a filter or a declared shape",
     "description": (
-        "A filter needs an index of MongoDB, as does a sort without a filter, but not beside `shape`. With any of the "
-        f"three the page has {default('query_timeout')} s by default."
+        "A filter needs an index of MongoDB, as does a sort without a filter, but not beside `shape`. A page has "
+        f"{default('query_timeout')} s by default."
     ),
     "parameters": [
         _limit("documents"),
