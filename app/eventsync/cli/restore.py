@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from eventsync.cli.console import NOTES, OUT, print_json, printable
 from eventsync.cli.options import Database, Json, MongodbUri
 from eventsync.domain.points import Point, parse_point
+from eventsync.mongodb.privileges import require
 from eventsync.process import event_loop
 from eventsync.settings import Settings, load_settings
 from eventsync.stores.history.restore import Restore, Restored, RestoreSource
@@ -53,6 +54,7 @@ def restore(
 
 async def _restore(settings: Settings, collection: str, point: Point, into: str) -> Restored:
     async with connected(settings, "restore") as client:
+        await require(client, settings, "restore")
         stores = Stores.of(client, settings)
         position = await TimeTravel(stores).position(collection, point)
         restoring = Restore(stores)

@@ -14,8 +14,10 @@ from typing import Any, Final
 
 from eventsync.domain.values.extended_json import CODEC
 from eventsync.mongodb.client import Client
+from eventsync.mongodb.errors import Barred, translated
 from eventsync.settings import Settings
 
+ROLES_HINT: Final = "docs/guides/mongodb-roles.md has the roles to give"
 DATA, LOG = "data", "log"
 """The database with the tracked collections, and the database with the event log."""
 
@@ -23,13 +25,16 @@ _WRITING: Final = ("insert", "update", "remove")
 
 ROLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "worker": {
-        DATA: ("find", "changeStream", "listCollections", "collMod", "createCollection"),
+        DATA: ("find", "changeStream", "listCollections", "collMod", "createCollection", "dropCollection"),
         LOG: ("find", *_WRITING, "createIndex", "collMod"),
         "local.system.replset": ("find",),
     },
     "serve": {
         DATA: ("find", "collStats", "listCollections", *_WRITING),
         LOG: ("find", "changeStream", "collStats", *_WRITING, "createIndex", "collMod"),
+    },
+    "restore": {
+        DATA: ("find", "listCollections", "insert", "remove", "dropCollection", "renameCollectionSameDB"),
     },
     "read": {
         DATA: ("find", "changeStream", "collStats", "listCollections"),
@@ -46,12 +51,14 @@ ROLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
 }
 """Role → where → actions.
 
-`read` is for `status`, `tail`, `history`, `diff` and `verify`; `operate` for all commands.
+`restore` is for a server, besides `serve`, so that operators may restore collections through it. `read` is for
+`status`, `tail`, `history`, `diff` and `verify`; `operate` for all commands.
 """
 
 _WITHOUT: Final[Mapping[tuple[str, str, str], str]] = {
     ("worker", DATA, "collMod"): "collections without pre- and post-images are not tracked",
     ("worker", DATA, "createCollection"): "collections that do not exist are not tracked",
+    ("worker", DATA, "dropCollection"): "unfinished collections of restores that were killed stay",
     ("serve", DATA, "insert"): "no document is created through the API",
     ("serve", DATA, "update"): "no document is changed through the API",
     ("serve", DATA, "remove"): "no document is deleted through the API",
@@ -90,6 +97,14 @@ async def missing(client: Client, settings: Settings, role: str) -> list[Missing
         for action in ROLES[role][where]
         if not _allows(granted, database, collection, action)
     ]
+
+
+async def require(client: Client, settings: Settings, role: str) -> None:
+    """Raise `Barred`, which names the missing privileges, if one is required. Raises `Unavailable`."""
+    with translated("the privileges of the MongoDB user can't be read"):
+        lacking = [item for item in await missing(client, settings, role) if not item.without]
+    if lacking:
+        raise Barred(f"the MongoDB user lacks {', '.join(map(str, lacking))}; {ROLES_HINT}")
 
 
 def resources(role: str, settings: Settings) -> Iterator[tuple[str, str, str, str]]:

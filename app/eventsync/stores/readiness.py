@@ -18,7 +18,7 @@ from eventsync.concurrency.waiting import backoff, set_within
 from eventsync.errors import ConfigurationError, Unavailable
 from eventsync.mongodb.client import Client, connect
 from eventsync.mongodb.errors import AUTHENTICATION_FAILED, short, unavailable
-from eventsync.mongodb.privileges import Missing, missing
+from eventsync.mongodb.privileges import ROLES_HINT, Missing, missing
 from eventsync.settings import Settings
 from eventsync.stores.archive.identity import ArchiveIdentity
 from eventsync.stores.archive.objects import Objects
@@ -33,9 +33,8 @@ _PAUSE_CAP: Final = 5.0
 _MONGODB_6: Final = 17
 """The wire version of MongoDB 6.0."""
 
-_ROLES_HINT: Final = "docs/guides/mongodb-roles.md has the roles to give"
 _REFUSED: Final = {
-    13: f"its user lacks a privilege, or none is given ({_ROLES_HINT})",
+    13: f"its user lacks a privilege, or none is given ({ROLES_HINT})",
     **dict.fromkeys(AUTHENTICATION_FAILED, "it refuses the user or the password"),
 }
 """Messages for Unauthorized, AuthenticationFailed, and the code that Atlas uses for the latter."""
@@ -55,7 +54,7 @@ async def wait_for_mongodb(settings: Settings, role: str, stop: asyncio.Event) -
             else:
                 logger.info("MongoDB is reached")
                 if lacking:
-                    logger.warning("the MongoDB user lacks %s; %s", "; ".join(map(str, lacking)), _ROLES_HINT)
+                    logger.warning("the MongoDB user lacks %s; %s", "; ".join(map(str, lacking)), ROLES_HINT)
                 await _check_archive(client, settings, role)
                 return True
     return False
@@ -93,7 +92,7 @@ async def _check_server(client: Client, settings: Settings, role: str) -> list[M
         _check_kind(hello)
         lacking = await missing(client, settings, role)
         if fatal := [str(item) for item in lacking if not item.without]:
-            raise ConfigurationError(f"the MongoDB user lacks {', '.join(fatal)}; {_ROLES_HINT}")
+            raise ConfigurationError(f"the MongoDB user lacks {', '.join(fatal)}; {ROLES_HINT}")
         await client[settings.log_db]["logs"].find_one({}, {"_id": 1})
         await FormatStore(client[settings.log_db]).check()
         _check_names(await client.list_database_names(), settings)

@@ -222,7 +222,7 @@ async def test_sweep_that_is_interrupted_is_repeated(stores: Stores, settings: S
     dead = await restores.begin("copy")
     await stores.data[dead].insert_one({"_id": 1})
     await stores.log["restores"].update_one({"_id": dead}, {"$set": {"until": datetime(2020, 1, 1, tzinfo=UTC)}})
-    async with connect(settings, "sweep") as own, failing(client, "drop", 13, app=app_name(settings, "sweep")):
+    async with connect(settings, "sweep") as own, failing(client, "drop", 11600, app=app_name(settings, "sweep")):
         with pytest.raises(Unavailable):
             await Restores(own[settings.database], own[settings.log_db], ttl=60).sweep()
     with pytest.raises(Unavailable, match="idle for too long"):

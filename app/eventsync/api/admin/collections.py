@@ -19,6 +19,7 @@ from eventsync.domain.shapes import Shape
 from eventsync.domain.values.extended_json import to_json
 from eventsync.errors import Conflict, Malformed, NotFound
 from eventsync.mongodb.clocks import cluster_time
+from eventsync.mongodb.privileges import require
 from eventsync.stores.history.proof import collections_to_prove
 from eventsync.stores.history.restore import check_target
 from eventsync.stores.history.time_travel import TimeTravel
@@ -82,6 +83,7 @@ async def restore(request: Request) -> Response:
     position = await TimeTravel(services.stores).position(name, point)
     if await services.stores.has_collection(into):
         raise Conflict(f"there is a collection {into} already: a restore makes a new one")
+    await require(services.stores.data.client, services.settings, "restore")
     return _begun(request, "restore", f"{name} at {position} into {into}", restoring(name, position, into))
 
 

@@ -11,6 +11,7 @@ MongoDB's clock: by a worker, or by the next restore.
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
@@ -28,12 +29,14 @@ from eventsync.domain.replay import Change, Damaged
 from eventsync.domain.shapes import Shape
 from eventsync.errors import Conflict, Malformed, Unavailable
 from eventsync.mongodb.clocks import from_now, is_past
-from eventsync.mongodb.errors import translated
+from eventsync.mongodb.errors import Barred, translated
 from eventsync.mongodb.leases import RenewalTimer
 from eventsync.stores.history.restore_target import RestoreTarget
 from eventsync.stores.snapshots.pins import Pin
 from eventsync.stores.snapshots.store import StoredSnapshot
 from eventsync.stores.stores import Stores
+
+logger = logging.getLogger(__name__)
 
 _BATCH = 500
 _BATCH_BYTES = 4 * 1024 * 1024
@@ -222,21 +225,30 @@ class Restores:
         self._renewals[name].restart()
 
     async def sweep(self) -> list[str]:
-        """Remove expired restores. Return the names of the collections in the remaining records."""
+        """Remove expired restores, except those that MongoDB does not let this user remove.
+
+        Return the names of the collections in the remaining records.
+        """
         dead = is_past("until")
         with translated("restores that were broken off can't be removed"):
-            for row in await self._entries.find(dead, {"_id": 1}).to_list():
-                # A record that was renewed meanwhile stays. The owner of a dead one cannot finish its restore. The
-                # record goes last: without it, nobody would find the collection.
+            for row in await self._entries.find(dead, {"dead": 1}).to_list():
+                # A record that was renewed meanwhile stays. The owner of a dead one cannot finish its restore.
                 if (await self._entries.update_one(dead | {"_id": row["_id"]}, {"$set": {"dead": True}})).matched_count:
-                    await self._data[row["_id"]].drop()
-                    await self._entries.delete_one({"_id": row["_id"], "dead": True})
+                    try:
+                        await self.end(row["_id"])
+                    except Barred as error:
+                        # It stays among the records. A process whose user may do it removes it.
+                        if "dead" not in row:
+                            logger.warning("%s", error.diagnosis)
             return [row["_id"] async for row in self._entries.find({}, {"_id": 1}, sort=[("_id", 1)])]
 
     async def end(self, name: str) -> None:
         """Remove the record, and the collection with the temporary name if it still exists."""
         with translated(f"{name} can't be removed"):
-            await self._data[name].drop()
+            # MongoDB refuses a drop without the privilege even if there is nothing to drop.
+            if await self._data.list_collection_names(filter={"name": name}):
+                await self._data[name].drop()
+            # The record goes last: without it, nobody would find the collection.
             await self._entries.delete_one({"_id": name})
 
     def _until(self) -> dict[str, Any]:
