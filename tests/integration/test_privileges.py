@@ -20,6 +20,7 @@ from bson.timestamp import Timestamp
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
+from eventsync.cli import _FURTHER
 from eventsync.dev import mongod
 from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.mongodb.client import connect
@@ -32,6 +33,7 @@ from eventsync.stores.history.restore import Restore, RestoreSource
 from eventsync.stores.stores import Stores
 from support.data_directory import data_directory
 from support.environment import environment_with
+from support.identity import secret_file
 from support.program import finished
 from support.systems import Processes, tracked
 from support.waiting import eventually, patience, time_limits
@@ -276,7 +278,61 @@ async def test_the_documented_roles_are_enough(
         assert len(err.splitlines()) == 1
     worker = (tmp_path / "worker" / "worker.log").read_text()
     assert "WARNING" not in worker, worker
-    assert (await command(operator, tmp_path, "reset-log", "--yes"))[0] == 0
+    write_rules(tmp_path)
+    (tmp_path / "new.ndjson").write_text('{"_id": "new"}\n')
+    claims = '{"sub": "ada"}'
+    operating: tuple[tuple[str, ...], ...] = (
+        *reading,
+        ("import", "new.ndjson", "--collection", "orders"),
+        ("keys", "create", "reports"),
+        ("keys", "list"),
+        ("revoke", "--sub", "ada"),
+        ("rules", "check"),
+        ("rules", "apply"),
+        ("rules", "show"),
+        ("rules", "explain", "my_orders?owner=ada"),
+        ("rules", "explain", "--as", claims, "orders/a"),
+        ("rules", "diff", "rules.toml", "--as", claims),
+        ("token", "--sub", "ada"),
+        ("reset-log", "--yes"),
+    )
+    for words in operating:
+        code, _, err = await command(operator, tmp_path, *words)
+        assert code == 0, (words, err)
+    # `clients` asks a server, and the doctor has roles of its own.
+    assert {words[0] for words in (*changing, *operating)} >= {*_FURTHER} - {"clients", "settings", "doctor"}
+
+
+def write_rules(directory: Path) -> None:
+    """Write `rules.toml`, with a declared shape and an issuer."""
+    secret = secret_file(directory)
+    (directory / "rules.toml").write_text(f"""
+[auth]
+issuers = [{{ iss = "trial", secret_file = "{secret}", algorithms = ["HS256"] }}]
+[roles]
+user = true
+[collections.orders.user]
+read = {{ owner = "$claims.sub" }}
+[shapes.my_orders]
+collection = "orders"
+where = {{ owner = "$owner" }}
+parameters = {{ owner = {{ type = "text" }} }}
+""")
+
+
+async def test_commands_that_wait_for_a_worker_run_with_its_user(
+    running: Processes, admin: Admin, port: int, tmp_path: Path
+) -> None:
+    """As the guides have it: in a worker's container, or with the environment of its unit."""
+    write_rules(tmp_path)
+    user = as_user(admin, port, "same", ["eventsync-worker"])
+    guide = (PAGE.parent / "kubernetes.md").read_text()
+    guided = re.findall(r"deploy/eventsync-worker -- eventsync (.+)", guide)
+    assert "rules apply /dev/stdin < rules.toml" in guided
+    for line in ("track lines", "snapshot orders", *guided):
+        words = line.replace("/dev/stdin <", "").split()
+        code, out, err = await command(user, tmp_path, *words)
+        assert code == 0, (words, out, err)
 
 
 FATAL = [

@@ -26,7 +26,7 @@ _WRITING: Final = ("insert", "update", "remove")
 ROLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "worker": {
         DATA: ("find", "changeStream", "listCollections", "collMod", "createCollection", "dropCollection"),
-        LOG: ("find", *_WRITING, "createIndex", "collMod"),
+        LOG: ("find", "changeStream", *_WRITING, "createIndex", "collMod"),
         "local.system.replset": ("find",),
     },
     "serve": {
@@ -59,6 +59,7 @@ _WITHOUT: Final[Mapping[tuple[str, str, str], str]] = {
     ("worker", DATA, "collMod"): "collections without pre- and post-images are not tracked",
     ("worker", DATA, "createCollection"): "collections that do not exist are not tracked",
     ("worker", DATA, "dropCollection"): "unfinished collections of restores that were killed stay",
+    ("worker", LOG, "changeStream"): "rules apply, track and snapshot fail with this user",
     ("serve", DATA, "insert"): "no document is created through the API",
     ("serve", DATA, "update"): "no document is changed through the API",
     ("serve", DATA, "remove"): "no document is deleted through the API",
