@@ -110,7 +110,7 @@ async def revoke_key(credentials: Credentials, settings: Settings, key: str) -> 
     """Revoke a service key by its id or its text, and close its connections. Return its name. Raises `NotFound`."""
     # The text has a secret, which belongs into no message.
     id_, _ = split(key) or (key, "")
-    # First the key itself: that holds for ever, even if this command ends in between.
+    # First the key itself: that lasts as long as the key does, even if this command ends in between.
     if not await credentials.keys.revoke(id_):
         raise NotFound(f"there is no service key {id_[:64]!r}")
     await credentials.revocations.add(of_key(id_), settings.token_lifetime)

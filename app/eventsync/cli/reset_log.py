@@ -38,7 +38,8 @@ async def _reset(settings: Settings, reason: str) -> None:
         ended = await stores.logs.request_reset(reason)
         if ended is None:
             raise NotFound("there is no log yet: the first worker begins one")
-        lease = await stores.leases.read(SEQUENCING)
+        lease, access = await stores.leases.read(SEQUENCING), await stores.access_in_force()
     OUT.print(f"a new log follows {ended.id} as soon as a worker leads", markup=False)
+    NOTES.print(access, markup=False, soft_wrap=True)
     if lease is None or not lease.live:
         NOTES.print("no worker leads now: start `eventsync worker`", style="yellow", soft_wrap=True)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from pymongo.asynchronous.database import AsyncDatabase
 
 from eventsync.concurrency.offload import Offload, inline
+from eventsync.domain.events import timestamp
+from eventsync.errors import Unavailable
 from eventsync.mongodb.client import Client
 from eventsync.mongodb.errors import translated
 from eventsync.mongodb.leases import LeaseStore
@@ -100,6 +103,11 @@ class Credentials:
             TicketStore(log, max_tickets=settings.max_tickets, per_principal=settings.principal_tickets),
             RevocationStore(log, max_revocations=settings.max_revocations),
         )
+
+    async def newest_revocation(self) -> datetime | None:
+        """Return the time of the newest revocation, of a key or of others. Raises `Unavailable`."""
+        times = [await self.revocations.newest(), *(key.revoked for key in await self.keys.read())]
+        return max((at for at in times if at is not None), default=None)
 
     async def ensure_indexes(self) -> None:
         """Create missing indexes. Raises `Unavailable`."""
@@ -201,6 +209,17 @@ class Stores:
         """Return True if the user's database has a collection of this name. Raises `Unavailable`."""
         with translated("the collections can't be listed"):
             return bool(await self.data.list_collection_names(filter={"name": name}))
+
+    async def access_in_force(self) -> str:
+        """Describe the rules and revocations for an operator: a restored backup has those of its time."""
+        try:
+            rules, newest = (await self.definitions.read()).rules, await self.credentials.newest_revocation()
+        except Unavailable as error:
+            found = f"the rules and revocations in force are not known: {error.message}"
+        else:
+            found = "no rules are in force" if rules is None else f"rules {rules.number} are in force"
+            found += ", and nothing is revoked" if newest is None else f", newest revocation {timestamp(newest)}"
+        return f"{found}; if a backup was restored, apply and revoke again (docs/guides/backup.md)"
 
     async def ensure_indexes(self) -> None:
         """Record the versions of the stored formats, and create missing indexes. A worker does this first.

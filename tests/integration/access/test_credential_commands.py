@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,15 +12,18 @@ from typing import Any
 import pytest
 
 from eventsync.access.tokens import Token
+from eventsync.domain.events import timestamp
 from eventsync.errors import Unavailable
 from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
+from support import logs_by_hand
 from support.environment import command_environment
 from support.program import Result, finished
 from support.ruled import DOCS, apply_rules
 from support.waiting import patience
 
 Run = Callable[..., Any]
+BACKUP = Path(__file__).parents[3] / "docs" / "guides" / "backup.md"
 
 
 @pytest.fixture
@@ -162,3 +166,52 @@ async def test_a_key_that_was_edited_by_hand_is_left_out_and_harms_no_other(stor
         assert [key.id for key in await keys.read()] == [good.id]
         with pytest.raises(Unavailable):
             await keys.find(bad.id)
+
+
+async def test_restored_access_is_named_and_put_right_as_the_guide_says(
+    run: Run, stores: Stores, tmp_path: Path
+) -> None:
+    """A backup has the rules and revocations of its time, and a new log does not change that."""
+    (block,) = re.findall(r"^```sh\n(eventsync rules apply.*?)^```", BACKUP.read_text(), re.DOTALL | re.MULTILINE)
+    await logs_by_hand.begun(stores, "docs")
+    text = (await run("reset-log", "--yes")).stderr
+    assert "no rules are in force, and nothing is revoked" in text
+    assert (await run("keys", "create", "reports")).exit_code == 0
+    (key,) = await stores.credentials.keys.read()
+    await apply_rules(stores, tmp_path)
+    backup = {name: await stores.log[name].find().to_list() for name in ("shapes", "service_keys", "revocations")}
+
+    (tmp_path / "rules.toml").write_text(
+        f'[auth]\nissuers = [{{ iss = "backend", secret_file = "{tmp_path}/secret", algorithms = ["HS256"] }}]\n'
+        "[roles]\nuser = true\n[collections.docs.user]\nread = false\n"
+    )
+
+    async def put_right() -> None:
+        for line in block.splitlines():
+            _, *words = line.partition("#")[0].replace(" ID", f" {key.id}").split()
+            done = await run(*words)
+            assert done.exit_code == 0, (words, done)
+
+    async def in_force() -> tuple[str, bool, bool]:
+        rules = (await stores.definitions.read()).rules
+        (found,) = await stores.credentials.keys.read()
+        assert rules is not None
+        return rules.spec, found.revoked is not None, "sub:ben" in await stores.credentials.revocations.read()
+
+    await put_right()
+    right = await in_force()
+    assert right[1:] == (True, True)
+    newest = await stores.credentials.newest_revocation()
+    assert newest is not None
+    assert f"rules 2 are in force, newest revocation {timestamp(newest)}" in (await run("reset-log", "--yes")).stderr
+
+    for name, rows in backup.items():
+        await stores.log[name].delete_many({})
+        if rows:
+            await stores.log[name].insert_many(rows)
+    assert await in_force() != right
+    text = (await run("reset-log", "--yes")).stderr
+    assert "rules 1 are in force, and nothing is revoked" in text
+    assert "docs/guides/backup.md" in text
+    await put_right()
+    assert await in_force() == right

@@ -91,9 +91,10 @@ async def test_new_log_that_a_term_finds_requested_is_logged(
         log = await began(stores, "docs")
     await stores.logs.request_reset("by hand")
     async with running_worker(settings):
-        await new_log(stores, log)
+        new = await new_log(stores, log)
     warnings = [one.message for one in caplog.records if one.levelname == "WARNING"]
     assert f"beginning a new log after {log}: by hand" in warnings
+    assert [text for text in warnings if text.startswith(f"log {new}: no rules are in force, and nothing is revoked")]
 
 
 @pytest.mark.slow

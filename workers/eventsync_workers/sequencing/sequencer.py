@@ -112,6 +112,8 @@ class Sequencer:
         )
         self._figures.logs_begun[kind] += 1
         logger.info("log %s begins: %s", begun.id, begun.reason)
+        if previous is not None:
+            logger.warning("log %s: %s", begun.id, await self._stores.access_in_force())
         return begun
 
     async def _head_of(self, log: Log) -> Seq | None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from pymongo import ReturnDocument
+from pymongo import DESCENDING, ReturnDocument
 from pymongo.asynchronous.database import AsyncDatabase
 
 from eventsync.errors import RateLimited
@@ -57,6 +57,12 @@ class RevocationStore:
                 {"_id": name}, change, upsert=True, return_document=ReturnDocument.AFTER
             )
         return _time(row["at"])
+
+    async def newest(self) -> datetime | None:
+        """Return the time of the newest revocation; None without any."""
+        with translated("the revocations can't be read"):
+            row = await self._revocations.find_one({"at": {"$type": "date"}}, {"at": 1}, sort=[("at", DESCENDING)])
+        return None if row is None else _time(row["at"])
 
     async def read(self, names: Iterable[str] | None = None) -> Mapping[str, float]:
         """Return the times of these revocations, or of all, in Unix seconds."""
