@@ -25,6 +25,9 @@ KEYS: Final[dict[str, Key]] = {
 }
 """A private key for each of these algorithms."""
 
+PUBLIC: Final = ECKey.generate_key("P-256").as_bytes(private=False)
+"""A public key as a PEM file has it: of the length of a secret, and known to everybody."""
+
 
 class MovedClock(Clock):
     """A clock that stands, until a test moves it."""

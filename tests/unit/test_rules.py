@@ -16,6 +16,7 @@ from eventsync.rules import costs, file, trial
 from eventsync.rules.review import unusable_secrets, warnings
 from eventsync.settings import Settings
 from eventsync.stores.log.registry import Applied
+from support.identity import PUBLIC
 
 VALID = """
 [shapes.my_orders]
@@ -192,6 +193,7 @@ def test_a_review_says_why_a_secret_can_not_be_used(tmp_path: Path) -> None:
     for content, mode, reason in (
         (b"", 0o600, "this has 0"),
         (b"x" * 31, 0o600, "this has 31"),
+        (PUBLIC, 0o600, "public key or certificate"),
         (b"x" * 32, 0o604, "0604"),
     ):
         path.write_bytes(content)

@@ -20,7 +20,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, Key, OKPKey, RSAKey
 
 from eventsync.concurrency.single_flight import SingleFlight
@@ -159,7 +158,7 @@ def _key(item: Any) -> Key | None:
     try:
         key = kind.import_key({name: value for name, value in item.items() if name not in _PRIVATE})
         native = key.get_op_key("verify")
-    except (JoseError, ValueError, TypeError, KeyError, AttributeError):
+    except Exception:  # noqa: BLE001 - what the libraries or this machine's OpenSSL can't read takes no other key away
         return None
     return None if getattr(native, "key_size", _MIN_RSA_BITS) < _MIN_RSA_BITS and kind is RSAKey else key
 

@@ -30,19 +30,26 @@ MAX_SECRET: Final = 4096
 _Version = tuple[int, int, int]
 
 
-def read_secret(path: str) -> bytes:
-    """Return the secret in a file, without the line end behind it. Raises `ConfigurationError`."""
+def read_secret(path: str) -> OctKey:
+    """Return the secret in a file, without the line end behind it, as a key. Raises `ConfigurationError`."""
     try:
         with open(path, "rb", opener=_opened) as file:
             _check_mode(path, os.fstat(file.fileno()))
-            secret = file.read(MAX_SECRET + 1).rstrip(b"\r\n")
+            content = file.read(MAX_SECRET + 1)
     except OSError as error:
         raise ConfigurationError(f"the secret file {path} can't be read: {error.strerror}") from error
+    secret = content.rstrip(b"\r\n")
     if not MIN_SECRET <= len(secret) <= MAX_SECRET:
         raise ConfigurationError(
             f"the secret file {path} has {MIN_SECRET} to {MAX_SECRET} bytes; this has {len(secret)}"
         )
-    return secret
+    try:
+        OctKey.import_key(content)  # the last byte of a certificate may look like a line end
+        return OctKey.import_key(secret)
+    except Exception as error:  # whatever a parser of keys finds in it, it is one
+        raise ConfigurationError(
+            f"the secret file {path} has a public key or certificate, which anyone may know: give it random bytes"
+        ) from error
 
 
 def _opened(path: str, flags: int) -> int:
@@ -91,8 +98,7 @@ class SecretFile:
         try:
             version = await asyncio.to_thread(_version, self._path)
             if version != self._version or not self._keys:
-                secret = await asyncio.to_thread(read_secret, self._path)
-                self._replace(version, [OctKey.import_key(secret)])
+                self._replace(version, [await asyncio.to_thread(read_secret, self._path)])
         except ConfigurationError as error:
             _alarms.log(error.diagnosis)
             self._replace(None, [])

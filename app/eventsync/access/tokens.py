@@ -283,9 +283,9 @@ _parse: Final = json.JSONDecoder(
 # --- minting ------------------------------------------------------------------------------------------------------
 
 
-def mint(issuer: Issuer, secret: bytes, sub: str, claims: Mapping[str, Any], *, now: float, expires_in: float) -> str:
+def mint(issuer: Issuer, secret: OctKey, sub: str, claims: Mapping[str, Any], *, now: float, expires_in: float) -> str:
     """Return a token of an issuer with a shared secret."""
     own: dict[str, Any] = {"iss": issuer.iss, "sub": sub, "iat": int(now), "exp": int(now) + int(expires_in)}
     own |= {"aud": issuer.aud[0]} if issuer.aud else {}
     header = {"alg": issuer.algorithms[0], "typ": "JWT"}
-    return serialize_compact(header, json.dumps({**claims, **own}), OctKey.import_key(secret), issuer.algorithms)
+    return serialize_compact(header, json.dumps({**claims, **own}), secret, issuer.algorithms)

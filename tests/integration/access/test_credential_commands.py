@@ -18,6 +18,7 @@ from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
 from support import logs_by_hand
 from support.environment import command_environment
+from support.identity import PUBLIC, secret_file
 from support.program import Result, finished
 from support.ruled import DOCS, apply_rules
 from support.waiting import patience
@@ -120,6 +121,9 @@ async def test_a_token_is_minted_by_the_applied_rules(run: Run, stores: Stores, 
     (tmp_path / "secret").chmod(0o644)
     opened = await run("token", "--sub", "ada")
     assert (opened.exit_code, "chmod 600" in opened.stderr) == (2, True)
+    secret_file(tmp_path, PUBLIC)
+    public = await run("token", "--sub", "ada")
+    assert (public.exit_code, "public key or certificate" in public.stderr) == (2, True), public
 
 
 async def test_a_token_is_refused_where_there_is_no_shared_secret(run: Run, stores: Stores, tmp_path: Path) -> None:

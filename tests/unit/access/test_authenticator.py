@@ -22,7 +22,7 @@ from eventsync.errors import EventsyncError, RateLimited, Unauthenticated, Unava
 from eventsync.settings import Settings
 from eventsync.stores.access.keys import ServiceKey, _hash
 from eventsync.stores.access.tickets import Ticket
-from support.identity import KEYS, NOW, MovedClock, key_set, secret_file, signed_by, token
+from support.identity import KEYS, NOW, PUBLIC, SECRET, MovedClock, key_set, secret_file, signed_by, token
 
 PROVIDER = Issuer("provider", ("ES256",), ("shop",), jwks="https://id.example/jwks")
 
@@ -171,6 +171,17 @@ async def test_a_changed_secret_ends_verified_tokens(server: Server, tmp_path: P
     server.clock.advance(2)
     assert [await server.reason(text) for text in (old, new)] == ["token_invalid", "ok"]
     assert [await server.reason(text) for text in (old, new)] == ["token_invalid", "ok"]
+
+
+async def test_a_secret_that_becomes_a_public_key_ends_verified_tokens(server: Server, tmp_path: Path) -> None:
+    texts = [token(), token(jti="new")]
+    assert await server.reason(texts[0]) == "ok"
+    secret_file(tmp_path, PUBLIC)
+    server.clock.advance(2)
+    assert [await server.reason(text) for text in texts] == ["unavailable"] * 2
+    secret_file(tmp_path, SECRET)
+    server.clock.advance(2)
+    assert [await server.reason(text) for text in texts] == ["ok"] * 2
 
 
 async def test_a_withdrawn_key_ends_verified_tokens(server: Server) -> None:

@@ -12,6 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from joserfc.jwk import ECKey, OctKey, RSAKey
 
 from eventsync.access import jwks
@@ -167,6 +169,16 @@ def test_only_public_keys_for_signatures_are_taken() -> None:
     others += [usable | {"kid": 7}, usable | {"crv": "P-9"}, usable | {"x": "!"}, {"kty": ["EC"]}]
     keys = keys_of(json.dumps({"keys": [*others, usable]}).encode())
     assert [(key.kid, key.is_private) for key in keys] == [("ec", False)]
+
+
+def test_a_key_of_an_algorithm_that_this_machine_lacks_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenSSL in FIPS mode has no Ed25519."""
+
+    def lacking(_: bytes) -> None:
+        raise UnsupportedAlgorithm("ed25519 is not supported by this version of OpenSSL")
+
+    monkeypatch.setattr(Ed25519PublicKey, "from_public_bytes", lacking)
+    assert [key.kid for key in keys_of(key_set())] == ["rsa", "ec"]
 
 
 @pytest.mark.parametrize("tree", [[], {}, {"keys": {}}, {"keys": []}, {"keys": [{}]}, {"keys": [{}] * (MAX_KEYS + 1)}])
