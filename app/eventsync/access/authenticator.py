@@ -273,27 +273,40 @@ class Authenticator:
     async def _verify(self, text: str, source: str) -> _Verified:
         key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
         known = self._verified.get(key)
+        if known is not None and not known.source.is_fresh:
+            await known.source.check()
+            known = self._verified.get(key)  # none is, if the rules have changed meanwhile
         if known is not None:
-            if not known.source.is_fresh:
-                await known.source.check()
             if known.generation == known.source.generation:
                 return known
             # The keys of an issuer have changed, so every kept outcome may be another now.
             self._verified = self._empty_cache()
         self.wrong_signatures.check(source)
         token = Token.parse(text)
-        issuer = self._auth.issuer(token.claims.get("iss"))
-        if issuer is None:
-            raise invalid("its issuer is none of those in the rules")
-        verified = await self._verify_by(token, issuer, self._sources[issuer], len(text))
+        while (verified := await self._verify_by_rules(token, len(text))) is None:
+            pass  # each turn takes a change of the rules
         if verified.found is None:
             self.wrong_signatures.count(source)
         self._verified.keep(key, verified)
         return verified
 
-    async def _verify_by(self, token: Token, issuer: Issuer, source: KeySource, length: int) -> _Verified:
-        """Verify the signature, then the claims. A signature that is wrong is an outcome, too: it stays wrong."""
-        is_signed = await token.is_signed(issuer, source)
+    async def _verify_by_rules(self, token: Token, length: int) -> _Verified | None:
+        """Verify the signature, then the claims. Return None if the rules have replaced the issuer meanwhile.
+
+        A signature that is wrong is an outcome, too: it stays wrong.
+        """
+        issuer = self._auth.issuer(token.claims.get("iss"))
+        if issuer is None:
+            raise invalid("its issuer is none of those in the rules")
+        source = self._sources[issuer]
+        try:
+            is_signed = await token.is_signed(issuer, source)
+        except (Unauthenticated, Unavailable):
+            if self._sources.get(issuer) is source:
+                raise
+            return None
+        if self._sources.get(issuer) is not source:
+            return None
         if not is_signed:
             return _Verified(None, source, source.generation, _ENTRY)
         principal = token.principal(issuer, now=self.clock.now(), max_lifetime=self._settings.token_lifetime)

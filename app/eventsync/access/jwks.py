@@ -62,6 +62,7 @@ class KeySet:
         self._asked = -RETRY
         self._got = -REFRESH
         self._has_failed = False
+        self._is_closed = False
         self._fetches: SingleFlight[None] = SingleFlight()
         self._refreshing: asyncio.Task[None] | None = None
 
@@ -113,6 +114,8 @@ class KeySet:
             await self._fetches.fetch(None, self._fetch_keys)
 
     async def _fetch_keys(self) -> None:
+        if self._is_closed:
+            return
         self._asked = self._clock()
         try:
             keys = keys_of(await asyncio.to_thread(self._fetch, self._url))
@@ -127,7 +130,8 @@ class KeySet:
         self._keys, self._digests = keys, digests
 
     def close(self) -> None:
-        """End a refresh in the background."""
+        """End a refresh in the background, and fetch nothing any more."""
+        self._is_closed = True
         if self._refreshing is not None:
             self._refreshing.cancel()
 

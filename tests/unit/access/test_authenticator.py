@@ -207,6 +207,30 @@ async def test_an_issuer_that_is_taken_away_ends_its_tokens(server: Server) -> N
     server.auth.check(found)
 
 
+async def test_tokens_are_judged_by_the_rules_in_force_once_their_keys_are_read(tmp_path: Path) -> None:
+    server, secret = Server(tmp_path), b"another secret of thirty-two byt"
+    (tmp_path / "new").mkdir()
+    moved = replace(server.backend, secret_file=str(secret_file(tmp_path / "new", secret)))
+    # A good one by both, one for an audience that is new, one with a signature that was wrong, one that was good.
+    texts = [signed_by("ES256"), signed_by("ES256", aud="app"), token(secret), token()]
+    reasons = ["ok", "ok", "ok", "token_invalid"]
+    server.configure()
+    asked = asyncio.gather(*map(server.reason, texts))
+    await asyncio.sleep(0)  # all have asked for keys
+    server.configure(moved, replace(PROVIDER, aud=("shop", "app")))
+    assert await asked == reasons
+    assert [await server.reason(text) for text in texts] == reasons
+
+
+async def test_a_known_token_is_judged_by_rules_that_come_while_its_secret_is_looked_at(server: Server) -> None:
+    assert await server.reason(token()) == "ok"
+    server.clock.advance(2)
+    asked = asyncio.create_task(server.reason(token()))
+    await asyncio.sleep(0)
+    server.configure(replace(server.backend, algorithms=("HS256", "HS384")))
+    assert await asked == "ok"
+
+
 async def test_revocations_are_by_token_and_by_subject_up_to_a_time(server: Server) -> None:
     found = await server.auth.authenticate(token(jti="t-1"))
     server.stored.revoked = {"jti:t-1": NOW}

@@ -70,6 +70,16 @@ async def test_concurrent_first_requests_share_a_fetch() -> None:
     assert provider.fetches == 1
 
 
+async def test_a_closed_set_is_not_fetched_for_those_who_wait() -> None:
+    keys, _ = known(Provider())
+    keys.refresh_ahead()
+    waiting = asyncio.create_task(keys.keys("ec"))
+    await asyncio.sleep(0)
+    keys.close()
+    with pytest.raises(Unavailable):
+        await waiting
+
+
 async def test_an_old_set_is_refreshed_in_the_background() -> None:
     provider = Provider()
     keys, clock = known(provider)
