@@ -168,15 +168,19 @@ class Offload:
             if helper.alive:
                 return helper
             self._all.discard(helper)
+        try:
+            return await self._started()
+        except (OSError, EOFError) as error:  # the system allows no further processes, or ended it
+            raise Unavailable("a helper process could not be started") from error
+
+    async def _started(self) -> _Helper:
         helper = await _Helper.spawned()
         self._all.add(helper)
         try:
             # Not part of the work: a busy machine may take seconds for it.
             await helper.ready()
-        except BaseException as error:
+        except BaseException:
             self._kill(helper)
-            if isinstance(error, (OSError, EOFError)):
-                raise Unavailable("a helper process could not be started") from error
             raise
         return helper
 

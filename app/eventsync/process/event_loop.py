@@ -51,8 +51,8 @@ class Loop(uvloop.Loop):
     ) -> Answer:
         """Return the addresses of `host`, as `socket.getaddrinfo` does.
 
-        Raises `socket.gaierror`, with EAI_AGAIN if no answer comes within `LOOKUP_TIMEOUT` or if `MAX_LOOKUPS` other
-        look-ups are in progress.
+        Raises `socket.gaierror`, with EAI_AGAIN if no answer comes within `LOOKUP_TIMEOUT`, if `MAX_LOOKUPS` other
+        look-ups are in progress, or if the system allows no further threads.
         """
         if _is_address(host):
             return socket.getaddrinfo(host, port, family, type, proto, flags)  # parses the text and does no I/O
@@ -69,7 +69,6 @@ class Loop(uvloop.Loop):
         if len(self._lookups) >= MAX_LOOKUPS:
             raise socket.gaierror(socket.EAI_AGAIN, f"{MAX_LOOKUPS} other names are being looked up")
         answer: asyncio.Future[Answer] = self.create_future()
-        self._lookups[question] = answer
 
         def done(result: Answer | OSError) -> None:
             del self._lookups[question]
@@ -88,7 +87,12 @@ class Loop(uvloop.Loop):
             with suppress(RuntimeError):  # the loop is closed
                 self.call_soon_threadsafe(done, result)
 
-        threading.Thread(target=ask, name=f"look up {question[0]!r}", daemon=True).start()
+        try:
+            threading.Thread(target=ask, name=f"look up {question[0]!r}", daemon=True).start()
+        except RuntimeError as error:  # the system allows no further threads
+            raise socket.gaierror(socket.EAI_AGAIN, f"{question[0]!r} can't be looked up: {error}") from error
+        # Only now: nobody would complete the look-up of a thread that was not started. `done` runs after this.
+        self._lookups[question] = answer
         return answer
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -109,6 +110,16 @@ async def test_work_that_takes_too_long_is_ended() -> None:
         with pytest.raises(TooComplex, match="2 s of work"):
             await offload.run(pid_after, 60.0, size=1)
         assert await offload.run(os.getpid, size=1) not in {helper, os.getpid()}
+
+
+async def test_work_is_refused_while_no_helper_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with offloading() as offload:
+        with monkeypatch.context() as system:
+            system.setattr(sys, "executable", "/nowhere/python")
+            with pytest.raises(Unavailable, match="could not be started"):
+                await offload.run(os.getpid, size=1)
+        assert offload.waiting_bytes == 0
+        assert await offload.run(os.getpid, size=1) != os.getpid()
 
 
 async def test_a_helper_that_dies_is_replaced() -> None:

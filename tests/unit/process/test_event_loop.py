@@ -104,6 +104,26 @@ def test_the_number_of_lookups_is_bounded(names: NameServer, monkeypatch: pytest
     event_loop.run(main())
 
 
+def test_a_lookup_whose_thread_can_not_be_started_is_tried_again_by_the_next_caller(
+    names: NameServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_loop, "MAX_LOOKUPS", 1)
+    names.let("here")
+
+    def refused(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> None:
+        with monkeypatch.context() as system:
+            system.setattr(threading.Thread, "start", refused)
+            with pytest.raises(socket.gaierror, match="'here' can't be looked up: can't start new thread") as raised:
+                await look_up("here")
+        assert raised.value.errno == socket.EAI_AGAIN
+        assert await look_up("here")
+
+    event_loop.run(main())
+
+
 @pytest.mark.parametrize("name", ["missing", "missing.too"])
 def test_an_error_of_the_resolver_is_raised(names: NameServer, name: str) -> None:
     names.let(name)
