@@ -170,7 +170,7 @@ def _unusable(error: StorageRefused) -> ConfigurationError:
 async def _read(objects: Objects, path: str = MARK) -> bytes:
     # A missing directory has no mark. (For a reader of segments, a missing directory may come back.)
     if objects.absent:
-        raise ObjectMissing(f"{path} is not in {objects.shown}")
+        raise ObjectMissing(f"{path} is not in the archive").because(objects.shown)
     return await objects.read(path, 0, _MARK_BYTES)
 
 

@@ -126,7 +126,7 @@ class Objects:
                     return bytes(await response.bytes_async())[offset:]
                 return bytes(await obstore.get_range_async(self._opened(), path, start=offset, length=length))
             except FileNotFoundError as error:
-                raise ObjectMissing(f"{path} is not in {self.shown}") from error
+                raise ObjectMissing(f"{path} is not in the archive").because(self.shown) from error
 
     async def list(self, prefix: str) -> AsyncGenerator[ObjectEntry]:
         """Yield the objects in the folder `prefix`, in no particular order."""

@@ -89,18 +89,21 @@ class SegmentReader:
         time, wall = Timestamp(int(at.timestamp()), 2**32 - 1), timestamp(at)
         async with aclosing(self._segments.until(log, time)) as segments:
             async for segment in segments:
-                if segment.span.earliest <= wall and (newest := await self._newest_in(segment, time, wall)):
-                    return newest
+                try:
+                    if segment.span.earliest <= wall and (newest := await self._newest_in(segment, time, wall)):
+                        return newest
+                except Damaged as error:
+                    raise await self._explained(segment, Seq(segment.span.last - 1), error) from error
         return None
 
     async def check(self, segment: Segment) -> None:
         """Read every byte of a segment from the storage. Raises `Damaged` if it differs from what was registered."""
-        # One byte more than registered: an object that has grown is damaged, too.
-        data = await self._bytes(segment, 0, segment.size + 1)
         try:
+            # One byte more than registered: an object that has grown is damaged, too.
+            data = await self._bytes(segment, 0, segment.size + 1)
             await asyncio.to_thread(_check, segment, data)
         except Damaged as error:
-            raise _named(segment, error) from error
+            raise await self._explained(segment, Seq(segment.span.last - 1), error) from error
 
     async def data(self, segment: Segment, offset: int = 0, length: int | None = None) -> bytes:
         """Return bytes of the segment's object."""
@@ -225,11 +228,9 @@ class SegmentReader:
     async def _explained(self, segment: Segment, after: Seq, error: Damaged) -> EventsyncError:
         """Return the error for an unreadable segment. The compactor may have removed it after raising the horizon."""
         horizon = (await self._tiers.read(segment.log)).horizon
-        return BehindHorizon(segment.log, after, horizon) if after < horizon else _named(segment, error)
-
-
-def _named(segment: Segment, error: Damaged) -> Damaged:
-    return Damaged(f"segment {segment.path}: {error.message}")
+        if after < horizon:
+            return BehindHorizon(segment.log, after, horizon)
+        return Damaged(f"segment {segment.path}: {error.message}").because(error.said)
 
 
 def _open_footer(segment: Segment, end: bytes) -> Footer:

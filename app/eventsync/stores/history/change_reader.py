@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 from bson.int64 import Int64
 from pymongo import ASCENDING
@@ -19,7 +19,7 @@ from eventsync.domain.shapes import Shape
 from eventsync.stores.archive.archive import Archive
 from eventsync.stores.archive.tiered_log import sealed_event
 from eventsync.stores.log.hot_tier import HotRows, Moved, RowQuery
-from eventsync.stores.log.tiers import Tiers
+from eventsync.stores.log.tiers import BehindHorizon, Tiers
 from eventsync.stores.stats.counters import Counters
 
 _BATCH = 500
@@ -49,7 +49,8 @@ class ChangeReader:
         return await self._archive.touched.count(log, collection) + max(0, head - archived_up_to)
 
     async def check_segments(self, log: LogId, progress: Callable[[int], None]) -> None:
-        """Read every byte of every segment. Raises `Damaged` for the first one that differs from what was written.
+        """Read every byte of every segment that is kept. Raises `Damaged` for the first one that differs from what was
+        written.
 
         Before each of them `progress` is called with 0: it may raise an error.
         """
@@ -57,7 +58,8 @@ class ChangeReader:
         async with aclosing(self._archive.segments.covering(log, tiers.horizon, tiers.archived_up_to)) as segments:
             async for segment in segments:
                 progress(0)
-                await self._archive.reader.check(segment)
+                with suppress(BehindHorizon):  # it has been removed since it was listed
+                    await self._archive.reader.check(segment)
 
     async def in_order(self, log: LogId, shape: Shape | None, *, after: Seq, up_to: Seq) -> AsyncGenerator[Change]:
         """Yield the changes in the events with `after < seq <= up_to` by seq, of all shapes or of one."""

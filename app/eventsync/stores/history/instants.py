@@ -23,7 +23,7 @@ from eventsync.stores.archive.segment_reader import SegmentReader
 from eventsync.stores.log.events import EventStore
 from eventsync.stores.log.hot_tier import Moved
 from eventsync.stores.log.stored_event import body_member
-from eventsync.stores.log.tiers import TierStore
+from eventsync.stores.log.tiers import BehindHorizon, TierStore
 
 _BATCH = 100
 
@@ -54,7 +54,10 @@ class Instants:
                 return newest
             before, archived_up_to = archived_up_to, (await self._tiers.read(log)).archived_up_to
             if archived_up_to == before:
-                return (await self._segments.newest_at(log, at) if archived_up_to else None) or Seq(0)
+                try:
+                    return (await self._segments.newest_at(log, at) if archived_up_to else None) or Seq(0)
+                except BehindHorizon:  # older segments than a removed one are gone, too
+                    return Seq(0)
 
     async def _within(self, log: LogId, at: datetime, low: Seq, high: Seq) -> Seq | None:
         """Search the events in MongoDB with `low < seq <= high`."""

@@ -56,7 +56,7 @@ class Steps(Protocol):
 class Wrong:
     """The first fault. If a document differs: its shape, and the patch from the log's state.
 
-    `outline` says it without content of documents; None if `text` has none.
+    `outline` says it without content of documents and without the place of the archive; None if `text` has neither.
     """
 
     text: str
@@ -152,7 +152,8 @@ async def collections_to_prove(stores: Stores, log: Log, asked: Sequence[str]) -
 
 
 async def prove(stores: Stores, asked: Sequence[str], steps: Steps, *, max_chains: int = MAX_CHAINS) -> Report:
-    """Check the log and the named collections, or all. Raises `NotTracked`, `NoBase` and `Unavailable`.
+    """Check the log and the named collections, or all. Raises `NotTracked`, `NoBase` and `Unavailable`, also if a new
+    log begins meanwhile.
 
     `max_chains` bounds the memory: see `Verification`.
     """
@@ -224,9 +225,20 @@ class _Checks:
     ) -> Wrong | None:
         self._steps.begin_step(name, total)
         try:
-            return await check(self._steps.advance)
+            wrong = await check(self._steps.advance)
         except Damaged as error:
-            return Wrong(error.message)
+            wrong = Wrong(error.diagnosis, outline=error.message)
+        except Unavailable:
+            await self._require_current()
+            raise
+        if wrong is not None:
+            await self._require_current()
+        return wrong
+
+    async def _require_current(self) -> None:
+        """Raise `Unavailable` if a new log has begun: workers remove what belongs to the former one."""
+        if (await self._stores.logs.require()).id != self._log.id:
+            raise Unavailable("a new log has begun meanwhile: verify again")
 
     async def _point(self) -> VerifiedPoint:
         """Return the newest checkpoint, or the present if no worker has made a checkpoint recently."""
@@ -236,6 +248,7 @@ class _Checks:
             # After the checkpoint: the head is never behind it.
             head = await stores.events.head(log, session)
         if checkpoint is None:
+            await self._require_current()
             raise Unavailable("the log has no checkpoint yet: is a worker running?")
         if (age := (await wall_time(stores.data) - checkpoint.at).total_seconds()) < _STALE:
             return VerifiedPoint(log, checkpoint.seq, checkpoint.time, head, settled=head == checkpoint.seq)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from bson.timestamp import Timestamp
@@ -15,6 +16,7 @@ from eventsync.domain.segments.document_index import document_hash
 from eventsync.domain.shapes import Shape
 from eventsync.stores.history.change_reader import ChangeReader
 from eventsync.stores.history.comparison import Comparison, Difference
+from eventsync.stores.log.tiers import BehindHorizon
 
 Progress = Callable[[int], None]
 """Called with the number of events or documents that were checked since the last call."""
@@ -57,14 +59,18 @@ class Verification:
         Also check every byte of the archived segments.
         """
         await self._reader.check_segments(point.log, progress)
-        horizon = await self._reader.horizon(point.log)
-        numbers, count = SequenceCheck(horizon), _Count(progress)
+        count = _Count(progress)
+        wrong = await self._kept(point, lambda horizon: self._numbers(point, count, horizon))
+        count.report()
+        return wrong
+
+    async def _numbers(self, point: VerifiedPoint, count: _Count, horizon: Seq) -> str | None:
+        numbers = SequenceCheck(horizon)
         async with aclosing(self._reader.numbering(point.log, after=horizon, up_to=point.head)) as events:
             async for seq, transaction in events:
                 count.one()
                 if wrong := numbers.take(seq, transaction):
                     return wrong
-        count.report()
         return numbers.end(point.head, settled=point.settled)
 
     async def chains(
@@ -74,16 +80,24 @@ class Verification:
         documents = await self._reader.max_documents(point.log, collection, point.head)
         passes, count = 1 + documents // self._max_chains, _Count(progress)
         for number in range(passes):
-            if wrong := await self._chains(point, collection, count, tracked_from, number, passes):
+            share = partial(self._chains, point, collection, count, tracked_from, number, passes)
+            if wrong := await self._kept(point, share):
                 return wrong
         count.report()
         return None
 
     async def _chains(
-        self, point: VerifiedPoint, collection: str, count: _Count, tracked_from: Seq, number: int, passes: int
+        self,
+        point: VerifiedPoint,
+        collection: str,
+        count: _Count,
+        tracked_from: Seq,
+        number: int,
+        passes: int,
+        horizon: Seq,
     ) -> str | None:
         """Check one of `passes` shares of the documents, because the state of all chains may not fit into memory."""
-        chains, after = VersionChainCheck(), max(tracked_from, await self._reader.horizon(point.log))
+        chains, after = VersionChainCheck(), max(tracked_from, horizon)
         changes = self._reader.in_order(point.log, Shape(collection), after=after, up_to=point.head)
         async with aclosing(changes):
             async for change in changes:
@@ -93,6 +107,21 @@ class Verification:
                 if wrong := chains.take(change):
                     return wrong
         return None
+
+    async def _kept(self, point: VerifiedPoint, check: Callable[[Seq], Awaitable[str | None]]) -> str | None:
+        """Return the result of a check that reads in order, from the horizon on.
+
+        Where retention removes what it is about to read, it begins again at the new horizon, behind all that it has
+        read.
+        """
+        horizon = await self._reader.horizon(point.log)
+        while True:
+            try:
+                return await check(min(horizon, point.head))
+            except BehindHorizon:
+                before, horizon = horizon, await self._reader.horizon(point.log)
+                if horizon <= before:
+                    raise
 
     async def content(self, point: VerifiedPoint, collection: str, progress: Progress) -> Difference | None:
         """Check that the stored snapshot and the events after it give the collection. Also raises `NoBase`."""
