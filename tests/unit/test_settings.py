@@ -82,6 +82,12 @@ def test_a_list_is_commas_in_the_environment_and_a_list_in_the_file(text: str, m
         ("request_timeout = 9.5", "request_timeout must be longer than write_deadline"),
         ("pin_ttl = 30", "pin_ttl must be longer than send_timeout"),
         ("stale_after = 1", "stale_after must be longer than checkpoint_interval"),
+        ("checkpoint_interval = 5", "barrier_timeout must be longer than checkpoint_interval"),
+        ("operation_ttl = 10", "operation_ttl must be longer than request_timeout"),
+        ("mongodb_timeout = 0.0004", "mongodb_timeout:"),
+        ("lease_period = 0.0004", "lease_period:"),
+        *((f"{name}_timeout = 1e7", f"{name}_timeout: Input should be") for name in ("mongodb", "query", "send")),
+        *((f"{name} = 1e11", f"{name}:") for name in ("hot_age", "retention_age", "snapshot_period", "ticket_ttl")),
     ],
 )
 def test_invalid_settings_are_named(toml: str, said: str) -> None:

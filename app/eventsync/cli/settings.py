@@ -25,6 +25,7 @@ string uses the file of an `eventsync dev` that the user runs elsewhere; if ther
 An environment variable that has the prefix and is no setting is an error, except `EVENTSYNC_TEST_…` and the variables
 that Kubernetes sets for Services. (A Service named `eventsync` sets `EVENTSYNC_PORT`: give it another name, or set
 `enableServiceLinks` to false.) In the TOML file the key is the setting's name; in the environment a list is `a,b`.
+Times are at most 1000000000 s (31 years), and `mongodb_timeout`, `query_timeout` and `send_timeout` at most a day.
 
 | name | environment variable | default | meaning |
 |---|---|---|---|

@@ -108,13 +108,15 @@ class ChangeStream:
         self._session = session
         self._codec = codec
         self._checked = time.monotonic()
+        self._max_wait = connection.timeout / 2
         self._fragments = Fragments()
         self._id: int = cursor["id"]
         self.token: Token = cursor["postBatchResumeToken"]["_data"]
         """The resume token of the last read."""
 
     async def read(self, *, wait: float, limit: int) -> Batch:
-        """Return the next changes, at most `limit`; none if no complete change arrived within `wait` seconds.
+        """Return the next changes, at most `limit`; none if no complete change arrived within `wait` seconds, or within
+        half of the connection's timeout.
 
         Raises `StreamInterrupted`, `HistoryLost` and `ChangeTooLarge`.
 
@@ -127,8 +129,8 @@ class ChangeStream:
             "getMore": self._id,
             "collection": "$cmd.aggregate",
             "batchSize": limit,
-            # 0 would be no limit.
-            "maxTimeMS": int(wait * 1000) or 1,
+            # The answer to an idle read must not be overdue, and 0 would be no limit.
+            "maxTimeMS": int(min(wait, self._max_wait) * 1000) or 1,
             # The session of the `aggregate`: MongoDB refuses a cursor of another session.
             "lsid": self._session.session_id,
         }

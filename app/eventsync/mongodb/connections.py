@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import struct
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -141,6 +142,8 @@ class PinnedConnection:
         self._client = client
         self._connection = connection
         self._numbers = itertools.count(1)
+        self.timeout: float = connection.opts.socket_timeout or math.inf
+        """Seconds after which an answer is overdue, and the connection is closed."""
 
     async def command(
         self,

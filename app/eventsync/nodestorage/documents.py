@@ -153,7 +153,7 @@ class Documents:
         """
         # Without `$expr`, `$gt` would only match ids of the same type.
         behind = {} if after is None else {"$expr": {"$gt": ["$_id", writable({"$literal": after})]}}
-        options: dict[str, Any] = {"max_time_ms": round(1000 * seconds)}
+        options: dict[str, Any] = {"max_time_ms": round(1000 * seconds) or 1}
         query: dict[str, Any] = behind
         if granted is not None:
             query = {"$and": [granted, behind]}

@@ -209,7 +209,7 @@ class Queries:
         cursor = durable(self._database[collection], RAW_CODEC).aggregate(
             pipeline,
             collation=SIMPLE,
-            maxTimeMS=int(self._timeout * 1000),
+            maxTimeMS=int(self._timeout * 1000) or 1,  # 0 would be no limit
             allowDiskUse=False,
             batchSize=self._size.documents(limit + 1),
         )

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 
 from eventsync.domain.names import check_collection, check_database
 from eventsync.errors import Malformed
-from eventsync.settings.server_fields import KIB, MIB, ServerFields
+from eventsync.settings.server_fields import KIB, MIB, Seconds, ServerFields
 
 
 class Fields(ServerFields):
@@ -32,14 +32,14 @@ class Fields(ServerFields):
         le=65535,
         description="TCP port on which a worker answers `/healthz`, `/readyz` and `/metrics`; 0 takes a free one, which its log names. Default: none.",
     )
-    lease_period: float = Field(
-        5.0, gt=0, description="Maximum time until a worker that has died is replaced, in seconds."
+    lease_period: Seconds = Field(
+        5.0, ge=0.1, description="Maximum time until a worker that has died is replaced, in seconds."
     )
     stream_wait: float = Field(
         1.0,
         gt=0,
         le=5.0,
-        description="Maximum wait of one read of a change stream that returns nothing, in seconds. A worker or server that is stopped ends its read first.",
+        description="Maximum wait of one read of a change stream that returns nothing, in seconds, and at most half of `mongodb_timeout`. A worker or server that is stopped ends its read first.",
     )
     stream_batch: int = Field(
         1000, ge=1, le=100_000, description="Maximum number of changes in one read of the change stream."
@@ -54,7 +54,7 @@ class Fields(ServerFields):
         ge=MIB,
         description="Maximum number of bytes of one MongoDB transaction, which the worker holds in memory.",
     )
-    checkpoint_interval: float = Field(
+    checkpoint_interval: Seconds = Field(
         1.0, gt=0, description="Interval at which an idle worker records how far it has read, in seconds."
     )
     journal_flush_interval: float = Field(
@@ -74,7 +74,7 @@ class Fields(ServerFields):
         le=64 * MIB,
         description="Number of bytes before compression that closes a chunk of a stored snapshot; a single document may exceed it.",
     )
-    snapshot_period: float = Field(
+    snapshot_period: Seconds = Field(
         86400.0,
         gt=0,
         description="Maximum age of the newest snapshot of a collection with new events, in seconds. The snapshotter then stores another one.",
@@ -98,7 +98,7 @@ class Fields(ServerFields):
     snapshot_days: int = Field(
         7, ge=0, description="Number of days (UTC), including today, of each of which the last snapshot is also kept."
     )
-    pin_ttl: float = Field(
+    pin_ttl: Seconds = Field(
         120.0,
         gt=0,
         description="Time that data is still kept for a reader that has died while reading it, in seconds; must be longer than `send_timeout`.",
@@ -114,7 +114,7 @@ class Fields(ServerFields):
         ge=1,
         description="Number of newest events that stay in MongoDB. Older ones are archived as soon as they fill a segment.",
     )
-    hot_age: float = Field(
+    hot_age: Seconds = Field(
         604800.0,
         ge=0,
         description="Age from which on events are archived, too, as soon as they fill a segment, in seconds.",
@@ -134,14 +134,14 @@ class Fields(ServerFields):
     segment_cache_bytes: int = Field(
         64 * MIB, ge=0, description="Size of each process's cache of parts of segments, in bytes."
     )
-    retention_age: float = Field(
+    retention_age: Seconds = Field(
         2592000.0, ge=0, description="Time that events are kept, in seconds; 0 keeps them for ever."
     )
     retention_events: int = Field(0, ge=0, description="Maximum number of events that are kept; 0: no limit.")
     retention_bytes: int = Field(
         0, ge=0, description="Maximum number of bytes of archived events, compressed; 0: no limit."
     )
-    squash_age: float = Field(
+    squash_age: Seconds = Field(
         7776000.0,
         ge=0,
         description="Time after the removal of events in which a client that needs them can still catch up by the documents that they touched, in seconds; 0 is for ever.",

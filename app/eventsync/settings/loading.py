@@ -41,6 +41,8 @@ _ORDERED: Final = (
     ("request_timeout", "query_timeout", "a listing would be answered before MongoDB gives it up"),
     ("request_timeout", "barrier_timeout", "a barrier would be answered before its own time is over"),
     ("stale_after", "checkpoint_interval", "an idle worker would count as stale"),
+    ("barrier_timeout", "checkpoint_interval", "a barrier would not wait until an idle worker records how far it is"),
+    ("operation_ttl", "request_timeout", "a write that is repeated without an answer could be carried out twice"),
 )
 
 

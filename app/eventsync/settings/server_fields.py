@@ -16,6 +16,12 @@ KIB, MIB = 1024, 1024 * 1024
 Names = Annotated[tuple[str, ...], NoDecode]
 """A list, written as `a,b` in the environment."""
 
+Seconds = Annotated[float, Field(le=10**9)]
+"""A time. A much longer one, such as for an age without an end, leads beyond the calendar."""
+
+_DAY: Final = 86400
+"""Maximum of the times that MongoDB or the system takes as milliseconds of 32 bits."""
+
 
 class ServerFields(BaseSettings):
     """The settings of MongoDB, which every process needs, and of servers."""
@@ -46,7 +52,8 @@ class ServerFields(BaseSettings):
     )
     mongodb_timeout: float = Field(
         10.0,
-        gt=0,
+        ge=0.1,
+        le=_DAY,
         description="Maximum wait for MongoDB in one operation: server selection, connect and socket, in seconds.",
     )
     mongodb_pool_size: int = Field(
@@ -85,12 +92,12 @@ class ServerFields(BaseSettings):
         64 * KIB, ge=KIB, description="Maximum size of a request's head (request line and headers), in bytes."
     )
     head_fields: int = Field(128, ge=16, description="Maximum number of header fields of a request.")
-    head_timeout: float = Field(
+    head_timeout: Seconds = Field(
         10.0,
         gt=0,
         description="Maximum time for a request's head to arrive, and for a connection's first request to begin, in seconds.",
     )
-    keep_alive: float = Field(
+    keep_alive: Seconds = Field(
         75.0,
         gt=0,
         description="Time that an HTTP connection stays open between requests, in seconds. Make it longer than that of a proxy in front.",
@@ -105,16 +112,16 @@ class ServerFields(BaseSettings):
         ge=0,
         description="Maximum number of TCP connections from one address; 0: no limit. All clients of a proxy have its address.",
     )
-    body_timeout: float = Field(30.0, gt=0, description="Maximum time for a request body to arrive, in seconds.")
-    request_timeout: float = Field(
+    body_timeout: Seconds = Field(30.0, gt=0, description="Maximum time for a request body to arrive, in seconds.")
+    request_timeout: Seconds = Field(
         12.0,
         gt=0,
         description="Maximum time from the last byte of a request to the first byte of its response, in seconds, without the `wait` of a poll; after it the response is 503. Longer than `write_deadline`, after which it is known whether anything was written.",
     )
-    barrier_timeout: float = Field(
+    barrier_timeout: Seconds = Field(
         5.0,
         gt=0,
-        description="Maximum time that a barrier waits for the worker, in seconds; after it the response is 503. An idle worker takes up to twice `checkpoint_interval`. Shorter than `request_timeout`.",
+        description="Maximum time that a barrier waits for the worker, in seconds; after it the response is 503. An idle worker takes up to twice `checkpoint_interval`. Longer than that interval, and shorter than `request_timeout`.",
     )
     patch_operations: int = Field(1000, ge=1, description="Maximum number of operations in one JSON Patch.")
     patch_steps: int = Field(
@@ -138,7 +145,7 @@ class ServerFields(BaseSettings):
         ge=MIB,
         description="Maximum number of bytes of documents and bodies that helper processes work on or that wait for them; further requests are answered 503. A single request may exceed it.",
     )
-    offload_timeout: float = Field(
+    offload_timeout: Seconds = Field(
         20.0,
         gt=0,
         description="Maximum time that a helper process works on one request, in seconds; then the request is refused as `too_complex`.",
@@ -181,6 +188,7 @@ class ServerFields(BaseSettings):
     query_timeout: float = Field(
         2.0,
         gt=0,
+        le=_DAY,
         description="Maximum time that MongoDB works on one page of a listing, in seconds; after it the response is 422 with `filter`, `sort` or `shape`, otherwise 503. Shorter than `request_timeout`.",
     )
     held_bytes: int = Field(
@@ -224,7 +232,7 @@ class ServerFields(BaseSettings):
         False,
         description="Serve everybody everything also beyond loopback, while no `[auth]` has been applied. Without it, a server that listens on another address than loopback does not start, and answers 503 if `[auth]` is taken away.",
     )
-    token_lifetime: float = Field(
+    token_lifetime: Seconds = Field(
         2592000.0,
         gt=0,
         description="Maximum time from a token's `iat` to its `exp`, in seconds; a longer one is refused, because it would outlive its revocation. The same for all servers and for `eventsync revoke`.",
@@ -239,7 +247,7 @@ class ServerFields(BaseSettings):
         ge=0,
         description="Maximum number of tokens with a wrong signature a second that each server verifies for one address, averaged over 10 s; then it answers further new tokens from there 429, and those that it knows as before. 0: no limit. All clients of a proxy have its address, unless it is one of `trusted_proxies` and sends `X-Forwarded-For`.",
     )
-    auth_grace: float = Field(
+    auth_grace: Seconds = Field(
         30.0,
         ge=0,
         description="Time that a WebSocket whose token has expired stays open, in seconds. It is sent no data until it has sent another token.",
@@ -247,7 +255,7 @@ class ServerFields(BaseSettings):
     service_keys: int = Field(
         1000, ge=1, le=100_000, description="Maximum number of service keys. Each server holds all of them in memory."
     )
-    ticket_ttl: float = Field(
+    ticket_ttl: Seconds = Field(
         86400.0,
         gt=0,
         description="Maximum time that a ticket is valid, in seconds. It ends with its token, if that is earlier.",
@@ -270,8 +278,8 @@ class ServerFields(BaseSettings):
         ge=1,
         description="Maximum number of attempts of one write against concurrent writers; then it is answered 409.",
     )
-    write_deadline: float = Field(10.0, gt=0, description="Maximum time that one write is retried, in seconds.")
-    write_queue_delay: float = Field(
+    write_deadline: Seconds = Field(10.0, gt=0, description="Maximum time that one write is retried, in seconds.")
+    write_queue_delay: Seconds = Field(
         1.0,
         gt=0,
         description="Maximum expected delay of a write in one server process, in seconds: writes in progress by the rate at which they are done. While it is longer, new writes are answered 503 `overloaded` at once, with `Retry-After`.",
@@ -295,7 +303,11 @@ class ServerFields(BaseSettings):
         ge=0,
         description="Maximum number of bytes of documents that a process has read or written last and keeps for its next write of them, which then needs no read: the write itself compares the stored document. 0 switches it off.",
     )
-    operation_ttl: float = Field(86400.0, gt=0, description="Time that an idempotency key is remembered, in seconds.")
+    operation_ttl: Seconds = Field(
+        86400.0,
+        gt=0,
+        description="Time that an idempotency key is remembered, in seconds. Longer than `request_timeout`.",
+    )
     operation_keys: int = Field(
         10_000_000,
         ge=1,
@@ -308,13 +320,14 @@ class ServerFields(BaseSettings):
     )
 
     # Syncing
-    heartbeat: float = Field(
+    heartbeat: Seconds = Field(
         25.0, gt=0, description="Interval of `progress` messages on a connection without events, in seconds."
     )
-    hello_timeout: float = Field(10.0, gt=0, description="Maximum time until a WebSocket's `hello`, in seconds.")
+    hello_timeout: Seconds = Field(10.0, gt=0, description="Maximum time until a WebSocket's `hello`, in seconds.")
     send_timeout: float = Field(
         30.0,
         gt=0,
+        le=_DAY,
         description="Maximum time for a client to take a frame, in seconds; then its connection is closed, and it can resume.",
     )
     message_bytes: int = Field(64 * KIB, ge=KIB, description="Maximum size of a message from a client, in bytes.")
@@ -359,12 +372,12 @@ class ServerFields(BaseSettings):
         ge=0,
         description="Size of each server's cache of decompressed chunks of stored snapshots, in bytes.",
     )
-    stale_after: float = Field(
+    stale_after: Seconds = Field(
         10.0,
         gt=0,
         description="Clients, `/readyz` and `/metrics` report the worker as stale when it has made no progress for this long, in seconds.",
     )
-    poll_wait: float = Field(60.0, ge=0, description="Maximum `wait` of an HTTP long poll, in seconds.")
+    poll_wait: Seconds = Field(60.0, ge=0, description="Maximum `wait` of an HTTP long poll, in seconds.")
     window_bytes: int = Field(
         64 * MIB,
         ge=64 * KIB,
@@ -384,7 +397,7 @@ class ServerFields(BaseSettings):
         le=60,
         description="Interval at which each server and worker records what it does, for the dashboard and `status --url`, in seconds. One that is not heard for four times as long counts as ended.",
     )
-    ack_interval: float = Field(
+    ack_interval: Seconds = Field(
         1.0,
         gt=0,
         description="Maximum delay until the acknowledgements of clients are stored, many together, in seconds.",
@@ -404,15 +417,15 @@ class ServerFields(BaseSettings):
         ge=MIB,
         description="Maximum number of bytes of stored state vectors; beyond it as for `max_clients`.",
     )
-    client_ttl: float = Field(
+    client_ttl: Seconds = Field(
         2592000.0,
         gt=0,
         description="Time without a connection after which a client is forgotten with its stored state vector, in seconds.",
     )
-    drain_timeout: float = Field(
+    drain_timeout: Seconds = Field(
         10.0, gt=0, description="At shutdown, maximum time for clients to take their `goodbye`, in seconds."
     )
-    ready_timeout: float = Field(
+    ready_timeout: Seconds = Field(
         30.0,
         gt=0,
         description="With several server processes, maximum time until a new one serves clients, in seconds; then the restart is given up and the old process stays.",

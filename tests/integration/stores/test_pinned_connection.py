@@ -17,7 +17,7 @@ from eventsync.mongodb.client import Client, time_limit
 from eventsync.mongodb.connections import PinnedConnection, pinned
 from eventsync.stores.stores import Stores
 from support.failpoints import failing
-from support.waiting import within
+from support.waiting import scaled, within
 
 SLEEP = {"sleep": 1, "millis": 5000, "lock": "none"}
 """A command of MongoDB's for tests."""
@@ -64,6 +64,17 @@ async def test_the_time_limit_of_the_connections_last_user_does_not_bound_it(mon
         async with within(20), pinned(user, nullcontext()) as connection:
             answer = await connection.command("admin", SLEEP | {"millis": 600})
             assert answer["ok"] == 1
+
+
+async def test_an_idle_read_ends_before_its_answer_is_overdue(mongodb_uri: str) -> None:
+    """Whatever `mongodb_timeout` and `stream_wait` are: a stream that breaks at each idle read follows nothing."""
+    overdue = round(1000 * scaled(0.5))
+    async with (
+        AsyncMongoClient[dict[str, Any]](mongodb_uri, socketTimeoutMS=overdue) as impatient,
+        within(20),
+        watch(impatient["nobody"], []) as stream,
+    ):
+        assert not (await stream.read(wait=10 * overdue / 1000, limit=1)).changes
 
 
 async def test_a_cancelled_command_ends_the_connection_and_the_client_works_on(mongodb_uri: str) -> None:
