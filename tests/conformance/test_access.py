@@ -28,7 +28,7 @@ from support.ruled import EVERYTHING, MERGE, Ruled, apply_rules, ruled_system
 from support.systems import running_worker, serving, tracked
 from support.tcp_proxy import tcp_proxy
 from support.tls import certificate
-from support.waiting import STREAM_WAIT, eventually, patience
+from support.waiting import STREAM_WAIT, eventually, patience, scaled
 
 NOTES: Final = "/v1/collections/notes/documents"
 LONG: Final = "x" * 200
@@ -168,13 +168,14 @@ async def test_client_gets_nothing_after_its_token_has_ended(
     peer: Peer, guarded_door: str, guarded: Ruled, key: str
 ) -> None:
     """`welcome` and `progress` announce the end. A WebSocket is closed by 4401 after its grace; a stream ends."""
-    copy = Copy("notes", token=credential(key, ends_in=3 - NOT_YET))
+    lasts = scaled(3.0)
+    copy = Copy("notes", token=credential(key, ends_in=lasts - NOT_YET))
     async with guarded.client("olga", roles=["ops"]) as writer, talking(peer, guarded_door, copy) as talk:
         await talk.live()
         await talk.until(lambda message: message["type"] == "progress")
         for kind in ("welcome", "progress"):
             told_of_end = next(message for message in talk.seen if message["type"] == kind)
-            assert told_of_end["token_expires_in"] <= 3, kind
+            assert told_of_end["token_expires_in"] <= lasts, kind
         ended = await talk.over()
         copy.disconnected()
         await writer.put(f"{NOTES}/{key}-late", json={"owner": key})
@@ -189,7 +190,7 @@ async def test_client_gets_nothing_after_its_token_has_ended(
 async def test_refreshed_connection_misses_and_repeats_nothing(
     peer: Peer, guarded_door: str, guarded: Ruled, key: str
 ) -> None:
-    copy = Copy("notes", token=credential(key, ends_in=4 - NOT_YET))
+    copy = Copy("notes", token=credential(key, ends_in=scaled(4.0) - NOT_YET))
     async with guarded.client("olga", roles=["ops"]) as writer, talking(peer, guarded_door, copy) as talk:
         await talk.live()
         await writer.put(f"{NOTES}/{key}-before", json={"owner": key})
