@@ -273,6 +273,27 @@ async def test_a_repeated_refusal_of_an_image_confines_itself_to_its_collection(
     assert await current_log(stores) == log
 
 
+async def test_a_lock_that_somebody_holds_confines_its_collection(
+    client: Client, stores: Stores, settings: Settings, log: LogId
+) -> None:
+    """An open transaction of another program keeps the images of a collection from being enabled."""
+    await stores.data.create_collection("held")
+    async with running_worker(settings):
+        async with client.start_session() as session:
+            await session.start_transaction()
+            await stores.data["held"].insert_one({"_id": 1}, session=session)
+            await stores.tracking.ask(["held"])
+            assert "another operation holds a lock on it" in await refused(stores, "held")
+            await stores.data["docs"].insert_one({"_id": 1})
+            await assert_complete(stores, "docs")
+            assert (await item(stores, "held")).log is None
+            await session.abort_transaction()
+        await tracked(stores, "held")
+        await stores.data["held"].insert_one({"_id": 2})
+        await assert_complete(stores, "held")
+    assert await current_log(stores) == log
+
+
 async def test_a_refusal_that_passes_confines_nothing(
     client: Client, stores: Stores, settings: Settings, log: LogId
 ) -> None:

@@ -95,7 +95,9 @@ class ActiveCollections:
 
     async def enable_images(self, names: Sequence[str] | None = None) -> Images:
         """Enable the images of `names`, or of all active collections; record which of them can't have any."""
-        images = await enable_images(self._stores.data, self.names if names is None else names, wanted=self._images)
+        names = self.names if names is None else names
+        images = await enable_images(self._stores.data, names, wanted=self._images)
+        self._faults.note_locks(names, images.locked)
         if await self._stores.tracking.refuse(images.refused):
             for name, reason in images.refused.items():
                 logger.warning("%s can't be tracked: %s", name, reason)

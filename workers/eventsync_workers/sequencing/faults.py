@@ -1,8 +1,9 @@
-"""Counts collections whose reads MongoDB refuses repeatedly, with an error that it does not call transient."""
+"""Collections that are not followed for now: MongoDB refuses to read them, or somebody holds a lock on them."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,6 +18,10 @@ _FORGOTTEN: Final = 60.0
 _CONFINED: Final = 60.0
 """Seconds for which a collection is not followed. Then it is tried again, because the fault may have passed."""
 
+_FIRST_REST: Final = 1.0
+_MAX_REST: Final = 30.0
+"""Seconds for which a locked collection is left alone, doubled each time. Each try holds up all others."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Fault:
@@ -26,11 +31,12 @@ class _Fault:
 
 
 class Faults:
-    """Counts refusals of reads, from term to term."""
+    """Counts refusals of reads and locks, from term to term."""
 
     def __init__(self) -> None:
         self._found: dict[str, _Fault] = {}
         self._confined: dict[str, float] = {}
+        self._rests: dict[str, float] = {}
 
     def lasts(self, refused: ReadRefused) -> bool:
         """Note a refusal; return True if the collection is to be confined now, so that the others can be followed."""
@@ -44,6 +50,14 @@ class Faults:
             return False
         self._confined[name] = now + _CONFINED
         return True
+
+    def note_locks(self, tried: Iterable[str], locked: Collection[str]) -> None:
+        """Note which of the collections that were to be followed somebody holds a lock on."""
+        for name in tried:
+            rest = self._rests.pop(name, _FIRST_REST)
+            if name in locked:
+                self._rests[name] = min(2 * rest, _MAX_REST)
+                self._confined[name] = time.monotonic() + rest
 
     def confines(self, name: str) -> bool:
         """Return True if a collection is not to be followed for now."""

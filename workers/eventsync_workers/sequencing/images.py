@@ -23,17 +23,27 @@ _ENABLED = {"changeStreamPreAndPostImages": {"enabled": True}}
 
 _UNAUTHORIZED: Final = 13
 
+_LOCK_WAIT_MS: Final = 1000
+"""Milliseconds that MongoDB may wait for a lock on one collection. The changes of all others wait as long."""
+
+_NOT_IN_TIME: Final = frozenset({24, 50})
+"""The codes of MongoDB for a lock that it did not get, and for the end of the time."""
+
+_LOCKED: Final = "another operation holds a lock on it, so MongoDB can't enable its pre- and post-images for now"
+
 
 @dataclass(frozen=True, slots=True)
 class Images:
     """Every change after `time` has its images, except in the collections of `refused`: name → reason.
 
-    Those in `impossible` can't be followed at all, with images or without.
+    Those in `impossible` can't be followed at all, with images or without. Those in `locked` were refused because
+    somebody holds a lock on them.
     """
 
     time: Timestamp
     refused: Mapping[str, str]
     impossible: frozenset[str]
+    locked: frozenset[str]
 
 
 async def enable_images(database: AsyncDatabase[Any], names: Iterable[str], *, wanted: bool = True) -> Images:
@@ -55,7 +65,8 @@ async def enable_images(database: AsyncDatabase[Any], names: Iterable[str], *, w
             elif reason := await _enable(database, name, found, wanted=wanted):
                 refused[name] = reason
     # The time is read last: whatever is committed after it was written with images enabled.
-    return Images(await cluster_time(database), refused, frozenset(impossible))
+    locked = frozenset(name for name, reason in refused.items() if reason == _LOCKED)
+    return Images(await cluster_time(database), refused, frozenset(impossible), locked)
 
 
 async def _impossible(database: AsyncDatabase[Any], name: str, existing: Mapping[str, Any] | None) -> str | None:
@@ -72,7 +83,8 @@ async def _impossible(database: AsyncDatabase[Any], name: str, existing: Mapping
 async def _unreadable(database: AsyncDatabase[Any], name: str) -> str | None:
     """Return why the collection can't be read, as every snapshot and repair must, or None if it can."""
     try:
-        await database[name].with_options(codec_options=RAW_CODEC).find_one({}, {"_id": 1})
+        raw = database[name].with_options(codec_options=RAW_CODEC)
+        await raw.find_one({}, {"_id": 1}, max_time_ms=_LOCK_WAIT_MS)
     except OperationFailure as error:
         # Any other error may be transient, and occurs again where the collection is read.
         found = unavailable("it can't be read", error)
@@ -98,8 +110,9 @@ async def _enable(
     enabled = existing and existing["options"].get("changeStreamPreAndPostImages", {}).get("enabled")
     if existing is not None and (enabled or not wanted):
         return None
+    command = {"create" if existing is None else "collMod": name, "maxTimeMS": _LOCK_WAIT_MS}
     try:
-        await database.command({"create" if existing is None else "collMod": name} | (_ENABLED if wanted else {}))
+        await database.command(command | (_ENABLED if wanted else {}))
     except OperationFailure as error:
         # Whatever the error is, it concerns this collection alone. It is tried again at the next check of the registry.
         logger.debug("%s: MongoDB answered: %s", name, short(error))
@@ -109,6 +122,8 @@ async def _enable(
 
 def _why(error: OperationFailure) -> str:
     """Return why images are not enabled, in words that clients can be sent."""
+    if error.code in _NOT_IN_TIME:
+        return _LOCKED
     if error.code == _UNAUTHORIZED:
         return "the MongoDB user may not enable its pre- and post-images (privileges collMod and createCollection)"
     reason = barred(error)
