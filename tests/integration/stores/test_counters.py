@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from eventsync.stores.stats import counters as module
 from eventsync.stores.stats.counters import Counters, EventCount
 from eventsync.stores.stores import Stores
 from support.failpoints import failing
+from support.waiting import eventually
 
 LOG, OTHER = LogId("k3f9ab2c"), LogId("zzzzzzzz")
 BLOCK = 10
@@ -46,6 +48,31 @@ def counted(rows: list[dict[str, Any]], after: int, collection: str | None = Non
 
 async def raw(stores: Stores) -> list[dict[str, Any]]:
     return await stores.log["tallies"].find({}, sort=[("_id", 1)]).to_list()
+
+
+async def test_parts_that_are_not_read_in_time_get_smaller(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next twenty thousand events may be large and the disk cold: they would never be counted together."""
+    rows, counters, sizes = history(20), Counters(stores.log), list[int]()
+    await stores.log["events"].insert_many(rows)
+    read = counters._sums
+
+    async def slow(log: LogId, after: Seq, up_to: Seq) -> list[dict[str, Any]]:
+        sizes.append(up_to - after)
+        if up_to - after > 2:
+            raise Unavailable("the events can't be counted: MongoDB did not answer in time")
+        return await read(log, after, up_to)
+
+    monkeypatch.setattr(counters, "_sums", slow)
+    monkeypatch.setattr(module, "_MORE", 1)
+
+    async def is_counted() -> bool:
+        with suppress(Unavailable):
+            await counters.add(LOG, Seq(20))
+        return await counters.counted_up_to(LOG) == 20
+
+    await eventually(is_counted)
+    assert sizes[:5] == [7, 3, 1, 2, 3], "half as many after each failure, and one more after each success"
+    assert await counters.after(LOG, Seq(0)) == counted(rows, 0)
 
 
 async def test_an_event_of_no_collection_is_damage_and_counts_nothing(stores: Stores) -> None:

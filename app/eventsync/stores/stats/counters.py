@@ -20,6 +20,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 from eventsync.domain.event_key import key_range
 from eventsync.domain.positions import START, LogId, Seq
 from eventsync.domain.replay import Damaged
+from eventsync.errors import Unavailable
 from eventsync.mongodb.errors import translated
 from eventsync.stores.log.event_parts import PART_BYTES
 from eventsync.stores.log.gap_check import without_collection
@@ -28,7 +29,10 @@ from eventsync.stores.log.tiers import TierStore
 BLOCK: Final = 10_000
 
 _AT_ONCE: Final = 20_000
-"""Most events in one aggregation, so that each ends well within the driver's timeout."""
+"""Most events in one aggregation. Where it fails, the next try has half of them: they may be large, the disk slow."""
+
+_MORE: Final = 1000
+"""Number of events by which the next aggregation is larger again."""
 
 _PARTS_SIZE = {"$cond": [{"$eq": [{"$type": "$b"}, "object"]}, {"$multiply": ["$b.of", PART_BYTES]}, 0]}
 """The approximate bytes of a body that is in parts."""
@@ -58,6 +62,7 @@ class Counters:
         self._events: AsyncCollection[Any] = database["events"]
         self._counters: AsyncCollection[Any] = database["tallies"]
         self._tiers = TierStore(database)
+        self._at_once = _AT_ONCE
 
     async def counted_up_to(self, log: LogId) -> Seq:
         """Return the seq up to which the log is counted."""
@@ -75,8 +80,13 @@ class Counters:
         """
         changed: set[str] = set()
         while (after := await self.counted_up_to(log)) < up_to:
-            part = Seq(min(up_to, after + _AT_ONCE))
-            sums = await self._sums(log, after, part)
+            part = Seq(min(up_to, after + self._at_once))
+            try:
+                sums = await self._sums(log, after, part)
+            except Unavailable:
+                self._at_once = max(1, self._at_once // 2)
+                raise
+            self._at_once = min(_AT_ONCE, self._at_once + _MORE)
             if damaged := [row["last"] for row in sums if "c" not in row["_id"]]:
                 raise without_collection(log, Seq(max(damaged)))
             if sum(row["events"] for row in sums) < part - after:
