@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import httpx
@@ -17,7 +17,7 @@ from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
 from eventsync_workers.monitoring import door
 from eventsync_workers.monitoring.figures import WorkerFigures
-from eventsync_workers.monitoring.port import WorkerPort
+from eventsync_workers.monitoring.port import _MAX_CONNECTIONS, WorkerPort
 from eventsync_workers.worker import Worker
 from support.replay import began
 from support.ruled import apply_rules
@@ -183,3 +183,18 @@ async def test_without_rules_only_this_machine_is_answered(settings: Settings) -
     async with working(open_to_all) as (client, _):
         await eventually(lambda: leads(client), patience(20))
         assert (await client.get("/metrics")).status_code == 200
+
+
+async def test_silent_connections_keep_no_probe_out() -> None:
+    """Anybody who reaches the port can open them, and a supervisor ends a process that does not answer its probes."""
+    port = WorkerPort(Settings(worker_port=0), WorkerFigures())
+    async with port.running(), AsyncExitStack() as stack:
+        url = f"http://127.0.0.1:{port.port}"
+        silent = [await asyncio.open_connection("127.0.0.1", port.port) for _ in range(_MAX_CONNECTIONS)]
+        for _, writer in silent:
+            stack.callback(writer.close)
+        client = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=patience(5)))
+        for _ in range(3):
+            assert (await client.get("/healthz")).status_code == 200
+        gone = [reader for reader, _ in silent if reader.at_eof() or reader.exception()]
+        assert 0 < len(gone) <= 3, "one for each that came"

@@ -28,6 +28,8 @@ _TIMEOUT: Final = 10.0
 """Seconds for a request and its answer together."""
 
 _MAX_CONNECTIONS: Final = 32
+"""Most connections at a time. One more closes the one that has kept us waiting for its request the longest."""
+
 _JSON: Final = "application/json"
 
 
@@ -38,6 +40,8 @@ class WorkerPort:
         self._settings = settings
         self._figures = figures
         self._open = 0
+        self._waiting: dict[asyncio.StreamWriter, None] = {}
+        """The connections that have sent no whole request yet, the oldest first."""
         self.door = Door(settings)
         self.port = 0
         """The port that is listened on; 0 while there is none."""
@@ -67,18 +71,21 @@ class WorkerPort:
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open += 1
+        self._waiting[writer] = None
+        # Otherwise a few silent connections would keep out the probes, and a supervisor would end this process.
+        if self._open > _MAX_CONNECTIONS:
+            next(iter(self._waiting)).transport.abort()
         try:
             async with asyncio.timeout(_TIMEOUT):
-                if self._open <= _MAX_CONNECTIONS:
-                    head = await reader.readuntil(b"\r\n\r\n")
-                    writer.write(await self._answer(head.decode("latin-1")))
-                else:
-                    writer.write(_response(HTTPStatus.SERVICE_UNAVAILABLE))
+                head = await reader.readuntil(b"\r\n\r\n")
+                del self._waiting[writer]
+                writer.write(await self._answer(head.decode("latin-1")))
                 await writer.drain()
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # such a request gets no answer
         finally:
             self._open -= 1
+            self._waiting.pop(writer, None)
             writer.close()
             with suppress(OSError):
                 await writer.wait_closed()
