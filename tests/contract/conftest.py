@@ -15,6 +15,9 @@ from pymongo.asynchronous.collection import AsyncCollection
 from eventsync.domain.values.extended_json import CODEC
 from eventsync.mongodb.client import Client
 from eventsync.settings import Settings
+from eventsync.stores.stores import Stores
+from support.histories import based
+from support.replay import current_log
 from support.ruled import Ruled, ruled_system
 from support.systems import running_system, tracked
 from support.waiting import patience, time_limits
@@ -55,6 +58,9 @@ async def served(mongodb_uri: str, client: Client) -> AsyncIterator[Served]:
     )
     async with running_system(settings) as url:
         await tracked(url, settings.collections)
+        stores = Stores.of(client, settings)
+        for each in settings.collections:
+            await based(stores, await current_log(stores), each)
         yield Served(url, settings, client[name].get_collection(COLLECTION, codec_options=CODEC))
     await client.drop_database(name)
     await client.drop_database(settings.log_db)
