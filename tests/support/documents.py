@@ -6,10 +6,12 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any
 
+import bson
 from bson.binary import Binary
 from bson.decimal128 import Decimal128
 from bson.int64 import Int64
 from bson.objectid import ObjectId
+from bson.raw_bson import RawBSONDocument
 from bson.regex import Regex
 from bson.timestamp import Timestamp
 from hypothesis import strategies as st
@@ -27,6 +29,12 @@ LEAVES: tuple[Any, ...] = (
 )  # fmt: skip
 
 _leaves = st.sampled_from(LEAVES)
+
+
+def joined(*parts: Document) -> RawBSONDocument:
+    """Return a document of the fields of all parts: a name that several have stands there as often."""
+    fields = b"".join(bson.encode(part)[4:-1] for part in parts)
+    return RawBSONDocument((len(fields) + 5).to_bytes(4, "little") + fields + b"\0")
 
 
 def documents(*, odd: bool = True, size: int = 4) -> st.SearchStrategy[Document]:

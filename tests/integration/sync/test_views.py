@@ -11,16 +11,15 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import bson
 import httpx
 import pytest
-from bson.raw_bson import RawBSONDocument
 
 from eventsync.domain.predicates.definitions import define
 from eventsync.mongodb.change_stream import watch
 from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
 from support.clients import PEERS, Follower
+from support.documents import joined
 from support.identity import token
 from support.peers.peer import Asked
 from support.replay import caught_up
@@ -154,8 +153,7 @@ async def test_a_document_with_two_owners_is_shown_to_nobody_who_would_read_anot
     stores: Stores, url: str, transport: str
 ) -> None:
     """MongoDB finds it by the first value; each reader is shown the last, which decides."""
-    elements = [bson.encode(part)[4:-1] for part in ({"_id": 1, "owner": "ada"}, {"owner": "bob", "secret": CANARY})]
-    twice = RawBSONDocument(b"".join(((len(b"".join(elements)) + 5).to_bytes(4, "little"), *elements, b"\0")))
+    twice = joined({"_id": 1, "owner": "ada"}, {"owner": "bob", "secret": CANARY})
     await stores.data["docs"].insert_many([twice, {"_id": 2, "owner": "ada"}, {"_id": 3, "owner": "bob"}])
     assert await stores.data["docs"].count_documents({"owner": "ada"}) == 2, "by the first value"
     await caught_up(stores)
@@ -186,9 +184,7 @@ async def test_updates_of_a_field_that_stands_twice_are_told_as_mongodb_stores_t
 ) -> None:
     """MongoDB changes the first value, and makes its image as if it had changed both."""
     docs = stores.data["docs"]
-    elements = [bson.encode(part)[4:-1] for part in ({"_id": 1, "owner": "ada", "n": 1}, {"owner": "bob", "n": 2})]
-    twice = RawBSONDocument(b"".join(((len(b"".join(elements)) + 5).to_bytes(4, "little"), *elements, b"\0")))
-    await docs.insert_one(twice)
+    await docs.insert_one(joined({"_id": 1, "owner": "ada", "n": 1}, {"owner": "bob", "n": 2}))
     await caught_up(stores)
     async with (
         following(url, "docs", transport, token_of("bob")) as bob,

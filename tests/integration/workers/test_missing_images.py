@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-import pytest
+import json
+from typing import Any
 
+import pytest
+from bson.raw_bson import RawBSONDocument
+from bson.timestamp import Timestamp
+
+from eventsync.domain.positions import LogId
 from eventsync.domain.stamp import Stamp
+from eventsync.mongodb.change_stream import watch
 from eventsync.mongodb.client import Client
 from eventsync.nodestorage import Author, NodeStorage, WritePolicy
 from eventsync.settings import Settings
+from eventsync.stores.log.events import LogHead
 from eventsync.stores.stores import Stores
+from eventsync_workers.sequencing.log_writer import LogWriter
+from eventsync_workers.sequencing.missing_images import ImageReader
+from support.documents import joined
 from support.replay import assert_complete, began, brief, caught_up, replayed, snapshot
 from support.systems import running_worker
 
@@ -58,6 +69,64 @@ async def test_a_transaction_without_images_is_collapsed(client: Client, stores:
         ("delete", "api", 3, 4, "op-9"), ("create", "made", 0, 0, None),
         ("delete", "twice", 3, 3, None),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("updates", "ops"),
+    [
+        ([{"$set": {"note": 5}}, {"$push": {"list": 2}}], ["replace", "update"]),
+        ([{"$set": {"note": 5}}, {"$unset": {"gone": ""}}], ["replace", "update"]),
+        ([{"$set": {"note": 5}}, {"$unset": {"note": ""}}, {"$inc": {"n": 1}}], ["replace", "replace", "update"]),
+        ([{"$inc": {"n": 1}}, {"$unset": {"note": ""}}], ["update", "replace"]),
+    ],
+)
+async def test_a_transaction_with_updates_of_a_field_that_stands_twice_is_exact(
+    client: Client, stores: Stores, settings: Settings, updates: list[dict[str, Any]], ops: list[str]
+) -> None:
+    """Each event leads to the state behind its own change, not to that behind the transaction."""
+    docs = stores.data["docs"]
+    parts: tuple[dict[str, Any], ...] = ({"note": 1}, {"note": 2, "list": [1], "gone": 1, "n": 0})
+    async with running_worker(settings):
+        await began(stores, "docs")
+        await docs.insert_many([joined({"_id": key}, *parts) for key in ("kept", "deleted")])
+        async with client.start_session() as session, await session.start_transaction():
+            await docs.insert_one(joined({"_id": "made"}, *parts), session=session)
+            await docs.insert_one(joined({"_id": "never"}, *parts), session=session)
+            for update in updates:
+                await docs.update_many({}, update, session=session)
+            await docs.delete_one({"_id": "never"}, session=session)
+        replay = await assert_complete(stores, "docs")
+    found = {key: [event["op"] for event in replay.events if event["id"] == key] for key in ("kept", "made", "never")}
+    # A replacement right before the deletion is left out.
+    deleted = ["create", *ops[: -1 if ops[-1] == "replace" else None], "delete"]
+    assert found == {"kept": ["create", *ops], "made": ["create", *ops], "never": deleted}
+
+
+async def test_the_rest_of_a_transaction_is_converted_like_the_whole(client: Client, stores: Stores) -> None:
+    """A worker that takes over in the middle knows nothing of the changes before."""
+    docs = await stores.data.create_collection("docs", changeStreamPreAndPostImages={"enabled": True})
+    updates: list[dict[str, Any]] = [{"$set": {"n": 5}}, {"$push": {"l": 2}}, {"$unset": {"n": ""}}]
+    changes: list[RawBSONDocument] = []
+    async with watch(stores.data, [], images=True) as stream:
+        async with client.start_session() as session, await session.start_transaction():
+            for key in ("a", "b"):
+                await docs.insert_one(joined({"_id": key, "n": 1}, {"n": 2, "l": [1]}), session=session)
+            for update in updates:
+                await docs.update_many({}, update, session=session)
+            await docs.delete_one({"_id": "b"}, session=session)
+        while len(changes) < 9:
+            changes += (await stream.read(wait=1, limit=100)).changes
+    log, images = LogId("k3f9ab2c"), ImageReader(stores.snapshots.live)
+    whole = (await LogWriter(log, stores.events, images, None, Timestamp(1, 1)).convert([changes])).events
+    assert [f"{new.event.id} {json.loads(new.event.body)['op']}" for new in whole] == [
+        *("a create", "b create", "a replace", "b replace", "a update", "b update", "a replace", "b delete")
+    ]
+    tokens = [change["_id"]["_data"] for change in changes]
+    for newest in whole[:-1]:
+        head = LogHead(newest.event.seq, newest.token, newest.time, newest.event.transaction)
+        rest = changes[tokens.index(newest.token) + 1 :]
+        writer = LogWriter(log, stores.events, images, head, newest.time)
+        assert (await writer.convert([rest])).events == whole[newest.event.seq :]
 
 
 async def test_disabled_images_are_enabled_again(stores: Stores, settings: Settings) -> None:

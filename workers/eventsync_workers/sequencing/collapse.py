@@ -1,6 +1,6 @@
-"""Collapses the changes of a transaction that came without their images. Pure.
+"""The changes of one document in a transaction: collapses those without their images, and finds the next one. Pure.
 
-Their images are read from the collection, which only has the documents before the transaction and after it. So all
+Missing images are read from the collection, which only has the documents before the transaction and after it. So all
 changes of such a document are replaced by the last of them.
 """
 
@@ -44,6 +44,27 @@ def collapse_transaction(changes: Sequence[ChangeAndRaw]) -> Sequence[ChangeAndR
             bare = {name: value for name, value in change.items() if name not in {BEFORE, AFTER}}
             collapsed.append((bare | ({STAMPED: stamps[key]} if key in stamps else {}), raw))
     return collapsed
+
+
+class NextChanges:
+    """Finds the next change of the same document in a transaction: it has the image of the document between the two."""
+
+    def __init__(self, changes: Sequence[ChangeAndRaw]) -> None:
+        self._changes = changes
+        self._next: dict[int, int] | None = None
+        """The index of the next change by that of each change; made at the first question, which is rare."""
+
+    def after(self, index: int) -> ChangeAndRaw | None:
+        """Return the next change of the document that the change at `index` belongs to; None if it is the last."""
+        if self._next is None:
+            self._next, found = {}, dict[tuple[str, str], int]()
+            for place in range(len(self._changes) - 1, -1, -1):
+                key = _key(self._changes[place][0])
+                if key in found:
+                    self._next[place] = found[key]
+                found[key] = place
+        place = self._next.get(index, -1)
+        return None if place < 0 else self._changes[place]
 
 
 def _key(change: DecodedChange) -> tuple[str, str]:

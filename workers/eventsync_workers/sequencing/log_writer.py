@@ -27,8 +27,15 @@ from eventsync.mongodb.connections import PinnedConnection
 from eventsync.stores.log.events import EventStore, LogHead, NewEvent, encoded_row
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync_workers.monitoring.figures import SequencingFigures
-from eventsync_workers.sequencing.collapse import ChangeAndRaw, collapse_transaction, lacks_images
+from eventsync_workers.sequencing.collapse import (
+    ChangeAndRaw,
+    NextChanges,
+    collapse_transaction,
+    lacks_images,
+)
 from eventsync_workers.sequencing.converter import (
+    AFTER,
+    BEFORE,
     IMAGES,
     DecodedChange,
     EncodedEvent,
@@ -57,6 +64,8 @@ _FORGETTING = 0.9
 
 _DECODED_AT_ONCE = 1024 * 1024
 """Bytes of a transaction's changes that are decoded before the first is converted."""
+
+_ALONE = NextChanges(())
 
 
 class NewCheckpoint(NamedTuple):
@@ -242,8 +251,10 @@ class LogWriter:
             event = await self._convert(change, raw)
             return [] if event is None else [await self._at(*_place(change), event, Seq(seq + 1), None)]
         events: list[tuple[DecodedChange, EncodedEvent]] = []
-        for change, raw in collapse_transaction(changes):
-            if (event := await self._convert(change, raw)) is not None:
+        changes = collapse_transaction(changes)
+        following = NextChanges(changes)
+        for index, (change, raw) in enumerate(changes):
+            if (event := await self._convert(change, raw, following, index)) is not None:
                 events.append((change, event))
             await self._slices.did(len(raw))
         parts = self._parts(name, len(events))
@@ -260,13 +271,18 @@ class LogWriter:
             return [TransactionPart(name, begun.n + index, begun.of) for index in range(1, count + 1)]
         return [TransactionPart(name, index, count) if count > 1 else None for index in range(1, count + 1)]
 
-    async def _convert(self, change: DecodedChange, raw: bytes | memoryview) -> EncodedEvent | None:
-        """Return the change's event. If it can't be converted, the event replaces the whole document."""
+    async def _convert(
+        self, change: DecodedChange, raw: bytes | memoryview, following: NextChanges = _ALONE, index: int = 0
+    ) -> EncodedEvent | None:
+        """Return the change's event. If it can't be converted, the event replaces the whole document.
+
+        `index` is its place among the changes of its transaction, `following`.
+        """
         complete = await self._images.complete(change)
         if isinstance(change, OddChange):
             self._alarm_odd(change)
+        has_images = complete is change and isinstance(change["ns"], dict)
         try:
-            has_images = complete is change and isinstance(change["ns"], dict)
             if has_images and len(raw) > self._offload.above:
                 return await self._convert_offloaded(change, raw)
             if not has_images:
@@ -280,11 +296,12 @@ class LogWriter:
             raise  # No helper process is available now, which is no fault of the change.
         except StateMissing as error:
             logger.warning("%s; it is read from the collection", error.diagnosis)
-            return await self._replace(change)
         except Exception:
             # One document must not stop the log. Replacing it as a whole is exact as well.
             logger.exception("ALARM: a change of %s can't be converted; its document is replaced", _named(change))
-            return await self._replace(change)
+        if has_images:
+            complete = await self._as_replacement(change, raw, following.after(index))
+        return await self._replace(complete)
 
     async def _convert_offloaded(self, change: DecodedChange, raw: bytes | memoryview) -> EncodedEvent | None:
         event, is_odd = await self._offload.run(convert_raw, bytes(raw), self.router, self._is_traced, size=len(raw))
@@ -308,16 +325,35 @@ class LogWriter:
     def _alarm_odd(change: DecodedChange) -> None:
         logger.error("ALARM: %s has values that can't be decoded; they are kept as bytes", _named(change))
 
-    async def _replace(self, change: DecodedChange) -> EncodedEvent | None:
-        """Return an event that replaces the whole document by what it is in the collection, as bytes if need be."""
-        reread = await self._images.reread(change)
+    async def _as_replacement(
+        self, change: DecodedChange, raw: bytes | memoryview, following: ChangeAndRaw | None
+    ) -> DecodedChange | None:
+        """Return a change with raw images, as a replacement if it is an update; None if it has no effect.
+
+        It leads to the state behind this change, not to that behind its transaction: the later changes of the document
+        have events of their own, also those of a worker that converts nothing but the rest of the transaction.
+        """
+        images = _raw_images(raw)
+        if change["operationType"] != "update":
+            return change | images
+        if following is None:
+            after = await self._images.after(change)
+        elif following[0]["operationType"] == "delete":
+            return None  # No client sees the state in between. An API delete is counted by the deletion alone.
+        else:
+            # MongoDB keeps it as the document was. Only the image behind an update is computed, and may be wrong.
+            after = _raw_images(following[1])[BEFORE]
+        return change | images | {"operationType": "delete" if after is None else "replace", AFTER: after}
+
+    async def _replace(self, change: DecodedChange | None) -> EncodedEvent | None:
+        """Return an event that replaces the whole document by the change's raw image, as bytes if need be."""
         try:
-            return self._reread_event(reread)
+            return self._reread_event(change)
         except Exception:
-            logger.exception("ALARM: %s can't be represented in JSON; it is kept as bytes", _named(change))
-            if reread is None:
+            if change is None:
                 return None
-            return encode_change(unreadable(reread), decode_change(reread), self.router, images=reread)
+            logger.exception("ALARM: %s can't be represented in JSON; it is kept as bytes", _named(change))
+            return encode_change(unreadable(change), decode_change(change), self.router, images=change)
 
     def _reread_event(self, change: DecodedChange | None) -> EncodedEvent | None:
         if change is None:
@@ -355,6 +391,11 @@ def _outline(change: RawBSONDocument) -> DecodedChange:
         return outline_without_images(change) if lacks_images(parts) else parts
     except Exception:  # noqa: BLE001 - `decode_change` never fails
         return decode_change(change)
+
+
+def _raw_images(raw: bytes | memoryview) -> dict[str, RawBSONDocument | None]:
+    change = RawBSONDocument(bytes(raw), RAW_CODEC)
+    return {name: change.get(name) for name in IMAGES}
 
 
 def _named(change: DecodedChange) -> str:

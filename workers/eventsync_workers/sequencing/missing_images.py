@@ -41,20 +41,22 @@ class ImageReader:
     async def complete(self, change: DecodedChange) -> DecodedChange | None:
         """Return `change` with the images that its conversion needs, or None if it has no effect.
 
-        Raises `HistoryLost` when MongoDB no longer has them, and `CollectionBarred`.
+        A change that lacks any becomes an insert, a replace or a delete by those in the collection. Raises
+        `HistoryLost` when MongoDB no longer has them, and `CollectionBarred`.
         """
-        return await self.reread(change) if lacks_images(change) else change
-
-    async def reread(self, change: DecodedChange) -> DecodedChange | None:
-        """Return the change as an insert, a replace or a delete by the images in the collection. Else as `complete`."""
-        time: Timestamp = change["clusterTime"]
-        after = await self._at(change, time) if change["operationType"] != "delete" else None
+        if not lacks_images(change):
+            return change
+        after = await self.after(change) if change["operationType"] != "delete" else None
         # One tick earlier is the state before the whole transaction, as cluster times are those of commits.
-        before = await self._at(change, _just_before(time))
+        before = await self._at(change, _just_before(change["clusterTime"]))
         if after is None and before is None:
             return None
         kind = "delete" if after is None else "insert" if before is None else "replace"
         return change | {"operationType": kind, AFTER: after, BEFORE: before}
+
+    async def after(self, change: DecodedChange) -> RawBSONDocument | None:
+        """Return the document as it was after the whole transaction of a change. Raises like `complete`."""
+        return await self._at(change, change["clusterTime"])
 
     async def _at(self, change: DecodedChange, time: Timestamp) -> RawBSONDocument | None:
         key = dict(change["documentKey"])["_id"]

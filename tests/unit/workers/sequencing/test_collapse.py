@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from eventsync_workers.sequencing.collapse import collapse_transaction, lacks_images
+from eventsync_workers.sequencing.collapse import NextChanges, collapse_transaction, lacks_images
 from eventsync_workers.sequencing.converter import STAMPED
 
 BEFORE, AFTER = {"fullDocumentBeforeChange": {"_id": 1}}, {"fullDocument": {"_id": 1}}
@@ -59,3 +59,11 @@ def test_a_collapsed_delete_keeps_its_author() -> None:
     update = change("update", 1, updateDescription={"updatedFields": {"_sync": stamp}})
     ((delete, _),) = collapse_transaction([(update, b""), (change("delete", 1), b"")])
     assert delete[STAMPED] == stamp
+
+
+def test_next_changes_are_those_of_the_same_document() -> None:
+    changes = [(change("update", key), str(place).encode()) for place, key in enumerate((1, 2, 1, "1", 1))]
+    following = NextChanges(changes)
+    found = [following.after(place) for place in range(5)]
+    assert [other and other[1] for other in found] == [b"2", None, b"4", None, None]
+    assert NextChanges(()).after(0) is None
