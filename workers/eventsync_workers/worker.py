@@ -68,7 +68,7 @@ class Worker:
             connect(self._settings, "worker") as requests,
             connect(self._settings, "lease") as renewals,
             connect_pinned(self._settings, "worker") as appending,
-            Offload.running(self._settings) as offload,
+            Offload.running(self._settings, for_requests=False) as offload,
         ):
             stores = Stores.of(requests, self._settings, offload)
             # A client of its own for the lease: a connection pool that is busy with the log must not delay a renewal.

@@ -48,6 +48,9 @@ The JSON of a document may have 90 MiB. To unpickle a value is to copy it, all a
 _CLEANED_AFTER: Final = 100
 """Jobs between two garbage collections of a helper, which holds millions of objects without cycles."""
 
+_PATIENCE: Final = 10
+"""Times that work no request waits for may take as long: no client can split it up, and all others wait for it."""
+
 _NICE: Final = 2
 """Niceness of helpers: event loops have priority if there are fewer cores than processes."""
 
@@ -73,18 +76,32 @@ class _Failed:
         return error
 
 
+class HelperTimeout(Unavailable):
+    """A helper did not finish work that no request waits for. It may succeed later, on a machine that is less busy."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"a helper process did not finish its work within {seconds:g} s")
+        self.seconds = seconds
+
+
 class Offload:
     """Runs pure functions: small work in this process, larger work in a bounded number of helper processes.
 
     The queue for helpers is bounded in bytes; work beyond that is refused with `Unavailable`.
     """
 
-    def __init__(self, *, above: int, processes: int, waiting_bytes: int, seconds: float) -> None:
-        """Send work on more than `above` bytes to one of `processes` helpers, with a timeout of `seconds`."""
+    def __init__(
+        self, *, above: int, processes: int, waiting_bytes: int, seconds: float, for_requests: bool = True
+    ) -> None:
+        """Send work on more than `above` bytes to one of `processes` helpers, with a timeout of `seconds`.
+
+        After it, `TooComplex` is raised if the work is done `for_requests`, else `HelperTimeout`.
+        """
         self.above = above
         self._places = asyncio.Semaphore(processes)
         self._max_waiting_bytes = waiting_bytes
         self._seconds = seconds
+        self._for_requests = for_requests
         self._idle: list[_Helper] = []
         self._all: set[_Helper] = set()
         self._killed: set[asyncio.Task[None]] = set()
@@ -101,13 +118,17 @@ class Offload:
 
     @classmethod
     @asynccontextmanager
-    async def running(cls, settings: Settings) -> AsyncIterator[Offload]:
-        """Yield an `Offload` with the bounds of `settings`, and end its helpers after the block."""
+    async def running(cls, settings: Settings, *, for_requests: bool = True) -> AsyncIterator[Offload]:
+        """Yield an `Offload` with the bounds of `settings`, and end its helpers after the block.
+
+        Work that is not `for_requests` may take ten times as long.
+        """
         offload = cls(
             above=settings.offload_above,
             processes=settings.offload_processes,
             waiting_bytes=settings.offload_waiting_bytes,
-            seconds=settings.offload_timeout,
+            seconds=settings.offload_timeout * (1 if for_requests else _PATIENCE),
+            for_requests=for_requests,
         )
         try:
             yield offload
@@ -124,7 +145,8 @@ class Offload:
     async def run(self, function: Callable[..., T], *args: Any, size: int) -> T:
         """Return `function(*args)`, computed by a helper. `function` is a module's, and all arguments can be pickled.
 
-        Raises `Unavailable` if the queue is full or the helper died, and `TooComplex` after a timeout.
+        Raises `Unavailable` if the queue is full or the helper died, and after a timeout `TooComplex` or
+        `HelperTimeout`.
         """
         # A single job may be larger than the whole queue, if nothing else waits.
         if self.waiting_bytes and self.waiting_bytes + size > self._max_waiting_bytes:
@@ -146,6 +168,8 @@ class Offload:
                 answer = await helper.ask(job)
             whole = True
         except TimeoutError as error:
+            if not self._for_requests:
+                raise HelperTimeout(self._seconds) from error
             raise TooComplex(f"the request takes more than {self._seconds:g} s of work; split it up") from error
         except (OSError, EOFError) as error:
             raise Unavailable("the helper process that worked on the request has ended") from error

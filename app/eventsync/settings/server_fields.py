@@ -148,7 +148,7 @@ class ServerFields(BaseSettings):
     offload_timeout: Seconds = Field(
         20.0,
         gt=0,
-        description="Maximum time that a helper process works on one request, in seconds; then the request is refused as `too_complex`.",
+        description="Maximum time that a helper process works on one request, in seconds; then the request is refused as `too_complex`. Work of a worker may take ten times as long: then it is tried again, and after three timeouts in a row its collection is not followed for a minute.",
     )
     document_bytes: int = Field(
         15 * MIB,

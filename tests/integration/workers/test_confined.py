@@ -307,6 +307,27 @@ async def test_a_refusal_that_passes_confines_nothing(
     assert (await item(stores, "locked")).log == log
 
 
+@pytest.mark.parametrize("in_a_repair", [True, False])
+async def test_work_that_takes_a_helper_too_long_confines_itself_to_its_collection(
+    stores: Stores, settings: Settings, log: LogId, in_a_repair: bool
+) -> None:
+    large = {"_id": "large", "x": [[]] * 200_000}
+    await stores.data["docs"].insert_one({"_id": 1})
+    if in_a_repair:
+        await stores.data["locked"].insert_one(large)
+        await stores.logs.begin_repair(log, "the test asks for it")
+    async with running_worker(settings.model_copy(update={"offload_timeout": 0.001})):
+        if not in_a_repair:
+            await stores.data["locked"].insert_one(large)
+        expected = "locked can't be followed: a helper process did not finish its work within 0.01 s"
+        assert expected in await refused(stores, "locked")
+        await repaired(stores, log)
+        await stores.data["docs"].insert_one({"_id": 2})
+        replay = await assert_complete(stores, "docs")
+    assert [event["id"] for event in replay.events] == ["int:1", "int:2"]
+    assert await current_log(stores) == log
+
+
 def refusing(client: Client, settings: Settings, *, times: int | None) -> AbstractAsyncContextManager[None]:
     """Have MongoDB refuse the worker's reads of the collection `locked`."""
     app, locked = app_name(settings, "worker"), f"{settings.database}.locked"

@@ -16,6 +16,7 @@ from eventsync.domain.positions import LogId
 from eventsync.domain.stamp import Stamp
 from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
+from support.documents import joined
 from support.histories import based
 from support.loops import Loop
 from support.replay import Replay, began, caught_up, current_log, replayed
@@ -43,7 +44,7 @@ async def test_no_change_holds_up_the_loop(stores: Stores, settings: Settings) -
     async with loop.running():
         log = await began(stores, "docs")
         await based(stores, log, "docs")
-        for cases in (_of_a_document, _of_a_text, _of_transactions):
+        for cases in (_of_a_document, _of_a_doubled_field, _of_a_text, _of_transactions):
             await loop.measured(partial(cases, loop, stores, log))
     loop.assert_short()
 
@@ -83,6 +84,19 @@ async def _of_a_document(loop: Loop[None], stores: Stores, log: LogId) -> None:
         "delete",
     ]
     assert (events[6]["base"], events[6]["version"], events[6].get("op_id")) == (0, 1, "op")
+
+
+async def _of_a_doubled_field(loop: Loop[None], stores: Stores, log: LogId) -> None:
+    docs, before = stores.data["docs"], await stores.events.head(log)
+    await docs.insert_one(joined({"_id": 2, "note": 1}, {"note": 2, "x": [[]] * MIB}))
+    await caught_up(stores)
+    async with loop.during("a field of a document of 14 MiB changed that stands twice"):
+        await docs.update_one({"_id": 2}, {"$set": {"note": 3}})
+        await caught_up(stores)
+    await docs.delete_one({"_id": 2})
+    await caught_up(stores)
+    events = [event async for event in stores.events.read(log, before)]
+    assert [head_of(event.body)[0] for event in events] == ["create", "replace", "delete"]
 
 
 async def _of_a_text(loop: Loop[None], stores: Stores, log: LogId) -> None:

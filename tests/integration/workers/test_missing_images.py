@@ -9,6 +9,7 @@ import pytest
 from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 
+from eventsync.domain.events import Event
 from eventsync.domain.positions import LogId
 from eventsync.domain.stamp import Stamp
 from eventsync.mongodb.change_stream import watch
@@ -17,6 +18,8 @@ from eventsync.nodestorage import Author, NodeStorage, WritePolicy
 from eventsync.settings import Settings
 from eventsync.stores.log.events import LogHead
 from eventsync.stores.stores import Stores
+from eventsync_workers.sequencing import log_writer
+from eventsync_workers.sequencing.converter import convert
 from eventsync_workers.sequencing.log_writer import LogWriter
 from eventsync_workers.sequencing.missing_images import ImageReader
 from support.documents import joined
@@ -100,6 +103,32 @@ async def test_a_transaction_with_updates_of_a_field_that_stands_twice_is_exact(
     # A replacement right before the deletion is left out.
     deleted = ["create", *ops[: -1 if ops[-1] == "replace" else None], "delete"]
     assert found == {"kept": ["create", *ops], "made": ["create", *ops], "never": deleted}
+
+
+async def test_changes_of_a_transaction_that_can_not_be_converted_are_exact(
+    client: Client, stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their documents are replaced; the mark of a deletion by the API still makes no event."""
+    docs, storage = stores.data["docs"], NodeStorage(stores.data, stores.log["operations"], WritePolicy.of(settings))
+
+    def broken(change: dict[str, Any], raw: bytes | None = None) -> Event | None:
+        if change["operationType"] == "update":
+            raise RecursionError
+        return convert(change, raw)
+
+    monkeypatch.setattr(log_writer, "convert", broken)
+    async with running_worker(settings):
+        await began(stores, "docs")
+        await docs.insert_many([{"_id": key, "_sync": Stamp(3, "op", "by").stored()} for key in ("api", "twice")])
+        await storage.delete("docs", "api", author=Author("ann", "op-9"))
+        async with client.start_session() as session, await session.start_transaction():
+            for number in range(2):
+                await docs.update_one({"_id": "twice"}, {"$push": {"l": number}}, session=session)
+        replay = await assert_complete(stores, "docs")
+    assert [brief(event) for event in replay.events[2:]] == [
+        ("delete", "api", 3, 4, "op-9"), ("replace", "twice", 3, 3, None), ("replace", "twice", 3, 3, None),
+    ]  # fmt: skip
+    assert [event.get("doc", {}).get("l") for event in replay.events[3:]] == [[0], [0, 1]]
 
 
 async def test_the_rest_of_a_transaction_is_converted_like_the_whole(client: Client, stores: Stores) -> None:

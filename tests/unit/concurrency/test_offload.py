@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 import pytest
 
-from eventsync.concurrency.offload import AnswerPickler, AnswerUnpickler, Offload, inline
+from eventsync.concurrency.offload import AnswerPickler, AnswerUnpickler, HelperTimeout, Offload, inline
 from eventsync.domain.values.extended_json import JsonText, parse_json
 from eventsync.errors import Malformed, TooComplex, Unavailable, VersionMismatch
+from eventsync.settings import Settings
 
 pytestmark = pytest.mark.anyio
 
@@ -120,6 +121,15 @@ async def test_work_is_refused_while_no_helper_can_be_started(monkeypatch: pytes
                 await offload.run(os.getpid, size=1)
         assert offload.waiting_bytes == 0
         assert await offload.run(os.getpid, size=1) != os.getpid()
+
+
+async def test_work_that_no_request_waits_for_has_longer_and_may_be_tried_again() -> None:
+    settings = Settings(mongodb_uri="mongodb://unused", offload_timeout=0.2)
+    async with Offload.running(settings, for_requests=False) as offload:
+        assert await offload.run(pid_after, 0.5, size=1) != os.getpid()
+        with pytest.raises(HelperTimeout, match="within 2 s"):
+            await offload.run(pid_after, 60.0, size=1)
+    assert issubclass(HelperTimeout, Unavailable)
 
 
 async def test_a_helper_that_dies_is_replaced() -> None:

@@ -17,9 +17,8 @@ from eventsync.domain.positions import Seq
 from eventsync.errors import EventsyncError
 from eventsync.stores.log.logs import Log, LogLost
 from eventsync.stores.log.tracking import TrackedCollection
-from eventsync.stores.snapshots.live_snapshots import ReadRefused
 from eventsync.stores.stores import Stores
-from eventsync_workers.sequencing.faults import Faults
+from eventsync_workers.sequencing.faults import Faults, LastingFault
 from eventsync_workers.sequencing.images import Images, enable_images
 from eventsync_workers.sequencing.log_writer import LogWriter
 
@@ -110,8 +109,8 @@ class ActiveCollections:
         if name not in await self._deactivate_impossible([name]):
             raise error
 
-    async def confine(self, error: ReadRefused) -> None:
-        """Deactivate a collection whose reads were refused several times in a row. Raises `error` before that."""
+    async def confine(self, error: LastingFault) -> None:
+        """Deactivate a collection that had the same fault several times in a row. Raises `error` before that."""
         if not self._faults.lasts(error):
             raise error
         logger.error("ALARM: %s; it is not followed for now, the other collections are", error.diagnosis)

@@ -171,10 +171,19 @@ def convert_raw(raw: bytes, router: Router = NO_DEFINITIONS, traced: bool = Fals
 def convert_reread(
     change: DecodedChange, images: Mapping[str, bytes], router: Router = NO_DEFINITIONS, traced: bool = False
 ) -> EncodedEvent | None:
-    """Do the same for a change whose images were read from the collection: `images` has their BSON by name."""
+    """Do the same for an insert, replace or delete whose images are given by name as BSON."""
     read = {name: RawBSONDocument(raw) for name, raw in images.items()}
     decoded = _decode_fields(change | read)
     return encode_change(convert(decoded), decoded, router, images=read, traced=traced)
+
+
+def keep_as_bytes(
+    change: DecodedChange, images: Mapping[str, bytes], router: Router = NO_DEFINITIONS, traced: bool = False
+) -> EncodedEvent | None:
+    """Do the same if that fails: the event has the document as bytes."""
+    read = {name: RawBSONDocument(raw) for name, raw in images.items()}
+    decoded = _decode_fields(change | read)
+    return encode_change(unreadable(change | read), decoded, router, images=read, traced=traced)
 
 
 def encode_replacement(

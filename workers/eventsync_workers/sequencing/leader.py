@@ -24,7 +24,7 @@ from eventsync_workers.sequencing.activation import ActiveCollections
 from eventsync_workers.sequencing.audit import Appended, Audit, Known
 from eventsync_workers.sequencing.checkpoint import CheckpointRecorder, find_resume_point
 from eventsync_workers.sequencing.evidence import Evidence
-from eventsync_workers.sequencing.faults import Faults
+from eventsync_workers.sequencing.faults import Faults, WorkTimeout
 from eventsync_workers.sequencing.journal_flusher import JournalFlusher
 from eventsync_workers.sequencing.log_writer import LogWriter, NewCheckpoint
 from eventsync_workers.sequencing.missing_images import CollectionBarred, ImageReader
@@ -121,7 +121,7 @@ class Leader:
                 except CollectionBarred as error:
                     await self._collections.exclude(error.collection, error)
                     token = await self._resume()
-                except ReadRefused as error:
+                except (ReadRefused, WorkTimeout) as error:
                     await self._collections.confine(error)
                     token = await self._resume()
         except RepairInterrupted as error:

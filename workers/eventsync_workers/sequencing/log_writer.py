@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -48,11 +48,12 @@ from eventsync_workers.sequencing.converter import (
     decode_change,
     encode_change,
     encode_event,
+    keep_as_bytes,
     outline,
     outline_without_images,
-    unreadable,
 )
 from eventsync_workers.sequencing.event_spans import EventSpans
+from eventsync_workers.sequencing.faults import timed
 from eventsync_workers.sequencing.missing_images import ImageReader
 from eventsync_workers.sequencing.transactions import Transaction, transaction_of
 
@@ -304,22 +305,25 @@ class LogWriter:
         return await self._replace(complete)
 
     async def _convert_offloaded(self, change: DecodedChange, raw: bytes | memoryview) -> EncodedEvent | None:
-        event, is_odd = await self._offload.run(convert_raw, bytes(raw), self.router, self._is_traced, size=len(raw))
+        with timed(change["ns"]["coll"]):
+            event, is_odd = await self._offload.run(
+                convert_raw, bytes(raw), self.router, self._is_traced, size=len(raw)
+            )
         if is_odd:
             self._alarm_odd(change)
         return event
 
-    async def _convert_reread(self, change: DecodedChange | None) -> EncodedEvent | None:
-        """Convert a change whose images were read from the collection."""
+    async def _convert_reread(
+        self, change: DecodedChange | None, function: Callable[..., EncodedEvent | None] = convert_reread
+    ) -> EncodedEvent | None:
+        """Convert a change by its raw images."""
         if change is None:
             return None
-        images = {name: change[name] for name in IMAGES if isinstance(change.get(name), RawBSONDocument)}
-        size = sum(len(image.raw) for image in images.values())
-        if size <= self._offload.above:
-            return self._reread_event(change)
+        images = {name: bytes(change[name].raw) for name in IMAGES if isinstance(change.get(name), RawBSONDocument)}
+        size = sum(map(len, images.values()))
         rest = {name: value for name, value in change.items() if name not in {*images, "updateDescription"}}
-        raw = {name: bytes(image.raw) for name, image in images.items()}
-        return await self._offload.run(convert_reread, rest, raw, self.router, self._is_traced, size=size)
+        with timed(change["ns"]["coll"]):
+            return await self._offload.call(size, function, rest, images, self.router, self._is_traced)
 
     @staticmethod
     def _alarm_odd(change: DecodedChange) -> None:
@@ -348,18 +352,12 @@ class LogWriter:
     async def _replace(self, change: DecodedChange | None) -> EncodedEvent | None:
         """Return an event that replaces the whole document by the change's raw image, as bytes if need be."""
         try:
-            return self._reread_event(change)
+            return await self._convert_reread(change)
+        except Unavailable:
+            raise
         except Exception:
-            if change is None:
-                return None
-            logger.exception("ALARM: %s can't be represented in JSON; it is kept as bytes", _named(change))
-            return encode_change(unreadable(change), decode_change(change), self.router, images=change)
-
-    def _reread_event(self, change: DecodedChange | None) -> EncodedEvent | None:
-        if change is None:
-            return None
-        decoded = decode_change(change)
-        return encode_change(convert(decoded), decoded, self.router, images=change, traced=self._is_traced)
+            logger.exception("ALARM: %s can't be represented in JSON; it is kept as bytes", change and _named(change))
+            return await self._convert_reread(change, keep_as_bytes)
 
     async def _at(
         self, token: Token, time: Timestamp, event: EncodedEvent, seq: Seq, transaction: TransactionPart | None

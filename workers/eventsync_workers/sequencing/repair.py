@@ -27,6 +27,7 @@ from eventsync.stores.snapshots.live_snapshots import ReadRefused
 from eventsync.stores.stores import Stores
 from eventsync_workers.sequencing.activation import ActiveCollections, change_pipeline
 from eventsync_workers.sequencing.converter import EncodedEvent, encode_deletion, encode_replacement
+from eventsync_workers.sequencing.faults import WorkTimeout, timed
 from eventsync_workers.sequencing.log_writer import LogWriter
 
 logger = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ async def repair_log(
         # One collection that can't be read must not keep the others from being repaired.
         except Barred as error:
             await collections.exclude(name, error)
-        except ReadRefused as error:
+        except (ReadRefused, WorkTimeout) as error:
             await collections.confine(error)
         events[name] = repair.events - before
     # The checkpoint before the end of the repair: a crash in between repeats the repair, which finds no difference. In
@@ -111,35 +112,37 @@ class Repair:
     async def compare(self, name: str, token: Token) -> None:
         """Append an event for each document of a collection that has become another one up to `token`.
 
-        Raises `RepairInterrupted` when `stopping`, `NoBase`, `Fenced` and `Unavailable`.
+        Raises `RepairInterrupted` when `stopping`, `NoBase`, `Fenced` and `Unavailable`; of that `WorkTimeout`.
         """
         time, at = token_time(token), _wall_time(token_time(token))
         events: list[EncodedEvent] = []
         size = 0
         whole = self._writer.router.covers(name)
         outdated = self._stores.history.comparison.outdated(self._writer.log, name, self._writer.seq, time, whole=whole)
-        async with aclosing(outdated):
-            async for document in outdated:
-                events.append(event := await self._event(name, document, at))
-                size += len(event.encoded)
-                if len(events) >= _BATCH or size >= _BATCH_BYTES:
-                    await self._append(events, token, time)
-                    events, size = [], 0
-                    self._raise_if_stopping()
+        with timed(name):
+            async with aclosing(outdated):
+                async for document in outdated:
+                    events.append(event := await self._event(name, document, at))
+                    size += len(event.encoded)
+                    if len(events) >= _BATCH or size >= _BATCH_BYTES:
+                        await self._append(events, token, time)
+                        events, size = [], 0
+                        self._raise_if_stopping()
         await self._append(events, token, time)
 
     async def empty(self, name: str, change: RawBSONDocument) -> None:
         """Append the deletion of all documents that the log has of a collection. Raises like `compare`."""
         token, time = change["_id"]["_data"], change["clusterTime"]
         log, seq, state, at = self._writer.log, self._writer.seq, self._stores.history.state, _wall_time(time)
-        async with aclosing(state.versions(log, name, seq)) as batches:
-            async for batch in batches:
-                if self._writer.router.covers(name):
-                    deleted = await self._routed_deletions(name, list(batch), seq, at)
-                else:
-                    deleted = [encode_deletion(name, id_text, version, at) for id_text, version in batch.items()]
-                await self._append(deleted, token, time)
-                self._raise_if_stopping()
+        with timed(name):
+            async with aclosing(state.versions(log, name, seq)) as batches:
+                async for batch in batches:
+                    if self._writer.router.covers(name):
+                        deleted = await self._routed_deletions(name, list(batch), seq, at)
+                    else:
+                        deleted = [encode_deletion(name, id_text, version, at) for id_text, version in batch.items()]
+                    await self._append(deleted, token, time)
+                    self._raise_if_stopping()
 
     async def _routed_deletions(self, name: str, ids: Sequence[IdText], seq: Seq, at: datetime) -> list[EncodedEvent]:
         """Return the deletions of documents by their states at `seq`, which their routes are computed from."""
