@@ -14,6 +14,7 @@ from pymongo.errors import OperationFailure
 from eventsync.concurrency.offload import Offload
 from eventsync.concurrency.waiting import backoff, set_within
 from eventsync.errors import ConfigurationError, EventsyncError, Malformed, Unavailable
+from eventsync.logging import Alarms
 from eventsync.mongodb.client import connect, connect_pinned
 from eventsync.mongodb.errors import AUTHENTICATION_FAILED, Barred
 from eventsync.mongodb.leases import RENEWALS_PER_PERIOD, LeaseStore
@@ -29,6 +30,7 @@ from eventsync_workers.monitoring.figures import WorkerFigures
 from eventsync_workers.sequencing.sequencer import Sequencer
 
 logger = logging.getLogger(__name__)
+_alarms = Alarms(logger)
 
 _BACKOFF_CAP = 5.0
 _JOBS: tuple[type[Snapshotter | Archiver | Compactor], ...] = (Snapshotter, Archiver, Compactor)
@@ -134,7 +136,9 @@ class Worker:
                 await self._request_collections(stores)
                 await self._compete(stores, leases)
                 failures = 0
-            except (Unavailable, Fenced) as error:
+            except ConfigurationError:
+                raise
+            except EventsyncError as error:
                 self._figures.state = "waiting"
                 await self._check_rights(error)
                 # A term that has lasted was no failure in a row: the next attempt comes soon.
@@ -184,16 +188,19 @@ class Worker:
             logger.info("log %s: %d parts without an event are removed", current.id, swept)
 
     async def _lead_or_release(self, stores: Stores, leases: LeaseStore) -> None:
-        """Lead. After an unexpected error release the lease and raise the error, which ends this process.
+        """Lead. After an unexpected error release the lease and raise the error. A bug ends this process.
 
         Another worker takes over at once instead of waiting for the lease to expire.
         """
         try:
             await self._lead(stores, leases)
-        except EventsyncError:
+        except (Unavailable, Fenced):
             raise  # `_work` handles it, and this worker may continue to lead.
         except Exception as error:
-            logger.critical("%s releases the lease and ends: %r", self._name, error)
+            if isinstance(error, EventsyncError):
+                _alarms.log(f"an unexpected error ends the term: {error.code}: {error.diagnosis}")
+            else:
+                logger.critical("%s releases the lease and ends: %r", self._name, error)
             try:
                 await leases.release(SEQUENCING, self._name)
             except Unavailable as unreleased:
@@ -203,13 +210,13 @@ class Worker:
     async def _lead(self, stores: Stores, leases: LeaseStore) -> None:
         held = _HeldLease(self._settings.lease_period)
         over = asyncio.Event()
-        failure: Unavailable | Fenced | None = None
+        failure: EventsyncError | None = None
         async with asyncio.TaskGroup() as group:
             group.create_task(self._renew(leases, held, over), name="renew the sequencing lease")
             try:
                 await self._sweep(stores)
                 await self._sequencer.lead(lambda: self._stop.is_set() or not held.is_valid)
-            except (Unavailable, Fenced) as error:
+            except EventsyncError as error:
                 failure = error  # Raised below: here the group would wrap it.
             finally:
                 over.set()

@@ -239,6 +239,22 @@ async def test_a_state_that_may_not_be_read_stops_no_other_collection(
     assert await current_log(stores) == log
 
 
+async def test_an_image_that_may_not_be_read_for_a_moment_ends_no_more_than_the_term(
+    log: LogId, client: Client, stores: Stores, settings: Settings
+) -> None:
+    """A right is taken away and granted again, as while an operator changes a role."""
+    await stores.data.command({"collMod": "locked", "changeStreamPreAndPostImages": {"enabled": False}})
+    namespace, app = f"{settings.database}.locked", app_name(settings, "worker")
+    async with running_worker(settings.model_copy(update={"images": False})):
+        await stores.data["locked"].insert_one({"_id": "m"})
+        await caught_up(stores)
+        async with failing(client, "find", 13, app=app, times=1, of=namespace):
+            await stores.data["locked"].update_one({"_id": "m"}, {"$set": {"n": 1}})
+            replay = await replayed(stores, await caught_up(stores))
+    assert [(event["id"], event["op"]) for event in replay.events] == [("m", "create"), ("m", "replace")]
+    assert (await item(stores, "locked")).log == log == await current_log(stores)
+
+
 # --- refusals that nobody has a name for ----------------------------------------------------------------------------
 
 

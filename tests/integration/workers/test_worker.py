@@ -10,6 +10,7 @@ from typing import Protocol
 import pytest
 
 from eventsync.domain.positions import Seq
+from eventsync.errors import Conflict, UnknownShape
 from eventsync.mongodb.client import Client
 from eventsync.settings import Settings
 from eventsync.stores.log.event_parts import EventParts
@@ -140,6 +141,27 @@ async def test_a_worker_that_fails_by_a_bug_ends_and_another_takes_over_at_once(
         await stores.data["docs"].insert_one({"_id": 1})
         await assert_complete(stores, "docs")
     assert await current_log(stores) == log
+
+
+async def test_an_error_that_no_term_expects_ends_the_term_and_not_the_worker(
+    stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    lead, errors = Sequencer.lead, [UnknownShape("of another version"), Conflict("others change them all the time")]
+
+    async def broken(sequencer: Sequencer, stopping: Callable[[], bool]) -> None:
+        if errors:
+            raise errors.pop()
+        await lead(sequencer, stopping)
+
+    monkeypatch.setattr(Sequencer, "lead", broken)
+    async with running_worker(settings):
+        await stores.tracking.ask(["docs"])
+        await tracked(stores, "docs")
+        await stores.data["docs"].insert_one({"_id": 1})
+        await assert_complete(stores, "docs")
+    alarms = [record.getMessage() for record in caplog.records if "ALARM" in record.getMessage()]
+    text = "ALARM: an unexpected error ends the term: "
+    assert alarms == [f"{text}conflict: others change them all the time", f"{text}unknown_shape: of another version"]
 
 
 async def test_a_worker_that_comes_to_lead_sweeps_what_earlier_ones_left(stores: Stores, settings: Settings) -> None:

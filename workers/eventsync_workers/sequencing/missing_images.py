@@ -9,7 +9,7 @@ from bson.timestamp import Timestamp
 
 from eventsync.domain.ids import query_of
 from eventsync.domain.values.extended_json import RAW_CODEC
-from eventsync.errors import EventsyncError
+from eventsync.errors import Unavailable
 from eventsync.mongodb.change_stream import HistoryLost
 from eventsync.mongodb.errors import Barred
 from eventsync.stores.snapshots.live_snapshots import CollectionGone, SnapshotReader, TimeNotKept
@@ -17,8 +17,8 @@ from eventsync_workers.sequencing.collapse import lacks_images
 from eventsync_workers.sequencing.converter import AFTER, BEFORE, DecodedChange
 
 
-class CollectionBarred(EventsyncError):
-    """An image of one collection can't be read, and a retry does not help. The other collections can be followed."""
+class CollectionBarred(Unavailable):
+    """An image of one collection may not be read, possibly for good. The other collections can be followed."""
 
     code = "collection_barred"
 
