@@ -195,7 +195,7 @@ class Offload:
         try:
             return await self._started()
         except (OSError, EOFError) as error:  # the system allows no further processes, or ended it
-            raise Unavailable("a helper process could not be started") from error
+            raise Unavailable("a helper process could not be started").because(str(error)) from error
 
     async def _started(self) -> _Helper:
         helper = await _Helper.spawned()

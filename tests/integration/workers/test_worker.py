@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import signal
 from collections.abc import Callable
 from typing import Protocol
 
 import pytest
 
+from eventsync.concurrency.offload import _Helper
 from eventsync.domain.positions import Seq
 from eventsync.errors import Conflict, UnknownShape
 from eventsync.mongodb.client import Client
@@ -162,6 +164,29 @@ async def test_an_error_that_no_term_expects_ends_the_term_and_not_the_worker(
     alarms = [record.getMessage() for record in caplog.records if "ALARM" in record.getMessage()]
     text = "ALARM: an unexpected error ends the term: "
     assert alarms == [f"{text}conflict: others change them all the time", f"{text}unknown_shape: of another version"]
+
+
+async def test_a_helper_that_can_not_be_started_ends_the_term_and_replaces_no_document(
+    stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    spawned, refused = _Helper.spawned, [OSError(errno.EAGAIN, "no more processes")] * 3
+
+    async def spawn() -> _Helper:
+        if refused:
+            raise refused.pop()
+        return await spawned()
+
+    monkeypatch.setattr(_Helper, "spawned", spawn)
+    async with running_worker(settings):
+        await stores.tracking.ask(["docs"])
+        await tracked(stores, "docs")
+        await stores.data["docs"].insert_one({"_id": 1, "t": "x" * 100_000})
+        await stores.data["docs"].update_one({"_id": 1}, {"$set": {"n": 1}})
+        replay = await assert_complete(stores, "docs")
+    assert [event["op"] for event in replay.events] == ["create", "update"]
+    assert not refused
+    assert "a helper process could not be started ([Errno 11] no more processes); trying again" in caplog.text
+    assert "ALARM" not in caplog.text
 
 
 async def test_a_worker_that_comes_to_lead_sweeps_what_earlier_ones_left(stores: Stores, settings: Settings) -> None:
