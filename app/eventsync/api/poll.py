@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 
 import orjson
 from starlette.requests import Request
@@ -22,7 +23,7 @@ from eventsync.domain.replay import Damaged
 from eventsync.domain.shapes import Shape
 from eventsync.errors import Malformed
 from eventsync.server.deadline import deadline_of
-from eventsync.server.response_stream import ResponseStream
+from eventsync.server.response_stream import ResponseStream, watched
 from eventsync.server.sized_response import Parts
 from eventsync.sync.catch_up.bootstrap import Bootstrap
 
@@ -46,7 +47,9 @@ async def log_page(request: Request) -> Response:
     limit = conditions.number(request, "limit", default=max_events, low=1, high=max_events)
     wait = _wait(request, services.settings.poll_wait)
     deadline_of(request).extend(wait)
-    page = await services.sync.pages.page(shape, position, access_of(request), limit=limit, wait=wait)
+    page = await services.sync.pages.page(
+        shape, position, access_of(request), limit=limit, wait=wait, watched=partial(watched, request.receive)
+    )
     need(sum(map(len, page.parts)))
     # Without a position the next answer begins elsewhere.
     if not page.full or position is None:

@@ -68,7 +68,7 @@ def _put_requests(figures: Figures, services: Services) -> None:
         figures.put(metrics.SOCKETS_REFUSED, limits.refused)
         figures.put(metrics.SLOW_CLIENTS, limits.slow)
     transports = {"websocket": 0, "sse": 0}
-    figures.put_all(metrics.CONNECTIONS, transports | sync.sessions.connected)
+    figures.put_all(metrics.CONNECTIONS, transports | sync.sessions.connected | {"poll": sync.pages.waiting})
     figures.put_all(metrics.SESSIONS, transports | sync.sessions.opened)
     figures.put(metrics.HELD_BYTES, services.held.held)
     refused = {"bytes": services.held.refused, "clients": sync.vectors.refused, "writes": services.writes.refused}

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import AbstractContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import Final
 
+from eventsync.domain.protocol import RETRY_WHEN_FULL
 from eventsync.errors import EventsyncError, Overloaded, Unavailable
 from eventsync.metrics.instruments import Histogram
 
@@ -69,6 +70,25 @@ _REMEMBERED: Final = 4096
 
 _LONGEST_RETRY: Final = 5.0
 """In seconds."""
+
+
+class ConnectionPlaces:
+    """A bounded number of clients that are connected at a time, whatever their transport. None waits for a place."""
+
+    def __init__(self, places: int) -> None:
+        self._places = places
+        self._taken = 0
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold a place while the block runs. Raises `Unavailable` if there is none."""
+        if self._taken >= self._places:
+            raise Unavailable.busy(f"this server has its {self._places} connections already", *RETRY_WHEN_FULL)
+        self._taken += 1
+        try:
+            yield
+        finally:
+            self._taken -= 1
 
 
 class DelayAdmission:

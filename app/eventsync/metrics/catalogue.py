@@ -71,7 +71,10 @@ SLOW_CLIENTS: Final = declare(
     "Clients that were disconnected because they did not read in time. Absent below another application.",
 )
 CONNECTIONS: Final = declare(
-    "eventsync_connections", "gauge", "Open sync connections, by `transport`: `websocket`, `sse`.", "transport"
+    "eventsync_connections",
+    "gauge",
+    "Open sync connections, by `transport`: `websocket`, `sse`, `poll` (those that wait).",
+    "transport",
 )
 SESSIONS: Final = declare("eventsync_sessions_total", "counter", "Sync connections that have begun.", "transport")
 HELD_BYTES: Final = declare("eventsync_held_bytes", "gauge", "Bytes that the requests in progress hold (`held_bytes`).")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from starlette.types import Receive, Scope, Send
 
@@ -92,21 +92,14 @@ class ResponseStream:
         self.gone = True
         evict(self._scope, code)
 
-    @asynccontextmanager
-    async def watched(self, on_gone: Callable[[], None]) -> AsyncIterator[None]:
+    def watched(self, on_gone: Callable[[], None]) -> AbstractAsyncContextManager[None]:
         """While the block runs, call `on_gone` when the client disconnects."""
-        async with asyncio.TaskGroup() as group:
-            watching = group.create_task(self._watch(on_gone), name="watch the client of a streaming response")
-            try:
-                yield
-            finally:
-                watching.cancel()
 
-    async def _watch(self, on_gone: Callable[[], None]) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            continue
-        self.gone = True
-        on_gone()
+        def end() -> None:
+            self.gone = True
+            on_gone()
+
+        return watched(self._receive, end)
 
     async def _put(self, message: dict[str, object]) -> None:
         if self.gone:
@@ -123,3 +116,20 @@ class ResponseStream:
         logger.info("a slow client is evicted: it read nothing within %g s", self._timeout)
         self.cut(Close.SLOW)
         return ClientDisconnected()
+
+
+@asynccontextmanager
+async def watched(receive: Receive, on_gone: Callable[[], None]) -> AsyncIterator[None]:
+    """While the block runs, call `on_gone` when the client disconnects. The rest of the request's body is dropped."""
+    async with asyncio.TaskGroup() as group:
+        watching = group.create_task(_watch(receive, on_gone), name="watch the client of a long request")
+        try:
+            yield
+        finally:
+            watching.cancel()
+
+
+async def _watch(receive: Receive, on_gone: Callable[[], None]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        continue
+    on_gone()

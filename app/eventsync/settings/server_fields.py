@@ -337,7 +337,9 @@ class ServerFields(BaseSettings):
         description="Maximum number of messages a second from a WebSocket client, on average over ten seconds. A client that sends more is closed.",
     )
     max_connections: int = Field(
-        10_000, ge=1, description="Maximum number of open WebSocket and SSE connections of one server process."
+        10_000,
+        ge=1,
+        description="Maximum number of open WebSocket and SSE connections of one server process, with the polls that wait. Further ones are answered when to retry.",
     )
     max_shapes: int = Field(
         100, ge=1, description="Maximum number of shapes of one connection, and of entries in one state vector."

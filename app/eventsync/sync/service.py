@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from eventsync.access.access import Access
 from eventsync.access.control import AccessControl
 from eventsync.access.live import LiveAccesses
+from eventsync.concurrency.admission import ConnectionPlaces
 from eventsync.domain.shapes import Shape
 from eventsync.errors import Forbidden, NotTracked, Unauthenticated, Unavailable, UnknownShape
 from eventsync.mongodb.primary import primary_process
@@ -84,9 +85,10 @@ class SyncService:
         lag = ClientLag(self.source, stores.events)
         self.vectors = StateVectorManager(stores.vectors, self._writer, self.source, self.feed, lag)
         self._accesses = LiveAccesses(obeyed)
-        self.sessions = Sessions(self.source, self.vectors, settings, self._accesses)
+        places = ConnectionPlaces(settings.max_connections)
+        self.sessions = Sessions(self.source, self.vectors, settings, self._accesses, places)
         self.barriers = Barriers(stores, self.feed, settings.barrier_timeout)
-        self.pages = LogPages(self.source, stores, self._accesses, cache_bytes=settings.past_cache_bytes)
+        self.pages = LogPages(self.source, stores, self._accesses, places, cache_bytes=settings.past_cache_bytes)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Follow the log and store acknowledgements until `stop`; then store those that are left."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from eventsync.access.access import Access
 from eventsync.access.live import LiveAccess, LiveAccesses
+from eventsync.concurrency.admission import ConnectionPlaces
 from eventsync.concurrency.lru_cache import LRUCache
 from eventsync.concurrency.single_flight import SingleFlight
+from eventsync.concurrency.waiting import LightEvent
 from eventsync.domain import protocol
 from eventsync.domain.plan import ResetReason
 from eventsync.domain.positions import Position, Seq, scoped
@@ -31,6 +34,14 @@ _alarms = Alarms(logging.getLogger(__name__))
 
 _EVENT: Final = 100
 """Approximate memory of a cached event besides its body, in bytes."""
+
+
+Watched = Callable[[Callable[[], None]], AbstractAsyncContextManager[None]]
+"""Calls a function if the client disconnects while its block runs."""
+
+
+def _unwatched(_: Callable[[], None]) -> AbstractAsyncContextManager[None]:
+    return nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,26 +74,45 @@ class DocumentHistory:
 class LogPages:
     """Reads pages; one instance a server process.
 
-    A waiting poll holds a subscriber of the window, and nothing else. Reads behind the window have the same admission
-    for all transports.
+    A waiting poll holds a subscriber of the window and the place of a connection, and nothing else. Reads behind the
+    window have the same admission for all transports.
     """
 
-    def __init__(self, source: Source, stores: Stores, accesses: LiveAccesses, *, cache_bytes: int = 0) -> None:
-        """Cache pages of documents' histories in up to `cache_bytes`."""
+    def __init__(
+        self,
+        source: Source,
+        stores: Stores,
+        accesses: LiveAccesses,
+        places: ConnectionPlaces,
+        *,
+        cache_bytes: int = 0,
+    ) -> None:
+        """Cache pages of documents' histories in up to `cache_bytes`. A poll that waits holds one of `places`."""
         self._histories: SingleFlight[DocumentHistory] = SingleFlight()
         self._pages: SingleFlight[Page] = SingleFlight()
         self._cache: LRUCache[_HistoryKey, DocumentHistory] = LRUCache(cache_bytes, _cost)
         self._source = source
         self._stores = stores
         self._accesses = accesses
+        self._places = places
+        self.waiting = 0
+        """The number of polls that wait."""
         self._draining = asyncio.Event()
 
     async def page(
-        self, shape: Shape, position: Position | None, access: Access, *, limit: int, wait: float
+        self,
+        shape: Shape,
+        position: Position | None,
+        access: Access,
+        *,
+        limit: int,
+        wait: float,
+        watched: Watched = _unwatched,
     ) -> LogPage:
         """Return the events after `position`, or those from now on. If there are none, wait up to `wait` s for one.
 
-        The page is by the rules that are in force when it is returned.
+        The page is by the rules that are in force when it is returned. If the client of a `watched` poll disconnects,
+        the wait ends, and nobody gets the page.
 
         Raises `ResetRequired`, `Unavailable` and `Unauthenticated`, and as `Source.bind`.
         """
@@ -111,8 +141,30 @@ class LogPages:
                     reader.require_data()
                     self._source.window.figures.polled += page.events
                     return page
-                if not await subscribers.event.wait(deadline - time.monotonic()) and not reader.is_outdated:
+                if not await self._wait(subscribers.event, deadline, watched) and not reader.is_outdated:
                     return page
+
+    async def _wait(self, event: LightEvent, deadline: float, watched: Watched) -> bool:
+        """Wait for `event`. Return False at the deadline, and once the client has disconnected.
+
+        Raises `Unavailable` if the server has its maximum of connections.
+        """
+        seconds, is_gone = deadline - time.monotonic(), False
+        if event.is_set() or seconds <= 0:
+            return event.is_set()
+
+        def end() -> None:
+            nonlocal is_gone
+            is_gone = True
+            event.set()
+
+        with self._places.held():
+            self.waiting += 1
+            try:
+                async with watched(end):
+                    return await event.wait(seconds) and not is_gone
+            finally:
+                self.waiting -= 1
 
     def _bind(self, shape: Shape, reader: LiveAccess) -> Shape:
         """Bind a shape by the present rules. Raises `Unauthenticated`, and as `Source.bind`."""

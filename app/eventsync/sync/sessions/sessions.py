@@ -12,12 +12,11 @@ from typing import Final
 
 from eventsync.access.access import Access
 from eventsync.access.live import LiveAccesses
+from eventsync.concurrency.admission import ConnectionPlaces
 from eventsync.concurrency.pacer import Pacer
 from eventsync.concurrency.waiting import set_within
 from eventsync.domain.positions import StateVector
-from eventsync.domain.protocol import RETRY_WHEN_FULL
 from eventsync.domain.shapes import Shape
-from eventsync.errors import Unavailable
 from eventsync.settings import Settings
 from eventsync.sync.catch_up.source import Source
 from eventsync.sync.clients.lag import ServerLag, server_lag
@@ -37,11 +36,19 @@ _BUFFERED: Final = Connection()
 class Sessions:
     """Opens a bounded number of sessions, and drains them."""
 
-    def __init__(self, source: Source, vectors: StateVectorManager, settings: Settings, accesses: LiveAccesses) -> None:
+    def __init__(
+        self,
+        source: Source,
+        vectors: StateVectorManager,
+        settings: Settings,
+        accesses: LiveAccesses,
+        places: ConnectionPlaces,
+    ) -> None:
         self._source = source
         self._vectors = vectors
         self._settings = settings
         self._accesses = accesses
+        self._places = places
         self._pacer = Pacer()
         self._sessions: set[Session] = set()
         self.opened: Counter[str] = Counter()
@@ -85,43 +92,42 @@ class Sessions:
         await self._pacer.passed()
         # Without a log there is nothing to send, so the client is refused before it takes a place.
         self._source.log()
-        if len(self._sessions) >= self._settings.max_connections:
-            raise Unavailable.busy(
-                f"this server has its {self._settings.max_connections} connections already", *RETRY_WHEN_FULL
-            )
-        client = await self._identity(client_id, transport, access.scope)
-        vector = client.stored if vector is None else vector
-        grace = self._settings.auth_grace if transport == "websocket" else 0.0
-        with (
-            self._source.window.subscribers() as subscribers,
-            self._accesses.open(access, grace=grace) as live_access,
-        ):
-            session = Session(
-                self._source,
-                subscribers,
-                live_access=live_access,
-                client=client,
-                on_ack=lambda acknowledged: self._vectors.acknowledge(client.stored_id, acknowledged, client.transport),
-                heartbeat=self._settings.heartbeat,
-                max_shapes=self._settings.max_shapes,
-                connection=connection,
-            )
-            self._sessions.add(session)
-            self.opened[transport] += 1
-            self.connected[transport] += 1
-            self._empty.clear()
-            try:
-                # Closed rather than refused, so that the client gets a goodbye, which says when to come back.
-                if self._draining:
-                    session.close()
-                session.begin(shapes, vector)
-                yield session
-            finally:
-                await session.aclose()
-                self._sessions.discard(session)
-                self.connected[transport] -= 1
-                if not self._sessions:
-                    self._empty.set()
+        with self._places.held():
+            client = await self._identity(client_id, transport, access.scope)
+            vector = client.stored if vector is None else vector
+            grace = self._settings.auth_grace if transport == "websocket" else 0.0
+            with (
+                self._source.window.subscribers() as subscribers,
+                self._accesses.open(access, grace=grace) as live_access,
+            ):
+                session = Session(
+                    self._source,
+                    subscribers,
+                    live_access=live_access,
+                    client=client,
+                    on_ack=lambda acknowledged: self._vectors.acknowledge(
+                        client.stored_id, acknowledged, client.transport
+                    ),
+                    heartbeat=self._settings.heartbeat,
+                    max_shapes=self._settings.max_shapes,
+                    connection=connection,
+                )
+                self._sessions.add(session)
+                self.opened[transport] += 1
+                self.connected[transport] += 1
+                self._empty.clear()
+                try:
+                    # Closed rather than refused, so that the client gets a goodbye, which says when to come back.
+                    if self._draining:
+                        session.close()
+                    session.begin(shapes, vector)
+                    yield session
+                finally:
+                    await session.aclose()
+                    self._sessions.discard(session)
+                    self.connected[transport] -= 1
+                    if not self._sessions:
+                        self._empty.set()
 
     async def _identity(self, client_id: str | None, transport: str, scope: str) -> Identity:
         if client_id is None:

@@ -34,7 +34,8 @@ async def test_concurrent_identical_pages_are_read_once() -> None:
     behind = Behind()
     window = SimpleNamespace(head=Seq(5), covers=lambda *_: False)
     source = SimpleNamespace(behind=behind, window=window, log=lambda: LOG, limit=PageLimit(100, 1000))
-    pages, position = LogPages(cast("Any", source), cast("Any", None), cast("Any", None)), Position(LOG, Seq(0))
+    nothing = cast("Any", None)
+    pages, position = LogPages(cast("Any", source), nothing, nothing, nothing), Position(LOG, Seq(0))
     found = await asyncio.gather(*(pages._read_page(SHAPE, position, limit) for limit in (10, 10, 20, 10)))
     assert sorted(behind.reads) == [10, 20]
     assert {b"".join(page.parts) for page in found} == {

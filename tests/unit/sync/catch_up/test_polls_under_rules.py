@@ -12,6 +12,7 @@ from eventsync.access.access import Access
 from eventsync.access.control import AccessControl
 from eventsync.access.live import LiveAccesses
 from eventsync.access.tokens import LEEWAY
+from eventsync.concurrency.admission import ConnectionPlaces
 from eventsync.domain.positions import Position, Seq, scoped
 from eventsync.domain.shapes import Shape
 from eventsync.errors import EventsyncError, Forbidden, ResetRequired, Unauthenticated, Unavailable
@@ -29,7 +30,7 @@ class Poll:
         reader = cast("Reader", rules.reader)
         assert isinstance(reader.sees, Shape)
         accesses = LiveAccesses(cast("AccessControl", rules))
-        pages = LogPages(cast("Source", server), cast("Stores", None), accesses)
+        pages = LogPages(cast("Source", server), cast("Stores", None), accesses, ConnectionPlaces(1))
         position = Position(scoped(LOG, reader.sees.scope), Seq(seq))
         polling = pages.page(ORDERS, position, cast("Access", reader), limit=10, wait=60)
         self._task = asyncio.get_running_loop().create_task(polling)
