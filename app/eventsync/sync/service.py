@@ -53,7 +53,7 @@ class SyncService:
         self.tracking = Tracking()
         self.definitions = Definitions(self.tracking)
         limit = PageLimit(settings.frame_events, settings.frame_bytes)
-        self.window = Window(settings.window_bytes, limit)
+        self.window = Window(settings.window_bytes, limit, stores.offload)
         self.continuity = Continuity(lambda: primary_process(stores.log), settings.send_timeout)
         self.feed = Feed(
             tailing or stores,
@@ -63,7 +63,6 @@ class SyncService:
             self.definitions,
             settings,
             access,
-            stores.offload,
         )
         self._health = HealthCheck(stores, self.feed, self.window, settings)
         self.source = Source.of(

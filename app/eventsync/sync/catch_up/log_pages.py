@@ -28,7 +28,7 @@ from eventsync.stores.stores import Stores
 from eventsync.sync.catch_up.source import Source
 from eventsync.sync.live.followed import followed
 from eventsync.sync.live.pages import Page, PageLimit, page_of
-from eventsync.sync.live.redacting import prepared, redacted
+from eventsync.sync.live.redacting import NO_BODIES, Unredacted, prepared, redacted
 
 _alarms = Alarms(logging.getLogger(__name__))
 
@@ -204,10 +204,11 @@ class LogPages:
 
     async def _read_page(self, shape: Shape, position: Position, limit: int) -> LogPage:
         source = self._source
-        log, head, bound = scoped(source.log(), shape.scope), source.window.head, PageLimit(limit, source.limit.bytes)
-        if source.window.covers(position.seq, shape):
-            page = page_of(source.window.events(shape, position.seq), bound)
-        else:
+        log, bound = scoped(source.log(), shape.scope), PageLimit(limit, source.limit.bytes)
+        page = await self._page_in_window(shape, position.seq, bound)
+        # After that has waited: it has read what the window has now.
+        head = source.window.head
+        if page is None:
             page = await self._pages.fetch(
                 (log, shape, shape.topic, position.seq, head, limit),
                 lambda: source.behind.page(log, shape, position.seq, head, bound),
@@ -215,6 +216,15 @@ class LogPages:
         end = page.up_to(Seq(max(head, position.seq)))
         parts = protocol.events_page(shape, log, position.seq, end, page.bodies, live=not page.full)
         return LogPage(parts, position, Position(log, end), len(page.seqs), page.full)
+
+    async def _page_in_window(self, shape: Shape, after: Seq, limit: PageLimit) -> Page | None:
+        window, bodies = self._source.window, NO_BODIES
+        while window.covers(after, shape):
+            try:
+                return page_of(window.events(shape, after, bodies), limit)
+            except Unredacted as first:
+                bodies = await window.redact(shape, first, bodies)
+        return None
 
     async def history(
         self, shape: Shape, access: Access, *, after_version: int, after: Position | None, limit: int, max_bytes: int
@@ -259,7 +269,7 @@ class LogPages:
                 max_bytes=key.max_bytes,
             )
         if (route := shape.route) is not None:
-            seen = prepared(await redacted(page, lambda _: (route,), self._stores.offload))
+            seen = prepared(await redacted(page, route, self._stores.offload))
             bodies = [event.body for event in followed(page, route, seen)]
         else:
             bodies = [event.body for event in page]

@@ -23,6 +23,7 @@ from eventsync.sync.catch_up.squashed import CatchUps
 from eventsync.sync.catch_up.store_frames import StoreFrames
 from eventsync.sync.live.continuity import Continuity
 from eventsync.sync.live.pages import PageLimit
+from eventsync.sync.live.redacting import NO_BODIES, Unredacted
 from eventsync.sync.live.window import Frame, Window
 
 
@@ -138,10 +139,14 @@ class Source:
 
         A frame with empty `data` says that the shape has no events up to its `end`.
         """
-        if self.window.covers(cursor, shape):
+        bodies = NO_BODIES
+        while self.window.covers(cursor, shape):
             # The client may be ahead of this server: another one has sent it events that were not read here yet.
             head = max(cursor, self.window.head)
-            return self.window.frame(shape, cursor) or Frame(cursor, head, b"")
+            try:
+                return self.window.frame(shape, cursor, bodies) or Frame(cursor, head, b"")
+            except Unredacted as first:
+                bodies = await self.window.redact(shape, first, bodies)
         return await self.behind.frame(scoped(self.log(), shape.scope), shape, cursor, self.window.head)
 
 

@@ -67,8 +67,8 @@ class ClientLag:
         return ShapeLag(count, _ago(committed) if count else 0.0)
 
     def _in_window(self, shape: Shape, position: Position) -> ShapeLag:
-        missed = list(self._window.events(shape, position.seq))
-        return ShapeLag(len(missed), _ago(_committed(missed[0])) if missed else 0.0)
+        missed = [event for event, _ in self._window.originals(shape, position.seq, self._window.head)]
+        return ShapeLag(len(missed), _ago(_committed(missed[-1])) if missed else 0.0)
 
     async def _committed(self, shape: Shape, position: Position) -> float | None:
         """Return the commit time of the first event after a position, in seconds since 1970."""

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from eventsync.access.control import AccessControl
-from eventsync.concurrency.offload import Offload, inline
 from eventsync.concurrency.waiting import backoff, set_within
 from eventsync.domain.events import last_whole
 from eventsync.domain.positions import START, LogId, Seq
@@ -40,7 +39,6 @@ from eventsync.stores.log.tracking import Tracking
 from eventsync.stores.stores import Stores
 from eventsync.sync.live.continuity import Continuity
 from eventsync.sync.live.delivery_spans import DeliverySpans
-from eventsync.sync.live.redacting import redacted
 from eventsync.sync.live.window import Window
 
 logger = logging.getLogger(__name__)
@@ -95,10 +93,8 @@ class Feed:
         definitions: Definitions,
         settings: Settings,
         access: AccessControl | None = None,
-        offload: Offload | None = None,
     ) -> None:
-        """Without `access`, rules are not followed. `offload` takes what is hidden out of large events."""
-        self._offload = offload or inline()
+        """Without `access`, rules are not followed."""
         self._stores = stores
         self._window = window
         self._continuity = continuity
@@ -395,7 +391,7 @@ class Feed:
             return
         checkpoint = await self._stores.logs.read_checkpoint(self._log.id)
         if checkpoint is not None and checkpoint.seq == self._held[-1].seq:
-            await self._publish(len(self._held))
+            self._publish(len(self._held))
 
     @property
     def _next(self) -> int:
@@ -420,7 +416,7 @@ class Feed:
         self._held.extend(events)
         # No transaction ends among the events held back before, except with the last one, if the next is of another.
         ends = (count for count in range(len(self._held), max(0, before - 1), -1) if self._ends(count))
-        await self._publish(next(ends, 0))
+        self._publish(next(ends, 0))
 
     def _ends(self, count: int) -> bool:
         """Return True if a transaction ends with the `count`-th event: by its number, or as the next is of another."""
@@ -432,12 +428,11 @@ class Feed:
             following.transaction is None or following.transaction.id != event.transaction.id
         )
 
-    async def _publish(self, count: int) -> None:
+    def _publish(self, count: int) -> None:
         if count:
             events = self._held[:count]
-            bodies = await redacted(events, self._window.followers, self._offload)
             # Without an await in between: `_next` counts the events of the window and those that are held.
-            self._window.extend(events, bodies)
+            self._window.extend(events)
             del self._held[:count]
             if self._spans is not None:
                 self._spans.published(self._window, events)

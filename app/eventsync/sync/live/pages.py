@@ -144,7 +144,7 @@ async def routed_pages(
     unseen = behind = 0  # in the page, and of these behind its last event
     async with aclosing(_transactions(events)) as transactions:
         async for transaction in transactions:
-            bodies = await redacted(transaction, lambda _: (route,), offload) if route.redaction is not None else {}
+            bodies = await redacted(transaction, route, offload)
             shown = list(followed(transaction, route, prepared(bodies)))
             for event in shown:
                 if not builder.take(event.seq, event.body, event.transaction):

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import Final
 
 from eventsync.concurrency.lru_cache import LRUCache
+from eventsync.concurrency.offload import Offload, inline
 from eventsync.concurrency.waiting import LightEvent
 from eventsync.domain import protocol
 from eventsync.domain.positions import START, LogId, Position, Seq, scoped
@@ -22,11 +23,13 @@ from eventsync.domain.predicates.definitions import Route
 from eventsync.domain.routes import Transition
 from eventsync.domain.shapes import Shape, Topic
 from eventsync.domain.views import View
+from eventsync.errors import Unavailable
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.sync.live.fan_out import Channel, Subscriber
 from eventsync.sync.live.figures import DeliveryFigures
 from eventsync.sync.live.followed import BodyKey, body_key, followed, seen_body, transition_of
 from eventsync.sync.live.pages import PageLimit, page_of
+from eventsync.sync.live.redacting import NO_BODIES, Bodies, LargeBodies, Unredacted, prepared
 
 _OVERHEAD = 500
 """Approximate memory of an event besides its body, in bytes."""
@@ -50,8 +53,11 @@ _FEW: Final = 16
 
 _Events = deque[StoredEvent] | list[StoredEvent]
 
-_REDACTED: Final = 8
-"""Redacted bodies may take as much memory as this part of the window: all views that hide the same share them."""
+_REDACTED: Final = 16
+"""Redacted bodies may take as much memory as this part of the window, and large ones as much again.
+
+All views that hide the same share them.
+"""
 
 _SHORT: Final = 1024
 """Bytes of a short body."""
@@ -60,10 +66,12 @@ _NONE: Final[tuple[Seq, Frame | None]] = Seq(0), None
 
 
 class Window:
-    """Events `floor < seq <= head` of one log, bounded in bytes. Only the feed changes it; nothing here awaits."""
+    """Events `floor < seq <= head` of one log, bounded in bytes. Only the feed changes it; nothing that does awaits."""
 
-    def __init__(self, limit_bytes: int, frame_limit: PageLimit) -> None:
+    def __init__(self, limit_bytes: int, frame_limit: PageLimit, offload: Offload | None = None) -> None:
+        """`offload` takes what is hidden out of large events; without it, that is done on the event loop."""
         self._limit = limit_bytes
+        self._large = LargeBodies(offload or inline(), limit_bytes // _REDACTED)
         self._frame_limit = frame_limit
         self._channels: dict[Topic, Channel] = {}
         """Channels by topic of their shape; each has subscribers."""
@@ -88,9 +96,7 @@ class Window:
         self._frames: dict[Topic, tuple[Seq, Frame]] = {}
         """The newest frame of each shape, by its topic, and the seq of its first event."""
         self._redacted: LRUCache[BodyKey, bytes] = LRUCache(self._limit // _REDACTED, _cost)
-        """Bodies of events without what is hidden, by event, meaning and redaction."""
-        self._fresh: Mapping[BodyKey, bytes] = {}
-        """Those of the events that are being published."""
+        """Those of events that are not large."""
 
     # --- the feed's side ----------------------------------------------------------------------------------------
 
@@ -101,15 +107,11 @@ class Window:
         for channel in self._channels.values():
             channel.reset(seq)
 
-    def extend(self, events: Iterable[StoredEvent], bodies: Mapping[BodyKey, bytes] | None = None) -> None:
+    def extend(self, events: Iterable[StoredEvent]) -> None:
         """Append the next events, and publish them to the channels of their shapes.
 
-        They must be dense, in order, and whole transactions. `bodies` are some of theirs without what is hidden.
+        They must be dense, in order, and whole transactions.
         """
-        # Also those that are too large to be kept are sent to whoever is live.
-        self._fresh = bodies or {}
-        for key, body in self._fresh.items():
-            self._redacted.keep(key, body)
         before: dict[Topic, Seq] = {}
         oldest: StoredEvent | None = None
         for event in events:
@@ -134,16 +136,8 @@ class Window:
         for channel, after in published.items():
             self._frames.pop(channel.shape.topic, None)
             self._publish(channel, after)
-        self._fresh = {}
         if oldest is not None:
             self.figures.published(oldest.body, self.head - oldest.seq + 1, is_followed=bool(published))
-
-    def followers(self, event: StoredEvent) -> Iterator[Route | View]:
-        """Yield the routes and views of the subscribed shapes among whose events this one may be."""
-        for topic in _topics(event):
-            for channel in self._followers(topic):
-                if channel.shape.route is not None:
-                    yield channel.shape.route
 
     def seen_by(self, event: StoredEvent) -> set[Channel]:
         """Return the channels whose subscribers see an event."""
@@ -171,9 +165,12 @@ class Window:
             channel.newest = newest
         elif self.covers(after, shape):
             return  # nothing of it is seen
-        frame = self.frame(shape, after) if self.covers(after, shape) else None
+        try:
+            frame = self.frame(shape, after) if self.covers(after, shape) else None
+        except Unredacted:
+            frame = None
         if self.log is None or frame is None or frame.end != newest:
-            # More than one frame: each session reads the frames at its own pace.
+            # More than one frame, or one that waits for a helper: each session reads the frames at its own pace.
             channel.wake()
         else:
             end = Position(scoped(self.log, shape.scope), frame.end)
@@ -252,11 +249,11 @@ class Window:
             return reversed(lists[0]) if lists else iter(())
         return _once_each(heapq.merge(*map(reversed, lists), key=lambda event: -event.seq))
 
-    def frame(self, shape: Shape, after: Seq) -> Frame | None:
+    def frame(self, shape: Shape, after: Seq, bodies: Bodies = NO_BODIES) -> Frame | None:
         """Return the shape's next frame after `after`, which the window must cover; None if there are no events.
 
         The frame's `start` is the seq of the shape's previous event: every cursor from there up to the first event gets
-        the same bytes.
+        the same bytes. Raises `Unredacted` for a large body that is not in `bodies`: `redact` makes it.
         """
         if self.log is None:
             return None
@@ -266,7 +263,7 @@ class Window:
         if cached is not None and cached.start <= after < first:
             return cached
         following, earlier = self._split(shape, after)
-        page = page_of(self._shown(shape, reversed(following)), self._frame_limit)
+        page = page_of(self._shown(shape, reversed(following), bodies), self._frame_limit)
         if not page.seqs:
             return None
         start = next((event.seq for event in earlier if _is_seen(event, shape)), self._since(shape))
@@ -290,9 +287,31 @@ class Window:
             following.append(event)
         return following, iter(())
 
-    def events(self, shape: Shape, after: Seq) -> Iterator[StoredEvent]:
-        """Return the shape's events after `after`, which the window must cover, as its readers see them."""
-        return self._shown(shape, reversed(self._split(shape, after)[0]))
+    def events(self, shape: Shape, after: Seq, bodies: Bodies = NO_BODIES) -> Iterator[StoredEvent]:
+        """Return the shape's events after `after`, which the window must cover, as its readers see them.
+
+        To iterate raises `Unredacted` for a large body that is not in `bodies`: `redact` makes it.
+        """
+        return self._shown(shape, reversed(self._split(shape, after)[0]), bodies)
+
+    async def redact(self, shape: Shape, first: Unredacted, bodies: Bodies) -> Bodies:
+        """Return `bodies` with the one that a read of a shape lacked first, and perhaps some that it would lack next.
+
+        The window may have changed then. Raises `Unavailable`.
+        """
+        log, route, found = self.log, shape.route, dict(bodies)
+        large = [
+            (event, transition)
+            for event, transition in self.originals(shape, Seq(first.seq - 1), self.head)
+            if transition != "leave" and self._large.includes(event)
+        ]
+        # Twice as many each time: the page may be full at the first, or have a thousand of which little is shown.
+        for event, transition in reversed(large[-max(1, len(bodies)) :]):
+            if route is not None:
+                found[body_key(event, transition, route)] = await self._large.redacted(log, event, transition, route)
+        if self.log != log:
+            raise Unavailable("a new log was begun meanwhile: ask again")
+        return found
 
     def originals(self, shape: Shape, after: Seq, up_to: Seq) -> Iterator[tuple[StoredEvent, Transition]]:
         """Yield the shape's events in `after < seq <= up_to` as the log has them, and what each means to its readers.
@@ -306,15 +325,17 @@ class Window:
             if event.seq <= up_to and transition is not None:
                 yield event, transition
 
-    def _shown(self, shape: Shape, events: Iterator[StoredEvent]) -> Iterator[StoredEvent]:
-        return events if shape.route is None else followed(events, shape.route, self._body)
+    def _shown(self, shape: Shape, events: Iterator[StoredEvent], bodies: Bodies) -> Iterator[StoredEvent]:
+        return events if shape.route is None else followed(events, shape.route, prepared(bodies, self._body))
 
     def _body(self, event: StoredEvent, transition: Transition, route: Route | View) -> bytes:
         """Return the body of an event as readers see it. What is redacted is redacted once for all who see the same."""
         if route.redaction is None or transition == "leave":
             return seen_body(event, transition, route)
         key = body_key(event, transition, route)
-        if (body := self._fresh.get(key) or self._redacted.get(key)) is None:
+        if (body := self._redacted.get(key)) is None:
+            if self._large.includes(event):
+                raise Unredacted(event.seq)
             body = seen_body(event, transition, route)
             # A short one of which nothing is hidden is found again as fast as it would be looked up.
             if body is not event.body or len(body) > _SHORT:

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, TypeVar, cast
 
 import orjson
 import pytest
+from anyio.lowlevel import checkpoint
 
 from eventsync.concurrency.offload import Offload
 from eventsync.domain.access.redaction import Redaction
@@ -14,11 +18,14 @@ from eventsync.domain.routes import Routes
 from eventsync.domain.shapes import Shape
 from eventsync.errors import EventsyncError, TooComplex, Unavailable
 from eventsync.stores.log.stored_event import StoredEvent
+from eventsync.sync.catch_up.log_pages import LogPages
+from eventsync.sync.catch_up.source import Source
+from eventsync.sync.clients.lag import ClientLag
 from eventsync.sync.live.fan_out import DirectWriter
 from eventsync.sync.live.followed import followed
 from eventsync.sync.live.pages import PageLimit
 from eventsync.sync.live.redacting import prepared, redacted
-from eventsync.sync.live.window import Subscribers, Window
+from eventsync.sync.live.window import Frame, Subscribers, Window
 from support.logs_by_hand import seen_shape, view_of
 
 T = TypeVar("T")
@@ -36,6 +43,7 @@ class Helper(Offload):
 
     async def run(self, function: Callable[..., T], *args: Any, size: int) -> T:
         self.sizes.append(size)
+        await checkpoint()
         if self._error is not None:
             raise self._error
         return function(*args)
@@ -56,41 +64,127 @@ def shape() -> Shape:
     return seen_shape("orders", [MINE], redaction=HIDING)
 
 
-@pytest.mark.parametrize("error", [None, Unavailable("busy"), TooComplex("slow")])
-async def test_large_events_are_redacted_by_a_helper_and_here_if_it_fails(
-    shape: Shape, error: EventsyncError | None
+async def test_large_events_are_redacted_by_a_helper(shape: Shape) -> None:
+    assert shape.route is not None
+    route, helper = shape.route, Helper()
+    events = [update(1, "s"), update(2, SECRET), update(3, SECRET, OTHER)]
+    bodies = await redacted(events, route, helper)
+    assert [seq for seq, _, _ in bodies] == [2]
+    assert helper.sizes == [len(events[1].body)]
+    assert list(followed(events, route, prepared(bodies))) == list(followed(events, route))
+
+
+@pytest.mark.parametrize("error", [Unavailable("busy"), TooComplex("slow")])
+async def test_large_events_that_a_helper_cannot_redact_are_not_redacted_on_the_loop(
+    shape: Shape, error: EventsyncError
 ) -> None:
     assert shape.route is not None
-    route, helper = shape.route, Helper(error)
-    events = [update(1, "s"), update(2, SECRET), update(3, SECRET, OTHER)]
-    bodies = await redacted(events, lambda _: (route, route), helper)
-    assert [seq for seq, _, _ in bodies] == ([2] if error is None else [])
-    assert helper.sizes[:1] == [len(events[1].body)]
-    assert list(followed(events, route, prepared(bodies))) == list(followed(events, route))
+    with pytest.raises(Unavailable):
+        await redacted([update(1, SECRET)], shape.route, Helper(error))
+    with pytest.raises(Unavailable):
+        await source_of(filled([update(1, SECRET)], Helper(error))).frame(shape, Seq(0))
 
 
 async def test_nothing_is_asked_of_a_helper_where_nothing_is_hidden_or_shown() -> None:
     helper, view = Helper(), view_of("orders", [MINE])
     left = update(1, SECRET, MINE, leaves=frozenset([MINE]))
-    assert await redacted([update(1, SECRET)], lambda _: (view,), helper) == {}
-    assert await redacted([left], lambda _: (view_of("orders", [MINE], redaction=HIDING),), helper) == {}
+    assert await redacted([update(1, SECRET)], view, helper) == {}
+    assert await redacted([left], view_of("orders", [MINE], redaction=HIDING), helper) == {}
+    window = filled([left], helper)
+    assert window.frame(seen_shape("orders", [MINE], redaction=HIDING), Seq(0)) is not None
     assert helper.sizes == []
 
 
-async def test_window_publishes_what_a_helper_has_redacted(shape: Shape) -> None:
-    window, sent = Window(64 * 1024, PageLimit(100, 10**6)), list[bytes]()
+# --- reads of the window ----------------------------------------------------------------------------------------------
+
+
+def filled(events: list[StoredEvent], helper: Helper, *, frame_events: int = 100) -> Window:
+    """Return a window that keeps four large bodies."""
+    window = Window(16 * 1024, PageLimit(frame_events, 10**6), helper)
     window.start(LOG, Seq(0))
-    subscriber = Subscribers(window).add(shape)
-    start = Position(scoped(LOG, shape.scope), Seq(0))
+    window.extend(events)
+    return window
+
+
+def source_of(window: Window) -> Any:
+    source = SimpleNamespace(window=window, log=lambda: LOG, limit=PageLimit(100, 10**6))
+    source.frame = partial(Source.frame, cast("Source", source))
+    return source
+
+
+def seqs(frame: Frame) -> list[int]:
+    return [event["seq"] for event in orjson.loads(frame.data)["events"]]
+
+
+async def test_large_events_of_a_frame_are_redacted_by_a_helper_once_for_all_readers(shape: Shape) -> None:
+    helper = Helper()
+    window = filled([update(1, "s"), *(update(seq, SECRET) for seq in range(2, 8))], helper)
+    source, subscribers = source_of(window), Subscribers(window)
+    subscribers.add(shape)
+    frames: list[Frame] = await asyncio.gather(*(source.frame(shape, Seq(0)) for _ in range(5)))
+    assert seqs(frames[0]) == [*range(1, 8)]
+    assert all(frame.data is frames[0].data for frame in frames), "they share its memory"
+    assert SECRET.encode() not in frames[0].data
+    assert len(helper.sizes) == 6
+    assert (await source.frame(shape, Seq(0))).data is frames[0].data
+    assert len(helper.sizes) == 6
+
+
+async def test_large_events_of_later_frames_are_not_redacted_yet(shape: Shape) -> None:
+    helper = Helper()
+    events = [update(seq, SECRET) for seq in range(1, 9)]
+    assert seqs(await source_of(filled(events, helper, frame_events=1)).frame(shape, Seq(0))) == [1]
+    assert len(helper.sizes) == 2, "with the one that ends the frame"
+
+
+async def test_large_event_of_a_page_is_kept_for_the_next_poll_whatever_its_size(shape: Shape) -> None:
+    helper, view = Helper(), seen_shape("orders", [MINE], redaction=Redaction([("other",)]))
+    source = source_of(filled([update(1, "s" * 5000)], helper))
+    pages = LogPages(source, cast("Any", None), cast("Any", None))
+    for _ in range(3):
+        page = await pages._read_page(view, Position(scoped(LOG, view.scope), Seq(0)), 100)
+        assert page.events == 1
+    assert len(helper.sizes) == 1
+
+
+def test_lag_of_a_client_redacts_nothing(shape: Shape) -> None:
+    helper = Helper()
+    window = filled([update(seq, SECRET) for seq in range(1, 4)], helper)
+    lag = ClientLag(cast("Any", SimpleNamespace(window=window, planner=None)), cast("Any", None))
+    assert lag._in_window(shape, Position(scoped(LOG, shape.scope), Seq(1))).events == 2
+    assert helper.sizes == []
+
+
+async def test_read_ends_if_a_new_log_is_begun_while_a_helper_works(shape: Shape) -> None:
+    helper = Helper()
+    window = filled([update(1, SECRET)], helper)
+    reading = asyncio.ensure_future(source_of(window).frame(shape, Seq(0)))
+    while not helper.sizes:
+        await checkpoint()
+    window.start(LogId("bbbbbbbb"), Seq(0))
+    window.extend([update(1, "t" * 300)])
+    with pytest.raises(Unavailable, match="new log"):
+        await reading
+    frame = await source_of(window).frame(shape, Seq(0))
+    assert len(helper.sizes) == 2, "the event of the other log has the same number"
+    assert seqs(frame) == [1]
+
+
+async def test_large_event_wakes_those_from_whom_something_is_hidden(shape: Shape) -> None:
+    window, sent = filled([], Helper()), list[bytes]()
+    everything = Shape("orders")
 
     def write(data: bytes) -> bool:
         sent.append(data)
         return True
 
-    subscriber.attach(start, DirectWriter(lambda publication: publication.data, write))
-    events, helper = [update(1, SECRET)], Helper()
-    bodies = await redacted(events, window.followers, helper)
-    window.extend(events, {key: body.replace(b'"value":1', b'"value":9') for key, body in bodies.items()})
+    subscribers = Subscribers(window)
+    for followed_shape in (shape, everything):
+        start = Position(scoped(LOG, followed_shape.scope), Seq(0))
+        subscribers.add(followed_shape).attach(start, DirectWriter(lambda publication: publication.data, write))
+    window.extend([update(1, SECRET)])
+    assert subscribers.event.is_set()
     (message,) = sent
-    assert b'"patch":[{"op":"replace","path":"/n","value":9}]' in message, "it was not redacted again"
-    assert SECRET.encode() not in message
+    assert SECRET.encode() in message, "nothing is hidden from these"
+    window.extend([update(2, "s")])
+    assert SECRET.encode() not in (await source_of(window).frame(shape, Seq(0))).data
