@@ -173,6 +173,7 @@ async def running(
         connect(settings, "serve") as requests,
         connect(settings, "feed") as tailing,
         Offload.running(settings) as offload,
+        Offload.running(settings, processes=1) as live,
     ):
         stores = Stores.of(requests, settings, offload)
         storage = NodeStorage(
@@ -183,7 +184,7 @@ async def running(
             query_timeout=settings.query_timeout,
         )
         access = AccessControl(settings, stores.credentials)
-        sync = SyncService(stores, settings, tailing=Stores.of(tailing, settings), access=access)
+        sync = SyncService(stores, settings, tailing=Stores.of(tailing, settings, live), access=access)
         reading = sync.source.admissions["read"]
         time_travel = TimeTravelReads(
             TimeTravel(stores, cache_bytes=settings.past_cache_bytes), sync.window, sync.continuity, reading, offload

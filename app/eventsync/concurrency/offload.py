@@ -118,14 +118,16 @@ class Offload:
 
     @classmethod
     @asynccontextmanager
-    async def running(cls, settings: Settings, *, for_requests: bool = True) -> AsyncIterator[Offload]:
-        """Yield an `Offload` with the bounds of `settings`, and end its helpers after the block.
+    async def running(
+        cls, settings: Settings, *, processes: int | None = None, for_requests: bool = True
+    ) -> AsyncIterator[Offload]:
+        """Yield an `Offload` with the bounds of `settings`, or other `processes`; end its helpers after the block.
 
         Work that is not `for_requests` may take ten times as long.
         """
         offload = cls(
             above=settings.offload_above,
-            processes=settings.offload_processes,
+            processes=processes or settings.offload_processes,
             waiting_bytes=settings.offload_waiting_bytes,
             seconds=settings.offload_timeout * (1 if for_requests else _PATIENCE),
             for_requests=for_requests,

@@ -138,7 +138,7 @@ class ServerFields(BaseSettings):
         2,
         ge=1,
         le=64,
-        description="Maximum number of helper processes of each server process and worker. They are started when needed.",
+        description="Maximum number of helper processes of each server process and worker. They are started when needed. A server process has one more for the large events of its window, so that requests delay none.",
     )
     offload_waiting_bytes: int = Field(
         128 * MIB,

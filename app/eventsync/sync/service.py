@@ -43,7 +43,7 @@ class SyncService:
         tailing: Stores | None = None,
         access: AccessControl | None = None,
     ) -> None:
-        """`tailing` are stores on a client of the feed's own, whose connections requests can't use up.
+        """`tailing` are stores of the feed's own: requests can't use up their connections and their helper processes.
 
         Without `access`, as for an operator's command, rules are not obeyed.
         """
@@ -53,7 +53,7 @@ class SyncService:
         self.tracking = Tracking()
         self.definitions = Definitions(self.tracking)
         limit = PageLimit(settings.frame_events, settings.frame_bytes)
-        self.window = Window(settings.window_bytes, limit, stores.offload)
+        self.window = Window(settings.window_bytes, limit, (tailing or stores).offload)
         self.continuity = Continuity(lambda: primary_process(stores.log), settings.send_timeout)
         self.feed = Feed(
             tailing or stores,

@@ -153,7 +153,10 @@ class Tasks:
     def _work(self, task: Task, work: Work) -> Mapping[str, Any]:
         async def main() -> Mapping[str, Any]:
             # A thread does not help against a large document: it holds the interpreter lock while it is decoded.
-            async with connected(self._settings, task.kind) as client, Offload.running(self._settings) as offload:
+            async with (
+                connected(self._settings, task.kind) as client,
+                Offload.running(self._settings, for_requests=False) as offload,
+            ):
                 return await work(Stores.of(client, self._settings, offload), task)
 
         return event_loop.run(main())

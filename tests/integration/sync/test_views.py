@@ -24,7 +24,7 @@ from support.identity import token
 from support.peers.peer import Asked
 from support.replay import caught_up
 from support.replica import Replica
-from support.ruled import apply_rules
+from support.ruled import EVERYTHING, apply_rules, ruled_system, socket
 from support.systems import running_server, running_system, running_worker, tracked
 from support.waiting import eventually, patience, within
 from support.writers import change_one
@@ -448,3 +448,32 @@ async def test_large_documents_are_redacted_by_a_helper(stores: Stores, url: str
         await follower.reached(await head(stores))
         assert follower.replica.documents == await expected(stores, may_read("ada"))
         assert len(follower.replica.documents) == 2
+
+
+async def test_work_of_requests_delays_no_events(settings: Settings, tmp_path: Path) -> None:
+    """All helpers of requests are busy: large events from which something is hidden arrive, and all that follow."""
+    changed = {"collections": ("docs", "other"), "offload_processes": 1, "offload_timeout": 600.0}
+    seen = {"docs": {"user": {"read": True, "hide": ["secret"]}}, "other": {"user": {"read": True}}}
+    rules = {
+        "roles": {"user": True, "operator": {"roles": "ops"}},
+        "collections": {**seen, "*": {"operator": EVERYTHING}},
+    }
+    async with ruled_system(settings.model_copy(update=changed), tmp_path, rules) as system:
+        offload, data = system.sync()._stores.offload, system.stores.data
+        async with (
+            system.client("ada") as ada,
+            socket(system, system.token()) as follower,
+            asyncio.TaskGroup() as group,
+        ):
+            await follower.until("live")
+            poll = {"shape": "other", "wait": "20"}
+            poll["position"] = (await ada.get("/v1/sync/log", params={"shape": "other"})).json()["to"]
+            working = group.create_task(offload.run(time.sleep, 600, size=1))
+            await eventually(lambda: offload.waiting_bytes)
+            await data["docs"].insert_one({"_id": 1, "secret": CANARY, "text": "x" * 100_000})
+            await data["other"].insert_one({"_id": 1})
+            events = (await ada.get("/v1/sync/log", params=poll)).json()["events"]
+            assert [event["collection"] for event in events] == ["other"]
+            assert CANARY not in json.dumps(await follower.until("events"))
+            assert not working.done()
+            working.cancel()
