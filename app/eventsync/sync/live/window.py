@@ -29,7 +29,7 @@ from eventsync.sync.live.fan_out import Channel, Subscriber
 from eventsync.sync.live.figures import DeliveryFigures
 from eventsync.sync.live.followed import BodyKey, body_key, followed, seen_body, transition_of
 from eventsync.sync.live.pages import PageLimit, page_of
-from eventsync.sync.live.redacting import NO_BODIES, Bodies, LargeBodies, Unredacted, prepared
+from eventsync.sync.live.redacting import NO_BODIES, Bodies, RedactedBodies, Unredacted, prepared, size_of
 
 _OVERHEAD = 500
 """Approximate memory of an event besides its body, in bytes."""
@@ -54,10 +54,13 @@ _FEW: Final = 16
 _Events = deque[StoredEvent] | list[StoredEvent]
 
 _REDACTED: Final = 16
-"""Redacted bodies may take as much memory as this part of the window, and large ones as much again.
+"""Redacted bodies may take as much memory as this part of the window, and those that readers wait for as much again.
 
 All views that hide the same share them.
 """
+
+_AT_ONCE: Final = 256 * 1024
+"""Bytes of events that are redacted without a pause."""
 
 _SHORT: Final = 1024
 """Bytes of a short body."""
@@ -71,7 +74,9 @@ class Window:
     def __init__(self, limit_bytes: int, frame_limit: PageLimit, offload: Offload | None = None) -> None:
         """`offload` takes what is hidden out of large events; without it, that is done on the event loop."""
         self._limit = limit_bytes
-        self._large = LargeBodies(offload or inline(), limit_bytes // _REDACTED)
+        self._awaited = RedactedBodies(offload or inline(), limit_bytes // _REDACTED)
+        self._left = _AT_ONCE
+        """Bytes of events that may still be redacted without a pause."""
         self._frame_limit = frame_limit
         self._channels: dict[Topic, Channel] = {}
         """Channels by topic of their shape; each has subscribers."""
@@ -96,7 +101,7 @@ class Window:
         self._frames: dict[Topic, tuple[Seq, Frame]] = {}
         """The newest frame of each shape, by its topic, and the seq of its first event."""
         self._redacted: LRUCache[BodyKey, bytes] = LRUCache(self._limit // _REDACTED, _cost)
-        """Those of events that are not large."""
+        """Those that no reader had to wait for."""
 
     # --- the feed's side ----------------------------------------------------------------------------------------
 
@@ -112,6 +117,7 @@ class Window:
 
         They must be dense, in order, and whole transactions.
         """
+        self._left = _AT_ONCE
         before: dict[Topic, Seq] = {}
         oldest: StoredEvent | None = None
         for event in events:
@@ -166,11 +172,11 @@ class Window:
         elif self.covers(after, shape):
             return  # nothing of it is seen
         try:
-            frame = self.frame(shape, after) if self.covers(after, shape) else None
+            frame = self._frame(shape, after, NO_BODIES) if self.covers(after, shape) else None
         except Unredacted:
             frame = None
         if self.log is None or frame is None or frame.end != newest:
-            # More than one frame, or one that waits for a helper: each session reads the frames at its own pace.
+            # More than one frame, or one that takes much work: each session reads the frames at its own pace.
             channel.wake()
         else:
             end = Position(scoped(self.log, shape.scope), frame.end)
@@ -253,8 +259,12 @@ class Window:
         """Return the shape's next frame after `after`, which the window must cover; None if there are no events.
 
         The frame's `start` is the seq of the shape's previous event: every cursor from there up to the first event gets
-        the same bytes. Raises `Unredacted` for a large body that is not in `bodies`: `redact` makes it.
+        the same bytes. Raises `Unredacted` if it lacks one of `bodies`: `redact` makes it.
         """
+        self._left = _AT_ONCE
+        return self._frame(shape, after, bodies)
+
+    def _frame(self, shape: Shape, after: Seq, bodies: Bodies) -> Frame | None:
         if self.log is None:
             return None
         topic = shape.topic
@@ -290,8 +300,9 @@ class Window:
     def events(self, shape: Shape, after: Seq, bodies: Bodies = NO_BODIES) -> Iterator[StoredEvent]:
         """Return the shape's events after `after`, which the window must cover, as its readers see them.
 
-        To iterate raises `Unredacted` for a large body that is not in `bodies`: `redact` makes it.
+        To iterate raises `Unredacted` if it lacks one of `bodies`: `redact` makes it.
         """
+        self._left = _AT_ONCE
         return self._shown(shape, reversed(self._split(shape, after)[0]), bodies)
 
     async def redact(self, shape: Shape, first: Unredacted, bodies: Bodies) -> Bodies:
@@ -300,15 +311,12 @@ class Window:
         The window may have changed then. Raises `Unavailable`.
         """
         log, route, found = self.log, shape.route, dict(bodies)
-        large = [
-            (event, transition)
-            for event, transition in self.originals(shape, Seq(first.seq - 1), self.head)
-            if transition != "leave" and self._large.includes(event)
-        ]
+        originals = self.originals(shape, Seq(first.seq - 1), self.head)
+        following = [(event, transition) for event, transition in originals if transition != "leave"]
         # Twice as many each time: the page may be full at the first, or have a thousand of which little is shown.
-        for event, transition in reversed(large[-max(1, len(bodies)) :]):
+        for event, transition in reversed(following[-max(1, len(bodies)) :]):
             if route is not None:
-                found[body_key(event, transition, route)] = await self._large.redacted(log, event, transition, route)
+                found[body_key(event, transition, route)] = await self._awaited.body(log, event, transition, route)
         if self.log != log:
             raise Unavailable("a new log was begun meanwhile: ask again")
         return found
@@ -334,7 +342,8 @@ class Window:
             return seen_body(event, transition, route)
         key = body_key(event, transition, route)
         if (body := self._redacted.get(key)) is None:
-            if self._large.includes(event):
+            self._left -= size_of(event)
+            if self._left < 0 or self._awaited.takes_helper(event):
                 raise Unredacted(event.seq)
             body = seen_body(event, transition, route)
             # A short one of which nothing is hidden is found again as fast as it would be looked up.

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, TypeVar, cast
@@ -10,7 +10,7 @@ import orjson
 import pytest
 from anyio.lowlevel import checkpoint
 
-from eventsync.concurrency.offload import Offload
+from eventsync.concurrency.offload import Offload, inline
 from eventsync.domain.access.redaction import Redaction
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import LogId, Position, Seq, scoped
@@ -30,7 +30,7 @@ from support.logs_by_hand import seen_shape, view_of
 
 T = TypeVar("T")
 LOG, MINE, OTHER = LogId("aaaaaaaa"), bytes(16), b"x" * 16
-SECRET = "s" * 300
+SECRET, LONG = "s" * 300, "s" * 1000
 
 
 class Helper(Offload):
@@ -67,7 +67,7 @@ def shape() -> Shape:
 async def test_large_events_are_redacted_by_a_helper(shape: Shape) -> None:
     assert shape.route is not None
     route, helper = shape.route, Helper()
-    events = [update(1, "s"), update(2, SECRET), update(3, SECRET, OTHER)]
+    events = [update(1, "s"), update(2, LONG), update(3, LONG, OTHER)]
     bodies = await redacted(events, route, helper)
     assert [seq for seq, _, _ in bodies] == [2]
     assert helper.sizes == [len(events[1].body)]
@@ -80,15 +80,15 @@ async def test_large_events_that_a_helper_cannot_redact_are_not_redacted_on_the_
 ) -> None:
     assert shape.route is not None
     with pytest.raises(Unavailable):
-        await redacted([update(1, SECRET)], shape.route, Helper(error))
+        await redacted([update(1, LONG)], shape.route, Helper(error))
     with pytest.raises(Unavailable):
         await source_of(filled([update(1, SECRET)], Helper(error))).frame(shape, Seq(0))
 
 
 async def test_nothing_is_asked_of_a_helper_where_nothing_is_hidden_or_shown() -> None:
     helper, view = Helper(), view_of("orders", [MINE])
-    left = update(1, SECRET, MINE, leaves=frozenset([MINE]))
-    assert await redacted([update(1, SECRET)], view, helper) == {}
+    left = update(1, LONG, MINE, leaves=frozenset([MINE]))
+    assert await redacted([update(1, LONG)], view, helper) == {}
     assert await redacted([left], view_of("orders", [MINE], redaction=HIDING), helper) == {}
     window = filled([left], helper)
     assert window.frame(seen_shape("orders", [MINE], redaction=HIDING), Seq(0)) is not None
@@ -130,6 +130,41 @@ async def test_large_events_of_a_frame_are_redacted_by_a_helper_once_for_all_rea
     assert len(helper.sizes) == 6
 
 
+async def _frame(window: Window, shape: Shape) -> list[int]:
+    return seqs(await source_of(window).frame(shape, Seq(0)))
+
+
+async def _page(window: Window, shape: Shape) -> list[int]:
+    pages = LogPages(source_of(window), cast("Any", None), cast("Any", None))
+    page = await pages._read_page(shape, Position(scoped(LOG, shape.scope), Seq(0)), 100)
+    return [event["seq"] for event in orjson.loads(b"".join(page.parts))["events"]]
+
+
+async def _behind(window: Window, shape: Shape) -> list[int]:
+    assert shape.route is not None
+    everything = window.events(Shape("orders"), Seq(0))
+    return [seq for seq, _, _ in await redacted(everything, shape.route, inline())]
+
+
+@pytest.mark.parametrize("read", [_frame, _page, _behind])
+async def test_many_events_are_redacted_with_pauses(
+    shape: Shape, read: Callable[[Window, Shape], Awaitable[list[int]]]
+) -> None:
+    window = Window(64 * 1024 * 1024, PageLimit(100, 10**6))
+    window.start(LOG, Seq(0))
+    subscriber = Subscribers(window).add(shape)
+    subscriber.attach(Position(scoped(LOG, shape.scope), Seq(0)), DirectWriter(lambda _: b"", lambda _: False))
+    window.extend([update(seq, "s" * 60_000) for seq in range(1, 101)])
+    assert subscriber.event.is_set(), "they are too many to be redacted as they are published"
+    reading = asyncio.ensure_future(read(window, shape))
+    turns = 0
+    while not reading.done():
+        turns += 1
+        await checkpoint()
+    assert turns > 50
+    assert await reading == [*range(1, 101)]
+
+
 async def test_large_events_of_later_frames_are_not_redacted_yet(shape: Shape) -> None:
     helper = Helper()
     events = [update(seq, SECRET) for seq in range(1, 9)]
@@ -153,6 +188,18 @@ def test_lag_of_a_client_redacts_nothing(shape: Shape) -> None:
     lag = ClientLag(cast("Any", SimpleNamespace(window=window, planner=None)), cast("Any", None))
     assert lag._in_window(shape, Position(scoped(LOG, shape.scope), Seq(1))).events == 2
     assert helper.sizes == []
+
+
+async def test_page_ends_at_the_head_that_the_window_has_when_it_is_read(shape: Shape) -> None:
+    helper = Helper()
+    window = filled([update(1, SECRET)], helper)
+    pages = LogPages(source_of(window), cast("Any", None), cast("Any", None))
+    reading = asyncio.ensure_future(pages._read_page(shape, Position(scoped(LOG, shape.scope), Seq(0)), 100))
+    while not helper.sizes:
+        await checkpoint()
+    window.extend([update(2, "s")])
+    page = await reading
+    assert (page.events, page.end.seq) == (2, 2)
 
 
 async def test_read_ends_if_a_new_log_is_begun_while_a_helper_works(shape: Shape) -> None:
