@@ -4,6 +4,10 @@ A walk over all values of a document takes longer than decoding it; a search of 
 search has no false negatives, because each pattern matches all occurrences of its type. It may have false positives
 (the bytes of a number may look like a field), which only make the encoding slower.
 
+A pattern for a value matches each run of bytes without 0 that has the type's byte, up to the end of what may be the
+name, and captures the value if it is one. So it reads each byte once. A pattern that fails at a value would begin again
+at the next such byte: for a binary of 100 KiB of them it would take ten seconds.
+
 Source: https://bsonspec.org/spec.html
 """
 
@@ -23,16 +27,16 @@ TYPES: Final = bytes([*range(0x01, 0x14), 0x7F, 0xFF])
 _EXPONENT: Final = bytes(range(0xF0, 0x100))
 """Values of the second-last byte of a double whose exponent has all bits set."""
 
-_ODD_DOUBLE: Final = re.compile(rb"(?s)\x01[^\0]*\0.{6}[%b][\x7f\xff]" % re.escape(_EXPONENT))
+_ODD_DOUBLE: Final = re.compile(rb"(?s)\x01[^\0]*+\0?(?=(.{6}[%b][\x7f\xff])?)" % re.escape(_EXPONENT))
 """NaN and the infinities: all bits of the exponent are set."""
 
-_UUID: Final = re.compile(rb"(?s)\x05[^\0]*\0.{4}\x04")
+_UUID: Final = re.compile(rb"(?s)\x05[^\0]*+\0?(?=(.{4}\x04)?)")
 """A binary of the UUID subtype, of any length."""
 
 _DOLLAR: Final = re.compile(rb"[%b]\$" % re.escape(TYPES))
 """A field name that starts with `$`, after its type byte."""
 
-_ODD_DECIMAL: Final = re.compile(rb"(?s)\x13[^\0]*\0(?:.{15}[\x60-\x7f\xe0-\xff]|.{13}[\xed-\xff])")
+_ODD_DECIMAL: Final = re.compile(rb"(?s)\x13[^\0]*+\0?(?=(.{15}[\x60-\x7f\xe0-\xff]|.{13}[\xed-\xff])?)")
 """A decimal that may be an infinity, a NaN, or have a coefficient of about 34 digits and more."""
 
 DECIMAL_COEFFICIENT: Final = (1 << 113) - 1
@@ -42,8 +46,8 @@ DECIMAL_LIMIT: Final = 10**34
 _LOOKS: Final = 64
 """Occurrences that are tested one by one; for more, the pattern is faster."""
 
-_SHORT_INT64: Final = re.compile(rb"(?s)\x12(?=[^\0]*\0.{4}(?:\0{4}|\xff{4}))")
-"""An int64 that would nearly fit into an int32. The lookahead lets matches overlap."""
+_SHORT_INT64: Final = re.compile(rb"(?s)\x12[^\0]*+\0?(?=(.{4}(?:\0{4}|\xff{4}))?)")
+"""An int64 that would nearly fit into an int32."""
 
 _NAMELESS: Final = frozenset({ObjectId, Decimal128, bytes, Int64})
 """Types unknown to orjson that contain no field names."""
@@ -59,8 +63,8 @@ def is_plain(raw: bytes, int64s: int = 0, decoded: Any = None) -> bool:
     return not (
         (ord("$") in raw and _may_have_dollars(raw) and (decoded is None or _has_dollars(decoded)))
         or is_misread(raw)
-        or (0x13 in raw and _ODD_DECIMAL.search(raw) is not None)
-        or (0x12 in raw and len(_SHORT_INT64.findall(raw)) > int64s)
+        or (0x13 in raw and any(_ODD_DECIMAL.findall(raw)))
+        or (0x12 in raw and sum(map(bool, _SHORT_INT64.findall(raw))) > int64s)
     )
 
 
@@ -97,7 +101,7 @@ def is_misread(raw: bytes | memoryview) -> bool:
     odd = (0x7F in data and _may_stand_behind(data, 0x7F, _EXPONENT)) or (
         0xFF in data and _may_stand_behind(data, 0xFF, _EXPONENT)
     )
-    return bool((odd and _ODD_DOUBLE.search(data)) or (0x05 in data and _UUID.search(data)))
+    return (odd and any(_ODD_DOUBLE.findall(data))) or (0x05 in data and any(_UUID.findall(data)))
 
 
 def _may_stand_behind(raw: bytes, byte: int, before: bytes) -> bool:

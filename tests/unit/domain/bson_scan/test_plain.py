@@ -14,7 +14,7 @@ from bson.decimal128 import Decimal128
 from bson.int64 import Int64
 from bson.objectid import ObjectId
 
-from eventsync.domain.bson_scan.plain import is_plain
+from eventsync.domain.bson_scan.plain import TYPES, is_plain
 from eventsync.domain.values.extended_json import CODEC
 
 
@@ -68,6 +68,17 @@ def test_short_int64s_that_are_known_do_not_count() -> None:
     assert plain(Int64(5), int64s=1)
     assert not plain([Int64(5), Int64(6)], int64s=1)
     assert plain([Int64(5), Int64(6)], int64s=2)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_many_bytes_that_look_like_types_are_read_once(kind: int) -> None:
+    """With a search that begins again at each of them, this would take hours."""
+    among = [Binary(bytes([kind]) * 2**20), 2.5, "\x7f" + chr(kind & 0x7F) * 2**20]
+    assert plain(among, int64s=1) or kind == 0x13  # what follows the bytes looks like such a value
+    assert not plain([*among, math.nan])
+    assert not plain([*among, uuid.UUID(int=7)])
+    assert not plain([*among, Decimal128("NaN")])
+    assert not plain([*among, Int64(5), Int64(6)], int64s=1)
 
 
 @pytest.mark.parametrize("value", [{"$oid": "x"}, math.nan, -math.inf])
