@@ -48,6 +48,8 @@ async def test_failed_operation_undoes_all(root: httpx.AsyncClient, new_id: NewI
         ),
         ({"method": "PUT", "collection": "nowhere", "id": two, "doc": {}}, 404, "not_tracked"),
         ({"method": "PUT", "collection": "things", "id": two, "doc": {"$a": 1}}, 400, "malformed"),
+        *[({"method": "DELETE", "collection": odd, "id": two}, 400, "malformed") for odd in ([], {}, 7, None, "a..b")],
+        *[({"method": odd, "collection": "things", "id": two}, 400, "malformed") for odd in ([], {}, 7, None)],
     ]
     for operation, status, code in failing:
         answer = await post(root, create, operation)

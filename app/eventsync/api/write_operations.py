@@ -27,13 +27,14 @@ from eventsync.nodestorage import (
 
 def operation_of(item: Any, permissions: Permissions) -> WriteOperation:
     """Return the operation that an item describes. Raises `Malformed` and `NotTracked`."""
-    method = str(item.get("method")).upper() if isinstance(item, dict) else ""
+    method = item.get("method") if isinstance(item, dict) else None
+    method = method.upper() if isinstance(method, str) else ""
     if (make := _METHODS.get(method)) is None:
         raise Malformed(f"an operation is an object whose method is one of {', '.join(_METHODS)}")
     # Ignoring a misspelt condition would lose an update.
     if unknown := item.keys() - _MEMBERS[method]:
         raise Malformed(f"{method} takes no member {min(unknown)[:64]!r}")
-    permissions.require(item.get("collection", ""))
+    permissions.require(_text(item, "collection"))
     return make(item)
 
 

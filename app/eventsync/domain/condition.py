@@ -20,7 +20,12 @@ from typing import Any, Final
 from eventsync.domain.entity_tag import digest_of
 from eventsync.errors import Malformed
 
-_ITEM: Final = re.compile(r'[ \t]*(?:(?:W/)?"([\x21\x23-\x7e\x80-\xff]*)")?[ \t]*(?:,|\Z)')
+_ITEM: Final = re.compile(r'[ \t]*(?:(?:W/)?"([\x21\x23-\x7e\x80-\xff]*)"[ \t]*)?(?:,|\Z)')
+"""An entity tag or nothing, up to the next comma. Two runs of blanks side by side would take quadratic time."""
+
+MAX_TAGS: Final = 8192
+"""Most characters of a list of entity tags."""
+
 _BLANK: Final = " \t"
 
 State = tuple[int, Mapping[str, Any]] | None
@@ -38,6 +43,8 @@ class Tags:
     def parse(cls, lines: Iterable[str], name: str) -> Tags:
         """Read the values of all lines of the header `name`. Raises `Malformed`."""
         text = ",".join(lines)
+        if len(text) > MAX_TAGS:
+            raise Malformed(f"{name} has at most {MAX_TAGS} characters")
         if text.strip(_BLANK) == "*":
             return cls(any_state=True)
         found, at = [], 0

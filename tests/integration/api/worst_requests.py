@@ -61,6 +61,17 @@ async def _moves(client: Client) -> None:
     await client.ask("PATCH", f"{DOCUMENTS}/moved", 200, 422, content=shifts, headers=PATCH)
 
 
+async def _conditions(client: Client) -> None:
+    """Send lists of entity tags with as many blanks, or commas, as a head and an operation may have."""
+    for text in (f",{' ' * 60_000}x", "," * 60_000, '"",' * 20_000):
+        await client.ask("GET", "/healthz", 400, headers={"if-none-match": text})
+    for text in (f",{' ' * 1_000_000}x", '"",' * 300_000):
+        operation = {"method": "DELETE", "collection": "things", "id": "none", "if_match": text}
+        await client.ask("POST", "/v1/transactions", 400, json={"operations": [operation]})
+    numbers = {"method": [1] * 300_000, "collection": "things"}
+    await client.ask("POST", "/v1/transactions", 400, json={"operations": [numbers]})
+
+
 async def _replaced(client: Client) -> None:
     for value in (0, 1):
         await _put_fields(client, value)
@@ -222,6 +233,7 @@ WORST: Final[dict[tuple[str, str], Ask]] = {
     ("DELETE", "/v1/session"): _send("DELETE", "/v1/session", b"", {}, 204),
     ("POST", "/v1/barrier"): _send("POST", "/v1/barrier", b"{}", JSON, 200),
     ("GET", "/healthz"): _get("/healthz"),
+    ("GET", "conditions"): _conditions,
     ("GET", "/readyz"): _get("/readyz", 200, 503),
     ("GET", "/metrics"): _get("/metrics"),
     ("GET", "/v1/admin/overview"): _get("/v1/admin/overview?since=0"),

@@ -56,6 +56,9 @@ def test_a_star() -> None:
         ['*, "7"'],
         ["**"],
         ['"7"', "x"],
+        ['"7",' * 3000],
+        [f",{' ' * 8000}x"],
+        [f'"7"{" " * 8000}x'],
     ],
 )
 def test_other_texts_are_no_list_of_tags(lines: list[str]) -> None:
