@@ -139,9 +139,9 @@ def statement_error(refused: Mapping[str, Any]) -> Exception:
     """Return the error of one statement. It keeps no documents."""
     text, code = str(refused.get("errmsg", "")), refused.get("code")
     details = {name: value for name, value in refused.items() if name != "op"}
-    if _LOST in text:
-        return Lost()
-    return DuplicateKeyError(text, code, details) if code == _DUPLICATE else WriteError(text, code, details)
+    if code == _DUPLICATE:
+        return DuplicateKeyError(text, code, details)  # its text quotes a value, which may say anything
+    return Lost() if _LOST in text else WriteError(text, code, details)
 
 
 async def _confirmed(

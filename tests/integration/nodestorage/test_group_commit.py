@@ -273,3 +273,11 @@ async def test_storages_that_race_lose_no_write(database: Any) -> None:
     node = await storages[0].get("orders", 1)
     assert node is not None
     assert (node.version, node.document["n"]) == (61, 60)
+
+
+async def test_a_duplicate_value_that_reads_like_our_guard_is_refused_for_good(storage: NodeStorage) -> None:
+    """The text of a refused duplicate quotes the value."""
+    one = {"_id": "eventsync: another state 1", "n": 1}
+    await storage.create("docs", one, author=by("a"))
+    made = await together(*(storage.create("docs", one, author=by(op)) for op in ("b", "c")))
+    assert [(type(each), each.lasting) for each in made] == [(Conflict, True)] * 2
