@@ -11,6 +11,7 @@ import pytest
 from support.systems import events_of
 
 NewId = Callable[[], str]
+ODD: list[Any] = [[], {}, 7, None, "a..b"]
 
 
 async def post(root: httpx.AsyncClient, *operations: Any, **headers: str) -> httpx.Response:
@@ -48,8 +49,8 @@ async def test_failed_operation_undoes_all(root: httpx.AsyncClient, new_id: NewI
         ),
         ({"method": "PUT", "collection": "nowhere", "id": two, "doc": {}}, 404, "not_tracked"),
         ({"method": "PUT", "collection": "things", "id": two, "doc": {"$a": 1}}, 400, "malformed"),
-        *[({"method": "DELETE", "collection": odd, "id": two}, 400, "malformed") for odd in ([], {}, 7, None, "a..b")],
-        *[({"method": odd, "collection": "things", "id": two}, 400, "malformed") for odd in ([], {}, 7, None)],
+        *[({"method": "DELETE", "collection": odd, "id": two}, 400, "malformed") for odd in ODD],
+        *[({"method": odd, "collection": "things", "id": two}, 400, "malformed") for odd in ODD],
     ]
     for operation, status, code in failing:
         answer = await post(root, create, operation)

@@ -10,6 +10,7 @@ import orjson
 import pytest
 from anyio.lowlevel import checkpoint
 
+from eventsync.concurrency.admission import ConnectionPlaces
 from eventsync.concurrency.offload import Offload, inline
 from eventsync.domain.access.redaction import Redaction
 from eventsync.domain.ids import IdText
@@ -135,7 +136,7 @@ async def _frame(window: Window, shape: Shape) -> list[int]:
 
 
 async def _page(window: Window, shape: Shape) -> list[int]:
-    pages = LogPages(source_of(window), cast("Any", None), cast("Any", None))
+    pages = LogPages(source_of(window), cast("Any", None), cast("Any", None), ConnectionPlaces(1))
     page = await pages._read_page(shape, Position(scoped(LOG, shape.scope), Seq(0)), 100)
     return [event["seq"] for event in orjson.loads(b"".join(page.parts))["events"]]
 
@@ -175,7 +176,7 @@ async def test_large_events_of_later_frames_are_not_redacted_yet(shape: Shape) -
 async def test_large_event_of_a_page_is_kept_for_the_next_poll_whatever_its_size(shape: Shape) -> None:
     helper, view = Helper(), seen_shape("orders", [MINE], redaction=Redaction([("other",)]))
     source = source_of(filled([update(1, "s" * 5000)], helper))
-    pages = LogPages(source, cast("Any", None), cast("Any", None))
+    pages = LogPages(source, cast("Any", None), cast("Any", None), ConnectionPlaces(1))
     for _ in range(3):
         page = await pages._read_page(view, Position(scoped(LOG, view.scope), Seq(0)), 100)
         assert page.events == 1
@@ -193,7 +194,7 @@ def test_lag_of_a_client_redacts_nothing(shape: Shape) -> None:
 async def test_page_ends_at_the_head_that_the_window_has_when_it_is_read(shape: Shape) -> None:
     helper = Helper()
     window = filled([update(1, SECRET)], helper)
-    pages = LogPages(source_of(window), cast("Any", None), cast("Any", None))
+    pages = LogPages(source_of(window), cast("Any", None), cast("Any", None), ConnectionPlaces(1))
     reading = asyncio.ensure_future(pages._read_page(shape, Position(scoped(LOG, shape.scope), Seq(0)), 100))
     while not helper.sizes:
         await checkpoint()
