@@ -19,7 +19,11 @@ The public names of the package `eventsync_client`, with their signatures. `scri
 holds it to the code. Its [README](../../clients/python/README.md) has the way to begin.
 """
 
-_INTERNAL = {"AsyncClient": {"ask_token", "check", "durable", "moved", "pulse", "take_changes"}, "Client": {"run"}}
+_INTERNAL = {
+    "AsyncClient": {"ask_token", "check", "durable", "moved", "pulse", "wake"},
+    "Client": {"run"},
+    "Shape": {"awaits_changes"},
+}
 """Members that only other classes of the package call."""
 
 

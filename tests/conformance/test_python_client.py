@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import sqlite3
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +21,7 @@ from eventsync.concurrency.waiting import set_within
 from eventsync.dev.mongod import free_port
 from eventsync_client import (
     AsyncClient,
+    Change,
     Client,
     Conflict,
     Gone,
@@ -37,8 +40,9 @@ from eventsync_client import (
     Written,
     transports,
 )
+from eventsync_client.core import Core
 from eventsync_client.replica import Update
-from eventsync_client.store import Pending
+from eventsync_client.store import Pending, Saved
 from eventsync_client.transports import Transport
 from support.documents import LEAVES
 from support.histories import History
@@ -196,6 +200,75 @@ async def test_shape_that_is_closed_is_followed_no_more(served: Served) -> None:
             await customers.live()
         again = await client.shape("customers").live()
         assert dict(again.documents) == await served.rows("customers")
+
+
+class SlowToLoad(Sqlite):
+    """Loads the catalog only once `go` is set."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.begun, self.go = threading.Event(), threading.Event()
+
+    def load(self, shape: str) -> Saved:
+        if shape == CATALOG:
+            self.begun.set()
+            assert self.go.wait(patience(60))
+        return super().load(shape)
+
+
+async def ids_up_to(changes: AsyncIterator[Change], key: str) -> list[str]:
+    """Return the ids of the changes that come, up to one of a document."""
+    ids = list[str]()
+    async for change in changes:
+        ids.append(change.id)
+        if change.id == key:
+            return ids
+    raise AssertionError(f"the changes end before {key}")
+
+
+@pytest.mark.parametrize(
+    "call", [Shape.close, lambda shape: anext(shape.changes())], ids=["closing a shape", "taking changes"]
+)
+async def test_cancelled_call_loses_no_update(
+    served: Served, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[[Shape], Awaitable[Any]]
+) -> None:
+    """The call is cancelled while an update that has come meanwhile waits for the store."""
+    store, came = SlowToLoad(tmp_path / "copy.db"), asyncio.Event()
+    orders = served.collection("orders")
+
+    async def work() -> None:
+        await call(customers)
+
+    def receive(message: Any, now: float) -> None:
+        Core.receive(client.core, message, now)
+        came.set()
+
+    async with AsyncClient(served.url, store=store) as client, within(30):
+        await orders.insert_one({"_id": f"{key} before"})
+        shape, customers = await client.shape("orders").live(), await client.shape("customers").live()
+        changes = shape.changes()
+        await ids_up_to(changes, f"{key} before")
+        try:
+            monkeypatch.setattr(client.core, "receive", receive)
+            client.shape(CATALOG)
+            assert await asyncio.to_thread(store.begun.wait, patience(20))
+            calling = asyncio.create_task(work())
+            await asyncio.sleep(0)
+            await orders.insert_one({"_id": key})
+            await came.wait()
+            using = asyncio.create_task(client.lock.acquire())  # as a transaction of the application does
+            await asyncio.sleep(0)
+        finally:
+            store.go.set()
+        await using
+        calling.cancel()
+        await asyncio.wait([calling])
+        client.lock.release()
+        await orders.insert_one({"_id": f"{key} later"})
+        assert key in await ids_up_to(changes, f"{key} later")
+        await changes.aclose()
+    with closing(sqlite3.connect(store.path)) as db:
+        assert db.execute("SELECT id FROM eventsync_rows WHERE id = ?", (key,)).fetchall() == [(key,)]
 
 
 async def test_automatic_transport_gets_through_where_websockets_do_not(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from types import TracebackType
@@ -24,7 +25,7 @@ from eventsync_client.models import ModelShape
 from eventsync_client.positions import Position
 from eventsync_client.replica import Update
 from eventsync_client.shapes import shape_text
-from eventsync_client.store import Memory, Pending, Store
+from eventsync_client.store import Memory, Store
 from eventsync_client.transports import Ended, Link, Request, Transport, open_link
 from eventsync_client.values import Decode, codec_of
 
@@ -197,8 +198,7 @@ class AsyncClient:
     async def _have_reached(self, shapes: list[Shape], barrier: Position) -> bool:
         """Wait until shapes are past a barrier; return False if one stays in another log."""
         self.core.reach(barrier, self._now())
-        await self._perform()
-        self._wake.set()
+        self.wake()
         ask_again: float | None = None
         while True:
             there = [shape.is_past(barrier) for shape in shapes if shape.refusal is None]
@@ -226,7 +226,8 @@ class AsyncClient:
             shape.refuse(ShapeRefused(shape.text, "closed", "the application follows it no more"))
             self._followed.discard(shape.text)
             self.core.unfollow(shape.text)
-            await self._perform()
+            self.wake()
+            self.pulse()
 
     async def moved(self) -> None:
         """Wait until something may have changed."""
@@ -236,6 +237,10 @@ class AsyncClient:
         """Wake all who wait."""
         self._moved.set()
         self._moved = asyncio.Event()
+
+    def wake(self) -> None:
+        """Have the driver do what is due."""
+        self._wake.set()
 
     def check(self) -> None:
         """Raise `SyncFailed` if nothing will come any more."""
@@ -284,16 +289,24 @@ class AsyncClient:
         for text, shape in list(self._shapes.items()):
             if text not in self._followed:
                 self._followed.add(text)
-                async with self._performing, self.lock:
-                    saved = await asyncio.to_thread(self.store.load, text)
-                    self.core.follow(text, saved.position, saved.rows)
-                    shape.restore(saved)
+                async with self._performing:
+                    # Of a shape that was closed a moment ago, the store may not have the last updates yet.
+                    await self._drain()
+                    async with self.lock:
+                        saved = await asyncio.to_thread(self.store.load, text)
+                        self.core.follow(text, saved.position, saved.rows)
+                        shape.restore(saved)
                 self.pulse()
+            if shape.awaits_changes:
+                await self._take_changes(shape)
         if self._shapes and self.core.status is Status.STOPPED:
             self.core.start(self._now())
 
     async def _perform(self) -> None:
-        """Execute the actions of the core, in order."""
+        """Execute the actions of the core, in order.
+
+        Only tasks of the client do this: one of the application may be cancelled, and an action would be lost.
+        """
         async with self._performing:
             await self._drain()
         self.pulse()
@@ -316,15 +329,17 @@ class AsyncClient:
             else:
                 self._spawn(self._acknowledge(action.vector), "eventsync acknowledgement")
 
-    async def take_changes(self, shape: str) -> list[Pending]:
+    async def _take_changes(self, shape: Shape) -> None:
         """Keep the changes of a shape from now on, beginning with its documents."""
         async with self._performing:
-            while True:
+            while shape.awaits_changes:
                 await self._drain()
                 async with self.lock:
                     # What is not in the store yet would be among its documents, and then come as a change, too.
                     if not self.core.actions:
-                        return self.store.take_changes(shape, self.core.documents(shape) or {})
+                        documents = self.core.documents(shape.text) or {}
+                        shape.pending = deque(self.store.take_changes(shape.text, documents))
+        self.pulse()
 
     def _spawn(self, work: Any, name: str) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.create_task(work, name=name)

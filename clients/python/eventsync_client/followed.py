@@ -37,8 +37,8 @@ class Owner(Protocol):
     def durable(self, shape: str, position: str | None) -> None:
         """Know that all up to a position is durable, and its changes are done. None: nothing is known to be."""
 
-    async def take_changes(self, shape: str) -> list[Pending]:
-        """Keep the changes of a shape from now on, beginning with its documents."""
+    def wake(self) -> None:
+        """Have the driver do what is due."""
 
     async def unfollow(self, shape: Shape) -> None:
         """Follow a shape no more."""
@@ -136,7 +136,6 @@ class Shape:
         self.client = client
         self.text = text
         self.codec: Codec = client.codec
-        self.loaded = False
         self.refusal: ShapeRefused | None = None
         self.pending: deque[Pending] | None = None
         """None while nobody has asked for changes."""
@@ -209,8 +208,10 @@ class Shape:
             raise RuntimeError(f"the changes of {self.text} are taken already")
         self._is_taken = True
         try:
-            await self._until(lambda: self.loaded)
-            pending = await self._take()
+            self.client.wake()
+            while (pending := self.pending) is None:
+                self._check()
+                await self.client.moved()
             while True:
                 while not pending:
                     self._check()
@@ -224,10 +225,10 @@ class Shape:
         finally:
             self._is_taken = False
 
-    async def _take(self) -> deque[Pending]:
-        if self.pending is None:
-            self.pending = deque(await self.client.take_changes(self.text))
-        return self.pending
+    @property
+    def awaits_changes(self) -> bool:
+        """True if the application takes the changes, and the client does not keep them yet."""
+        return self._is_taken and self.pending is None and self.refusal is None
 
     def done(self, item: Pending) -> None:
         """Know that the application has done the first pending change."""
@@ -243,7 +244,6 @@ class Shape:
         self.pending = None if saved.pending is None else deque(saved.pending)
         self.client.durable(self.text, None)  # unless it is done, too
         self._stored(saved.position)
-        self.loaded = True
 
     def published(self, update: Update, kept: list[Pending]) -> None:
         """Know of changes that the store has."""
