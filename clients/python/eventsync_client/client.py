@@ -34,10 +34,17 @@ logger = logging.getLogger("eventsync_client")
 M = TypeVar("M")
 
 Token = str | Callable[[Why], str | Awaitable[str]]
-"""A token, or a function that is asked for one: before each connection, before its end, and after a refusal."""
+"""A token, or a function that is asked for one: before each connection, before its end, and after a refusal.
+
+An asynchronous one that does not answer within a minute is cancelled, and asked again. A plain one holds up the client
+until it returns.
+"""
 
 _ASK_AGAIN: Final = 1.0
 """Seconds that a barrier waits for shapes of another log, which may be a newer one, before another is asked for."""
+
+_TOKEN_TIMEOUT: Final = 60.0
+"""Seconds that the token function may take."""
 
 _LARGE: Final = 500
 """Rows of an update above which a store works in a thread."""
@@ -431,11 +438,20 @@ class AsyncClient:
         self._wake.set()
 
     async def ask_token(self, why: Why) -> str:
-        """Return a token. Raises what the application's function raises."""
-        if callable(self._token):
-            answer = self._token(why)
-            return await answer if inspect.isawaitable(answer) else answer
-        return cast("str", self._token)
+        """Return a token. Raises what the application's function raises, and `TimeoutError` if it does not answer."""
+        if not callable(self._token):
+            return cast("str", self._token)
+        answer = self._token(why)
+        if not inspect.isawaitable(answer):
+            return answer
+        limit = asyncio.timeout(_TOKEN_TIMEOUT)
+        try:
+            async with limit:
+                return await answer
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise TimeoutError(f"the token function does not answer within {_TOKEN_TIMEOUT:g} s") from error
 
     async def _acknowledge(self, vector: Mapping[str, str]) -> None:
         if self._http is None or self._client_id is None:

@@ -70,10 +70,11 @@ class Http:
         if body is not None:
             sent = {"Content-Type": "application/json"} | sent
         content = None if body is None else json.dumps(body).encode()
+        key = sent.get("Idempotency-Key")
         attempts, renewed = 0, False
         while True:
-            sent |= await self._credential()
-            unknown = OutcomeUnknown(0, "no_answer", "no answer came in time", sent.get("Idempotency-Key"))
+            sent |= await self._credential(end, key)
+            unknown = OutcomeUnknown(0, "no_answer", "no answer came in time", key)
             delay = random.random() * min(_LONGEST, _SHORTEST * 2 ** min(attempts, 8))
             attempts += 1
             try:
@@ -87,7 +88,7 @@ class Http:
                 if answer.is_success:
                     return answer
                 if answer.status_code == 401 and self._ask is not None and not renewed:
-                    renewed, self._token = True, await self._ask("refused")
+                    renewed, self._token = True, await _answered(self._ask, "refused", end, key)
                     continue
                 if not _may_succeed(answer):
                     raise _error(answer)
@@ -97,12 +98,24 @@ class Http:
                 raise unknown
             await asyncio.sleep(delay)
 
-    async def _credential(self) -> dict[str, str]:
+    async def _credential(self, end: float, key: str | None) -> dict[str, str]:
         if self._ask is None:
             return {}
         if self._token is None:
-            self._token = await self._ask("connect")
+            self._token = await _answered(self._ask, "connect", end, key)
         return {"Authorization": f"Bearer {self._token}"}
+
+
+async def _answered(ask: Callable[[Why], Awaitable[str]], why: Why, end: float, key: str | None) -> str:
+    """Return a token. Raises `OutcomeUnknown` if there is none at `end`, a time of the loop."""
+    limit = asyncio.timeout_at(end)
+    try:
+        async with limit:
+            return await ask(why)
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise OutcomeUnknown(0, "no_answer", "no token came in time", key) from error
 
 
 def body_of(answer: httpx.Response) -> Json:

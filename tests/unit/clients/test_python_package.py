@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 import uuid
@@ -20,14 +21,15 @@ from eventsync.domain.ids import format_id
 from eventsync.domain.positions import vector_from_short, vector_from_text, vector_to_json
 from eventsync.domain.predicates.routed_shape import RoutedShape
 from eventsync.domain.shapes import Shape
-from eventsync_client import AsyncClient, Memory, Operation, Sqlite
-from eventsync_client.actions import Ask
+from eventsync_client import AsyncClient, Memory, Operation, OutcomeUnknown, Sqlite
+from eventsync_client.actions import Ask, Why
 from eventsync_client.core import Core, Status
 from eventsync_client.patch import PatchError, apply_patch, same
 from eventsync_client.positions import Position, vector_text
 from eventsync_client.replica import RawChange, Row, Update
 from eventsync_client.shapes import id_text, shape_text
 from eventsync_client.store import Pending
+from support.waiting import scaled, within
 
 DATA: Final = Path(__file__).parents[2] / "data"
 SUITE: Final = [
@@ -285,6 +287,55 @@ def test_failing_token_function_is_asked_again_before_the_token_ends() -> None:
         assert list(core.actions) == [Ask("expiring")]
         core.token_failed("the issuer is away", at)
     assert core.status is Status.SYNCING
+
+
+async def test_token_function_that_never_answers_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eventsync_client.client._TOKEN_TIMEOUT", scaled(0.05))
+    asked, given_up, again = list[Why](), asyncio.Event(), asyncio.Event()
+
+    async def never(why: Why) -> str:
+        asked.append(why)
+        if len(asked) == 2:
+            again.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            given_up.set()
+        return "never"
+
+    async with AsyncClient("http://127.0.0.1:1", token=never) as client, within(10):
+        client.shape("docs")
+        await given_up.wait()
+        await again.wait()
+        assert "the token function does not answer" in client.reason
+    assert asked[:2] == ["connect", "connect"]
+
+
+@pytest.mark.parametrize("refuses", [False, True], ids=["first token", "token in place of a refused one"])
+async def test_request_waits_for_a_token_no_longer_than_for_its_answer(refuses: bool) -> None:
+    asked = list[Why]()
+
+    async def first(why: Why) -> str:
+        asked.append(why)
+        if not refuses or why == "refused":
+            await asyncio.Event().wait()
+        return "refused soon"
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"}")  # of the document
+        writer.write(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, AsyncClient(url, token=first) as client, within(10):
+        cards = client.collection("cards")
+        cards.timeout = scaled(1) if refuses else 0.05
+        with pytest.raises(OutcomeUnknown, match="no token came in time") as unknown:
+            await cards.insert({"n": 1}, idempotency_key="once")
+        assert unknown.value.idempotency_key == "once"
+    assert asked == (["connect", "refused"] if refuses else ["connect"])
 
 
 @pytest.mark.parametrize("doc", ["text", ["list"], None, 7])
