@@ -152,7 +152,7 @@ export class Core extends Lifecycle {
       case "error":
         return this.#refused(message, now);
       case "authenticated":
-        return this.tokenEnds(message.expires_in, now);
+        return this.tokenRenewed(message.expires_in, now);
       case "progress":
         this.#setStale(message.stale === true);
     }
@@ -207,11 +207,7 @@ export class Core extends Lifecycle {
   #refused(message, now) {
     const { shape, retry_after } = message;
     this.output({ type: "refused", error: message });
-    if (shape === undefined) {
-      this.error = message; // a close follows, or nothing is lost
-      this.floor = (retry_after ?? 0) * 1000;
-      return;
-    }
+    if (shape === undefined) return this.troubled(message, now);
     if (!this.shapes.includes(shape)) return;
     if (retry_after === undefined) return this.#endOf(shape, message.message);
     this.replica.interrupted(shape);

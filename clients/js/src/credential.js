@@ -5,8 +5,10 @@ const SAME_END = 5000; // ms that two reports of one end may differ by
 const ASK_AGAIN = 1000; // ms, at least, between two questions to the token function
 
 export class Credential {
-  /** @type {string | null} The token that the next connection uses. */
+  /** @type {string | null} The token of the present connection, or of the next one. */
   token = null;
+  /** @type {string | null} The one that `auth` has sent, until the server has answered. */
+  #sent = null;
   /** @type {string | null} */
   #refused = null;
   #end = 0; // 0: not known
@@ -33,7 +35,7 @@ export class Credential {
   }
 
   /**
-   * Replace the token of the present connection. Returns false if this is no other one.
+   * Take the token that is to replace the present one. Returns false if this is no other one.
    *
    * @param {string | null} token
    * @param {number} now
@@ -44,19 +46,37 @@ export class Credential {
       return false;
     }
     this.renewing = false;
-    this.token = token;
-    this.#end = 0;
+    this.#sent = token;
     return true;
+  }
+
+  /** The server has accepted what `auth` has sent: that is the token of the connection from here on. */
+  renewed() {
+    this.token = this.#sent ?? this.token;
+    this.#sent = null;
+    this.#end = 0;
+  }
+
+  /**
+   * The server has answered by an error, which is about what `auth` has sent, if it has not answered that.
+   *
+   * @param {number} wait - Milliseconds that the server asks for.
+   * @param {number} now
+   */
+  failed(wait, now) {
+    if (this.#sent !== null) this.renewLater(now, wait);
+    this.#sent = null;
   }
 
   /**
    * No other token is to be had now: ask again once half of the time is over.
    *
    * @param {number} now
+   * @param {number} [wait] - Milliseconds, at least.
    */
-  renewLater(now) {
+  renewLater(now, wait = 0) {
     this.renewing = false;
-    this.renewAt = now + Math.max(ASK_AGAIN, (this.#end - now) / 2);
+    this.renewAt = now + Math.max(ASK_AGAIN, wait, (this.#end - now) / 2);
   }
 
   /**
@@ -74,6 +94,7 @@ export class Credential {
   }
 
   disconnected() {
+    this.#sent = null;
     this.#end = 0;
     this.renewing = false;
     this.renewAt = Infinity;

@@ -142,10 +142,28 @@ export class Lifecycle {
     if (!this.#credential.renew(token, now)) return;
     if (this.oneWay) {
       this.cut();
+      this.#credential.use(token);
       this.#open(now);
     } else {
       this.send({ type: "auth", token });
     }
+  }
+
+  /** The server has answered `auth`. @protected @param {number | undefined} seconds @param {number} now */
+  tokenRenewed(seconds, now) {
+    this.#credential.renewed();
+    this.tokenEnds(seconds, now);
+  }
+
+  /**
+   * An error that names no shape: a close follows, or nothing is lost.
+   *
+   * @protected @param {Message} error @param {number} now
+   */
+  troubled(error, now) {
+    this.error = error;
+    this.floor = (error.retry_after ?? 0) * 1000;
+    this.#credential.failed(this.floor, now);
   }
 
   /**

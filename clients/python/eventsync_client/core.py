@@ -90,7 +90,8 @@ class Core:
         self._silent_at: float | None = None
         self._renew_at: float | None = None
         self._token_ends = 0.0
-        self._renewing = False
+        self._sent_token: str | None = None
+        """What `auth` has sent, until the server has answered."""
         self._acks = Acks(self._held)
         self._remembered = True
         self._barrier: Position | None = None
@@ -206,9 +207,8 @@ class Core:
             return
         if not self._connected:
             return
-        self._token = token
         if self._two_way:
-            self._renewing = True
+            self._sent_token = token
             self._send({"type": "auth", "token": token})
         else:
             self._again("the token is renewed", now, attempts=0)
@@ -223,7 +223,7 @@ class Core:
 
     @property
     def current_token(self) -> str | None:
-        """The last token that was got."""
+        """The token of the connection, or of the next one."""
         return self._token
 
     def opened(self, now: float, *, two_way: bool = True) -> None:
@@ -279,8 +279,8 @@ class Core:
 
     def _disconnect(self) -> None:
         self.actions.append(Cut())
-        self._connected = self._renewing = False
-        self._asking = None
+        self._connected = False
+        self._asking = self._sent_token = None
         self._unauthenticated = ""
         self._silent_at = self._renew_at = self._ping_at = None
         self._pinged = False
@@ -367,7 +367,7 @@ class Core:
         elif kind == "progress":
             self._progress(message, now)
         elif kind == "authenticated":
-            self._renewing = False
+            self._token, self._sent_token = self._sent_token or self._token, None
             self._plan_renewal(message.get("expires_in"), now)
         elif kind == "error":
             self._error(message, now)
@@ -392,7 +392,7 @@ class Core:
                 self._updated(held.advance(position))
         if self._pinged:
             self._pinged, self._ping_at = False, now + _PING_AGAIN
-        if self._renew_at is None and not self._renewing and self._asking is None:
+        if self._renew_at is None and self._sent_token is None and self._asking is None:
             self._plan_renewal(message.get("token_expires_in"), now)
 
     def _plan_renewal(self, expires_in: float | None, now: float) -> None:
@@ -400,10 +400,10 @@ class Core:
             self._token_ends = now + expires_in
             self._renew_at = now + max(_ASK_AGAIN, expires_in - _RENEW_BEFORE, expires_in / 2)
 
-    def _renew_later(self, now: float) -> None:
+    def _renew_later(self, now: float, at_least: float = 0.0) -> None:
         """Ask again once half of the time is over: no other token is to be had now."""
         if self._connected:
-            self._renew_at = now + max(_ASK_AGAIN, (self._token_ends - now) / 2)
+            self._renew_at = now + max(_ASK_AGAIN, at_least, (self._token_ends - now) / 2)
 
     def _apply(self, held: Held, message: Json, now: float) -> None:
         try:
@@ -421,8 +421,10 @@ class Core:
         if shape is None:
             self.actions.append(Refused(message))
             self._floor = retry_after or 0.0
+            if self._sent_token is not None:
+                self._sent_token = None
+                self._renew_later(now, self._floor)
             if message["code"] == "unauthenticated":
-                self._renewing = False
                 self._unauthenticated = "" if self._two_way else str(message.get("reason", message["message"]))
         elif (held := self._held.get(shape)) is None:
             return
