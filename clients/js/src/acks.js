@@ -3,6 +3,7 @@
 import { distance } from "./positions.js";
 
 const EVERY = 1000; // ms
+const BY_REQUESTS = 30_000; // ms, so that one at a time is under way
 
 /** @typedef {(shape: string) => string | null} Served - The present position; null if the server does not serve it. */
 
@@ -31,9 +32,15 @@ export class Acknowledgements {
     this.due = Infinity;
   }
 
-  /** Acknowledge after a while, if there is something new. @param {Served} served @param {number} now */
-  plan(served, now) {
-    if (this.due === Infinity && this.#open(served).length) this.due = now + EVERY;
+  /**
+   * Acknowledge after a while, if there is something new.
+   *
+   * @param {Served} served
+   * @param {boolean} oneWay - By a request.
+   * @param {number} now
+   */
+  plan(served, oneWay, now) {
+    if (this.due === Infinity && this.#open(served).length) this.due = now + (oneWay ? BY_REQUESTS : EVERY);
   }
 
   /** The positions to send now, by shape; null if there is nothing new. @param {Served} served */

@@ -22,9 +22,10 @@ import { TRANSPORTS } from "./transports.js";
  * @property {() => void} ran
  */
 
-const WITH_WEBSOCKET = /** @type {const} */ (["websocket", "sse", "websocket", "poll"]);
+const WITH_WEBSOCKET = /** @type {const} */ (["websocket", "websocket", "sse", "websocket", "poll"]);
 const WITHOUT = /** @type {const} */ (["sse", "sse", "poll"]);
-const PREFERRED = 600_000; // ms that the transport of the last good connection is tried first
+const PREFERRED = 600_000; // ms, from its first connection, that a transport is tried before a WebSocket is
+const UNFIT = [4414, 4426, 4431]; // another transport has a shorter address and shorter headers
 const LONGEST_TIMER = 2 ** 31 - 1;
 
 /** The clock of the cores, in milliseconds. */
@@ -36,7 +37,9 @@ export class Connection {
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #timer;
   #running = false; // true while outputs are handled
-  /** @type {{ name: TransportName, until: number } | null} */
+  /** Of the names: only a client that had a WebSocket tries one twice. */
+  #next = 1;
+  /** @type {{ name: TransportName, until: number } | null} The last good transport, if it was no WebSocket. */
   #good = null;
   /** @type {TransportName} */
   transport = "websocket";
@@ -113,7 +116,7 @@ export class Connection {
       case "ask":
         return this.#ask(output.why);
       case "status":
-        if (this.core.status === "syncing") this.#good = { name: this.transport, until: clock() + PREFERRED };
+        if (this.core.status === "live") this.#choseWell();
     }
     this.handle(output);
   }
@@ -129,15 +132,23 @@ export class Connection {
   /** A proxy without WebSockets lets an event stream through, and any proxy lets single requests through. */
   #choose() {
     if (this.wanted !== "auto") return this.wanted;
-    const { attempts } = this.core;
-    if (!attempts && this.#good && clock() < this.#good.until) return this.#good.name;
+    if (this.#good && this.#next === 1 && clock() < this.#good.until) {
+      this.#next = 3;
+      return this.#good.name;
+    }
     const names = this.WebSocket ? WITH_WEBSOCKET : WITHOUT;
-    return names[attempts % names.length];
+    return names[this.#next++ % names.length];
+  }
+
+  #choseWell() {
+    const { transport: name } = this;
+    this.#next = name === "websocket" ? 0 : 1;
+    if (!this.#next) this.#good = null;
+    else if (this.#good?.name !== name || clock() >= this.#good.until) this.#good = { name, until: clock() + PREFERRED };
   }
 
   #connect() {
     this.#disconnect();
-    this.transport = this.#choose();
     const { url, core, WebSocket, fetch } = this;
     const { shapes, vector, token, clientId } = core;
     const asked = { url, shapes, vector, token, clientId, WebSocket, fetch };
@@ -154,9 +165,12 @@ export class Connection {
           if (link === this.#link) this.tap?.message(message);
           current((its, now) => its.receive(message, now));
         },
-        closed: (ending) => current((its, now) => its.closed(ending, now)),
+        closed: ({ code = 0, ...rest }) => {
+          const isUnfit = this.wanted === "auto" && UNFIT.includes(code);
+          current((its, now) => its.closed({ code: isUnfit ? 0 : code, ...rest }, now));
+        },
       };
-      link = this.tap?.open(reports) ?? TRANSPORTS[this.transport](asked, reports);
+      link = this.tap?.open(reports) ?? TRANSPORTS[(this.transport = this.#choose())](asked, reports);
       this.#link = link;
     } catch (error) {
       // A URL that is none, or no WebSocket here: trying again does not help, but another transport may.

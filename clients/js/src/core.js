@@ -20,6 +20,7 @@ import { Pings } from "./pings.js";
  *   | { type: "disconnect" }
  *   | { type: "ask", why: import("./lifecycle.js").TokenReason }
  *   | { type: "send", message: Message }
+ *   | { type: "acknowledge", vector: Record<string, string> }
  *   | { type: "apply", shape: string, step: Step }
  *   | { type: "forget", shape: string }
  *   | { type: "changes", shape: string, source: Change["source"], changes: Change[], replayed: boolean }
@@ -122,7 +123,7 @@ export class Core extends Lifecycle {
     for (const [shape, at] of this.#resubscribe) if (now >= at) this.#subscribe(shape);
     if (now >= this.#acks.due) {
       const vector = this.#acks.take(this.#served);
-      if (vector) this.send({ type: "ack", vector });
+      if (vector) this.oneWay ? this.output({ type: "acknowledge", vector }) : this.send({ type: "ack", vector });
     }
     if (now >= this.#pings.due) this.#ping(now);
   }
@@ -251,7 +252,7 @@ export class Core extends Lifecycle {
 
   /** @param {number} now */
   #planAck(now) {
-    if (this.clientId && this.#remembers && !this.oneWay && this.isOpen) this.#acks.plan(this.#served, now);
+    if (this.clientId && this.#remembers && this.isOpen) this.#acks.plan(this.#served, this.oneWay, now);
   }
 
   /** @param {number} now */

@@ -18,8 +18,8 @@
  * @property {import("./store.js").Store} [store] - Keeps documents, positions and writes; in memory without it.
  * @property {import("./decode.js").Codec} [decode] - How documents are seen and written, such as `native()`; as
  *   Extended JSON without it.
- * @property {"auto" | import("./transports.js").TransportName} [transport] - `auto`, without it, is the first of them
- *   that gets through.
+ * @property {"auto" | import("./transports.js").TransportName} [transport] - `auto`, without it, is a WebSocket, or
+ *   what gets through: then a WebSocket is tried again at a reconnect 10 minutes later.
  * @property {typeof globalThis.WebSocket} [WebSocket] - Where the runtime has none, as that of the package `ws`.
  * @property {typeof globalThis.fetch} [fetch] - In place of the runtime's.
  * @property {number} [maxWrites] - Writes that may be queued, or not known to be in all shapes; 10,000 without it.

@@ -1,6 +1,8 @@
 // What is done with each thing that the engine wants: the handles, the store, the server, the other tabs and the
 // application get it.
 
+import { JSON_BODY } from "./writes.js";
+
 /** @typedef {import("./client.js").Client<any>} Client */
 /** @typedef {import("./engine.js").EngineOutput} EngineOutput */
 
@@ -37,6 +39,8 @@ export function perform(client, output) {
     case "reset":
       if (!isOwn(client, output.shape)) return;
       return client.listeners.tell("reset", { shape: output.shape, reason: output.reason });
+    case "acknowledge":
+      return void acknowledge(client, output.vector);
     case "refused":
       if (!isOwn(client, output.error.shape)) return;
       handles.get(output.error.shape)?.refused(output.error);
@@ -45,6 +49,12 @@ export function perform(client, output) {
       tab?.statusChanged();
       return client.statusChanged();
   }
+}
+
+/** Acknowledge by a request; what it could not bring, the next one does. @param {Client} client @param {object} vector */
+async function acknowledge({ http, options }, vector) {
+  const path = `v1/state-vectors/${encodeURIComponent(String(options.clientId))}`;
+  await http.request("PUT", path, { body: { vector }, headers: JSON_BODY }).catch(() => {});
 }
 
 /** False for a shape that only other tabs follow. @param {Client} client @param {string | undefined} shape */

@@ -9,7 +9,7 @@ import { createClient, idText, idValue, memoryStore, newId } from "../src/client
 import { Persister, joined } from "../src/persister.js";
 import { Tokens } from "../src/requests.js";
 import { eventsOf, vectorText } from "../src/transports.js";
-import { ScriptedServer } from "./scripted.mjs";
+import { Arrivals, ScriptedServer } from "./scripted.mjs";
 
 const WELCOME = { type: "welcome", session: "s", client_id: "c", protocol: 1, heartbeat: 25, vector: {} };
 const snapshot = (shape, position, docs) => ({ type: "snapshot", shape, position, part: 0, last: true, docs });
@@ -406,4 +406,110 @@ test("a store is for one user: with a token, the client needs its principal", as
   for (const options of [{ ...given, principal: "ada" }, { ...given, store: undefined }, { ...given, token: undefined }]) {
     await createClient(options).close();
   }
+});
+
+// --- by which transport -----------------------------------------------------------------------------------------------
+
+const LIVE = [{ ...WELCOME, heartbeat: 3600 }, snapshot("cards", "k:1", []), { type: "live", shape: "cards", position: "k:1" }];
+
+/** A client that chooses its transport; `next` returns what it opens next, to be made `live` or `lost`. */
+function choosing(t, options) {
+  t.mock.method(Math, "random", () => 0); // it waits for nothing before an attempt
+  const opened = new Arrivals();
+  class Socket {
+    constructor() {
+      opened.add({ name: "websocket", live: () => this.live(), lost: () => this.onclose({ code: 1006, reason: "" }) });
+    }
+
+    live() {
+      this.onopen();
+      for (const message of LIVE) this.onmessage({ data: JSON.stringify(message) });
+    }
+
+    send() {}
+    close() {}
+  }
+  const fetch = (address, { method }) =>
+    new Promise((resolve, reject) => {
+      const { pathname } = new URL(address);
+      let stream;
+      const live = () => {
+        const text = LIVE.map((message) => `data: ${JSON.stringify(message)}\n\n`).join("");
+        resolve(new Response(new ReadableStream({ start: (it) => (stream = it).enqueue(new TextEncoder().encode(text)) })));
+      };
+      const lost = () => (stream ? stream.close() : reject(new TypeError("no network")));
+      const answer = (status, body) => resolve(new Response(body, { status }));
+      opened.add({ name: pathname.split("/").at(-1), method, live, lost, answer });
+    });
+  const db = client(t, { url: "http://scripted", WebSocket: Socket, fetch, ...options });
+  db.collection("cards").subscribe(() => {});
+  const next = async (name) => {
+    const found = await opened.next();
+    assert.equal(found.name, name);
+    return found;
+  };
+  const live = async (name) => {
+    const found = await next(name);
+    found.live();
+    await until(db, "live");
+    return found;
+  };
+  return { db, next, live };
+}
+
+test("a client that had a WebSocket tries it twice before an event stream", async (t) => {
+  const { next, live } = choosing(t);
+  (await live("websocket")).lost();
+  (await live("websocket")).lost();
+  (await next("websocket")).lost();
+  (await next("websocket")).lost();
+  (await live("sse")).lost();
+});
+
+test("a client behind a proxy without WebSockets tries one now and then", async (t) => {
+  let later = 0;
+  const now = performance.now.bind(performance);
+  t.mock.method(performance, "now", () => now() + later);
+  const { db, next, live } = choosing(t);
+  (await next("websocket")).lost();
+  (await live("sse")).lost();
+  later = 599_000;
+  db.collection("cards/a"); // a handle alone connects nothing
+  (await live("sse")).lost();
+  later = 601_000;
+  (await next("websocket")).lost();
+  (await live("sse")).lost();
+  (await next("sse")).lost();
+  (await next("websocket")).lost();
+  (await next("log")).lost();
+  await next("websocket");
+});
+
+test("shapes that are too many for one address are followed by another transport", async (t) => {
+  const { db, next, live } = choosing(t);
+  for (const status of [414, 426, 431]) {
+    (await next("websocket")).lost();
+    (await next("sse")).answer(status, JSON.stringify({ code: "too_long", status }));
+    (await live("websocket")).lost();
+    (await next("websocket")).lost();
+  }
+  await db.close();
+  const fixed = choosing(t, { transport: "sse" });
+  (await fixed.next("sse")).answer(414, JSON.stringify({ code: "too_long", title: "too long" }));
+  assert.deepEqual([(await until(fixed.db, "failed")).code], [4414]);
+});
+
+test("an event stream is acknowledged by requests", async (t) => {
+  const puts = new Arrivals();
+  const url = await serving(t, (request, body, response) => {
+    const { pathname } = new URL(request.url, "http://x");
+    if (request.method === "PUT") return puts.add([pathname, body]), {};
+    stream(response, WELCOME, snapshot("cards", "k:1", []), { type: "live", shape: "cards", position: "k:1" });
+  });
+  const db = client(t, { url, transport: "sse", clientId: "my phone" });
+  db.collection("cards").subscribe(() => {});
+  await until(db, "live");
+  await db.flush();
+  db.do((engine, now) => engine.tick(now + 30_000));
+  assert.deepEqual(await puts.next(), ["/below/v1/state-vectors/my%20phone", { vector: { cards: "k:1" } }]);
 });

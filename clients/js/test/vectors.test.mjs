@@ -25,6 +25,7 @@ class Run {
     this.sent = [];
     this.changes = [];
     this.asked = [];
+    this.acknowledged = [];
     this.refused = undefined;
     this.connects = 0;
   }
@@ -85,6 +86,7 @@ class Run {
   take(output) {
     if (output.type === "send") this.sent.push(output.message);
     if (output.type === "changes") this.changes.push(...output.changes);
+    if (output.type === "acknowledge") this.acknowledged.push(output.vector);
     if (output.type === "ask") this.asked.push(output.why);
     if (output.type === "refused") this.refused = output.error;
     if (output.type === "connect") this.connects += 1;
@@ -96,13 +98,14 @@ class Run {
     const { core, where } = this;
     const same = (value, wanted, what) =>
       assert.ok(equal(value, wanted), `${where}\n${what}: ${JSON.stringify(value)}\nwanted: ${JSON.stringify(wanted)}`);
-    const known = ["status", "reason", "sent", "vector", "documents", "changes", "refused", "reconnect", "asked", "stale"];
+    const known = ["status", "reason", "sent", "vector", "documents", "acknowledged", "changes", "refused", "reconnect", "asked", "stale"];
     for (const name of Object.keys(expect)) assert.ok(known.includes(name), `${where}: ${name} is not known`);
     if ("status" in expect) same(core.status, expect.status, "status");
     if ("reason" in expect) assert.ok(core.reason.includes(expect.reason), `${where}: ${core.reason}`);
     if ("sent" in expect) same(this.sent.splice(0), expect.sent, "sent");
     if ("vector" in expect) same(core.vector, expect.vector, "vector");
     if ("stale" in expect) same(core.stale, expect.stale, "stale");
+    if ("acknowledged" in expect) same(this.acknowledged.splice(0), expect.acknowledged, "acknowledged");
     if ("asked" in expect) same(this.asked.splice(0), expect.asked, "asked");
     for (const [shape, wanted] of Object.entries(expect.documents ?? {})) {
       const held = core.shapes.includes(shape) ? Object.fromEntries(core.documents(shape)) : null;

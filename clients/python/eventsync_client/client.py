@@ -26,7 +26,7 @@ from eventsync_client.positions import Position
 from eventsync_client.replica import Update
 from eventsync_client.shapes import shape_text
 from eventsync_client.store import Memory, Store
-from eventsync_client.transports import Ended, Link, Request, Transport, open_link
+from eventsync_client.transports import UNFIT, Ended, Link, Request, Transport, open_link
 from eventsync_client.values import Decode, codec_of
 
 logger = logging.getLogger("eventsync_client")
@@ -413,7 +413,8 @@ class AsyncClient:
         except Ended as ended:
             if self._connection is me:
                 self._blocked = ended.blocked or (self._blocked and ended.code is None)
-                self.core.closed(ended.code, ended.reason, self._now(), retry_after=ended.retry_after)
+                code = None if ended.code == UNFIT and self._transport == "auto" else ended.code
+                self.core.closed(code, ended.reason, self._now(), retry_after=ended.retry_after)
                 await self._perform()
                 self._wake.set()
         except Exception as error:  # noqa: BLE001 - whatever it is, the application is to know

@@ -32,6 +32,9 @@ _SNAPSHOT_PART: Final = 1000
 
 _HEARTBEAT: Final = 25.0
 
+UNFIT: Final = 4431
+"""The end of a connection whose request has too long a head: another transport's is shorter."""
+
 
 class Ended(Exception):
     """The connection has ended, or did not come to be. `code` is that of a WebSocket's close, or stands for one."""
@@ -177,7 +180,7 @@ def _ended(answer: httpx.Response) -> Ended:
         return Ended(None, detail, retry_after=retry_after_of(answer))
     if status == 401:
         return Ended(4401, str(problem.get("reason", detail)), retry_after=retry_after_of(answer))
-    return Ended(4403 if status == 403 else 4400, detail)
+    return Ended({403: 4403, 431: UNFIT}.get(status, 4400), detail)
 
 
 class _Events:

@@ -124,6 +124,8 @@ JAVASCRIPT: list[Mutant] = [
      "Object.fromEntries(open)", "Object.fromEntries(open.map(([shape]) => [shape, served(shape)]))"),
     ("a position of another log is acknowledged", "acks", "&& !isNaN(distance(durable, own))", ""),
     ("a new connection is not acknowledged", "acks", "this.#acked.clear();", ""),
+    ("a stream is not acknowledged", "core",
+     'this.oneWay ? this.output({ type: "acknowledge", vector })', "this.oneWay ? 0"),
     ("a write overtakes one that is under way", "queue",
      "find((entry) => !isAnswered(entry))", 'find(({ state }) => state === "queued")'),
     ("the queue forgets its order", "queue",

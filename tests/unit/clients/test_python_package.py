@@ -10,8 +10,9 @@ from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
+import httpx
 import pytest
 from bson import ObjectId
 from hypothesis import given
@@ -21,7 +22,7 @@ from eventsync.domain.ids import format_id
 from eventsync.domain.positions import vector_from_short, vector_from_text, vector_to_json
 from eventsync.domain.predicates.routed_shape import RoutedShape
 from eventsync.domain.shapes import Shape
-from eventsync_client import AsyncClient, Memory, Operation, OutcomeUnknown, Sqlite
+from eventsync_client import AsyncClient, Memory, Operation, OutcomeUnknown, Sqlite, SyncFailed
 from eventsync_client.actions import Ask, Why
 from eventsync_client.core import Core, Status
 from eventsync_client.patch import PatchError, apply_patch, same
@@ -29,6 +30,7 @@ from eventsync_client.positions import Position, vector_text
 from eventsync_client.replica import RawChange, Row, Update
 from eventsync_client.shapes import id_text, shape_text
 from eventsync_client.store import Pending
+from eventsync_client.transports import Ended, Link, Transport, open_link
 from support.waiting import scaled, within
 
 DATA: Final = Path(__file__).parents[2] / "data"
@@ -348,3 +350,35 @@ async def test_only_a_mapping_is_a_document(doc: Any) -> None:
     for operation in (Operation.insert, partial(Operation.replace, "a")):
         with pytest.raises(TypeError, match="a document is a mapping"):
             operation(doc)
+
+
+@pytest.mark.parametrize("transport", ["auto", "sse"])
+async def test_head_that_is_too_long_for_the_server_is_a_matter_of_the_transport(
+    monkeypatch: pytest.MonkeyPatch, transport: Literal["auto", "sse"]
+) -> None:
+    """Of an event stream, which names all shapes in its address."""
+    tried: list[str] = []
+    went_on = asyncio.Event()
+
+    async def send(client: httpx.AsyncClient, request: httpx.Request, **_: Any) -> httpx.Response:
+        return httpx.Response(431, json={"code": "too_large", "detail": "the head is too long"}, request=request)
+
+    async def refuse(asked: Transport, *rest: Any) -> Link:
+        tried.append(asked)
+        if asked == "sse":
+            return await open_link(asked, *rest)
+        if "sse" in tried:
+            went_on.set()
+        raise Ended(None, "the connection was lost")
+
+    monkeypatch.setattr(httpx.AsyncClient, "send", send)
+    monkeypatch.setattr("eventsync_client.client.open_link", refuse)
+    monkeypatch.setattr("eventsync_client.core._LONGEST", 0.0)
+    async with within(), AsyncClient("http://127.0.0.1:1", transport=transport) as client:
+        shape = client.shape("cards")
+        if transport == "sse":
+            with pytest.raises(SyncFailed, match="the head is too long"):
+                await shape.live()
+        else:
+            await went_on.wait()
+    assert tried[:4] == (["sse"] if transport == "sse" else ["websocket", "websocket", "sse", "websocket"])

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pytest
 
-from eventsync_client.actions import Ask, Connect, Refused, Send
+from eventsync_client.actions import Acknowledge, Ask, Connect, Refused, Send
 from eventsync_client.core import Core, Status, drained
 from eventsync_client.patch import same
 from eventsync_client.positions import Position
@@ -35,6 +35,7 @@ class Driver:
             client_id=case.get("client_id"), has_token=self.has_token, jitter=random.Random(case["name"]).random
         )
         self.sent: list[Json] = []
+        self.acknowledged: list[Json] = []
         self.asked: list[str] = []
         self.changes: list[Json] = []
         self.refused: Json | None = None
@@ -50,6 +51,8 @@ class Driver:
         for action in drained(self.core):
             if isinstance(action, Send):
                 self.sent.append(action.message)
+            elif isinstance(action, Acknowledge):
+                self.acknowledged.append(action.vector)
             elif isinstance(action, Ask):
                 self.asked.append(action.why)
             elif isinstance(action, Connect):
@@ -119,6 +122,7 @@ class Driver:
             "vector": core.vector,
             "stale": core.stale,
             "sent": self.sent,
+            "acknowledged": self.acknowledged,
             "asked": self.asked,
         }
         for name, value in plain.items():
@@ -141,6 +145,7 @@ class Driver:
         if "reconnect" in expected:
             self.expect_attempt(expected["reconnect"])
         self.sent = [] if "sent" in expected else self.sent
+        self.acknowledged = [] if "acknowledged" in expected else self.acknowledged
         self.asked = [] if "asked" in expected else self.asked
         self.changes = [] if "changes" in expected else self.changes
 

@@ -65,9 +65,10 @@ _STEPS: Final = {
     "reach": {"reach"},
     "expect": {"expect"},
 }
-_EXPECTED: Final = frozenset(
-    {"status", "reason", "sent", "vector", "documents", "changes", "refused", "reconnect", "asked", "stale"}
-)
+_EXPECTED: Final = frozenset({
+    "status", "reason", "sent", "acknowledged", "vector", "documents", "changes", "refused", "reconnect", "asked",
+    "stale",
+})  # fmt: skip
 
 _OPTIONS: Final = json_util.RELAXED_JSON_OPTIONS.with_options(datetime_conversion=DatetimeConversion.DATETIME_AUTO)
 
