@@ -443,6 +443,9 @@ async def test_client_messages_are_executed(
         await talk.say(type="subscribe", shape="nothing")
         refused: Message = await talk.until(of_kind("error"))
         assert (refused["code"], refused["shape"]) == ("not_tracked", "nothing")
+        await talk.say(type="subscribe", shape="orders/int:abc")
+        refused = await talk.until(of_kind("error"))
+        assert (refused["code"], refused["shape"]) == ("malformed", "orders/int:abc")
         await talk.say(type="write", shape="orders", doc={})
         assert (await talk.until(of_kind("error")))["code"] == "malformed"
         await talk.say(type="unsubscribe", shape="orders")
@@ -453,7 +456,7 @@ async def test_client_messages_are_executed(
         await talk.has("customers", key)
     assert key not in copy["orders"].documents
     # What it acknowledged was what the server had told it: it lives on.
-    assert talk.kinds.count("error") == 2
+    assert talk.kinds.count("error") == 3
 
 
 @everybody

@@ -151,6 +151,19 @@ async def test_refused_shape_is_told_and_others_continue(served: Served) -> None
             await anext(unknown.changes())
 
 
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_text_that_is_no_shape_is_refused_alone(served: Served, transport: Transport) -> None:
+    async with AsyncClient(served.url, transport=transport) as client, within(30):
+        wrong = [client.shape(text) for text in ("orders/", "orders/int:abc")]
+        orders, one = client.shape("orders"), client.shape("orders/str:1")
+        assert (await orders.live()).is_live
+        assert (await one.live()).text == "orders/1"
+        for shape in wrong:
+            with pytest.raises(ShapeRefused, match=shape.text) as refusal:
+                await shape.live()
+            assert refusal.value.code == "malformed"
+
+
 async def test_client_without_a_shape_that_can_be_followed_has_failed(served: Served) -> None:
     for transport in TRANSPORTS:
         async with AsyncClient(served.url, transport=transport) as client, within(20):

@@ -121,7 +121,8 @@ async def test_heartbeat_is_progress(root: httpx.AsyncClient, new_id: NewId) -> 
         ({"shape": "things", "vector": "things=x"}, 400, "malformed"),
         ({"shape": "things", "vector": "%ff=a:1"}, 400, "malformed"),
         ({"shape": "things", "client_id": "x" * 129}, 400, "malformed"),
-        ({"shape": [f"things/{n}" for n in range(6)]}, 400, "malformed"),
+        ({"shape": [f"things/{n}" for n in range(51)]}, 400, "malformed"),
+        ({"shape": ["things/", "things/int:abc"]}, 400, "malformed"),
     ],
 )
 async def test_permanent_errors_are_problem_documents(
@@ -143,6 +144,28 @@ async def test_untracked_shape_among_others_is_refused_alone(root: httpx.AsyncCl
     assert seen["live"]["shape"] == "things"
     assert (seen["error"]["code"], seen["error"]["shape"]) == ("not_tracked", (set(shapes) - {"things"}).pop())
     assert "retry_after" not in seen["error"]
+
+
+async def test_texts_that_are_no_shapes_are_refused_by_name(root: httpx.AsyncClient) -> None:
+    """So are shapes beyond the maximum. All keep their places in the short form of a vector."""
+    texts = ["things/", "things", "things/int:abc", *(f"things/{n}" for n in range(6))]
+    refused = {"things/": "malformed", "things/int:abc": "malformed"} | dict.fromkeys(texts[7:], "rate_limited")
+    vector: dict[str, str] = {}
+    for _ in range(2):
+        seen: dict[str, str] = {}
+        is_live, position = False, ""
+        async with stream(root, *texts, **vector) as events:
+            async for event in events:
+                message = event.json()
+                if event.event == "live" and message["shape"] == "things":
+                    is_live, position = True, message["position"]
+                if event.event == "error":
+                    seen[message["shape"]] = message["code"]
+                    assert "retry_after" not in message
+                if is_live and len(seen) == len(refused):
+                    break
+        assert seen == refused
+        vector = {"vector": f",{position}" + "," * 7}
 
 
 async def test_untracked_shapes_alone_are_404(root: httpx.AsyncClient) -> None:

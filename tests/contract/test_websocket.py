@@ -176,10 +176,37 @@ async def test_large_message_is_4413(served: Any) -> None:
         assert await closed(connection) == 4413
 
 
+NO_SHAPES = ["things/", "things/int:abc", "things/uuid:zz", "things/ejson:{", "$cmd", "", "things?n=%"]
+
+
+async def test_texts_that_are_no_shapes_are_refused_by_name(served: Any) -> None:
+    async with opened(served) as connection:
+        await send(connection, type="hello", shapes=[*NO_SHAPES, "things"])
+        refused = [await receive(connection, "error") for _ in NO_SHAPES]
+        assert [error["shape"] for error in refused] == NO_SHAPES
+        assert {error["code"] for error in refused} == {"malformed"}
+        assert not any("retry_after" in error for error in refused)
+        assert (await receive(connection, "live"))["shape"] == "things"
+        for text in NO_SHAPES:
+            for kind in ("subscribe", "unsubscribe"):
+                await send(connection, type=kind, shape=text)
+                error = await receive(connection, "error")
+                assert (error["code"], error["shape"]) == ("malformed", text)
+        await send(connection, type="subscribe", shape="things/str:x", position="nonsense")
+        error = await receive(connection, "error")
+        assert (error["code"], error["shape"]) == ("malformed", "things/x")
+
+
 async def test_shapes_are_bounded(served: Any) -> None:
     async with opened(served) as connection:
-        await send(connection, type="hello", shapes=[f"things/{n}" for n in range(6)])
+        await send(connection, type="hello", shapes=[f"things/{n}" for n in range(51)])
         assert await closed(connection) == 4400
+    async with opened(served) as connection:
+        shapes = [f"things/{n}" for n in range(50)]
+        await send(connection, type="hello", shapes=shapes, vector=dict.fromkeys(shapes, "k3f9ab2c:1"))
+        refused = [await receive(connection, "error") for _ in shapes[5:]]
+        assert [(error["code"], error["shape"]) for error in refused] == [("rate_limited", text) for text in shapes[5:]]
+        await receive(connection, "live")
     async with opened(served) as connection:
         await send(connection, type="hello", shapes=[f"things/{n}" for n in range(5)])
         await receive(connection, "live")

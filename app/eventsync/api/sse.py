@@ -34,8 +34,8 @@ from eventsync.domain.positions import (
     vector_to_short,
     vector_to_text,
 )
-from eventsync.domain.protocol import check_client_id
-from eventsync.domain.shapes import Shape
+from eventsync.domain.protocol import MAX_NAMED, check_client_id
+from eventsync.domain.shapes import Shape, asked_shape
 from eventsync.errors import EventsyncError, Forbidden, Malformed, NotTracked, UnknownShape
 from eventsync.logging import name_session
 from eventsync.server.deadline import deadline_of
@@ -153,11 +153,11 @@ def _chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def _parse_vector(text: str, shapes: list[Shape], settings: Settings) -> dict[Shape, Position]:
+def _parse_vector(text: str, shapes: list[Shape], limit: int) -> dict[Shape, Position]:
     """Parse a state vector in either of its text forms. Only the long form has an `=`."""
     if text and "=" not in text:
         return vector_from_short(text, shapes)
-    return vector_from_text(text, limit=settings.max_shapes)
+    return vector_from_text(text, limit=limit)
 
 
 _Query = tuple[list[Shape], dict[Shape, Position] | None, str | None]
@@ -165,12 +165,12 @@ _Query = tuple[list[Shape], dict[Shape, Position] | None, str | None]
 
 
 def _parse_query(request: Request, settings: Settings) -> _Query:
-    query = request.query_params
-    shapes = list(dict.fromkeys(Shape.parse(text) for text in query.getlist("shape")))
-    if not 1 <= len(shapes) <= settings.max_shapes:
-        raise Malformed(f"shape is given 1 to {settings.max_shapes} times")
+    query, limit = request.query_params, MAX_NAMED * settings.max_shapes
+    shapes = list(dict.fromkeys(map(asked_shape, query.getlist("shape"))))
+    if not 1 <= len(shapes) <= limit:
+        raise Malformed(f"shape is given 1 to {limit} times")
     text = request.headers.get("last-event-id") or query.get("vector")
-    vector = None if text is None else _parse_vector(text, shapes, settings)
+    vector = None if text is None else _parse_vector(text, shapes, limit)
     return shapes, vector, check_client_id(query.get("client_id"))
 
 

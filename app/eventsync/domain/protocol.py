@@ -14,7 +14,7 @@ from typing import Any, Final
 import orjson
 
 from eventsync.domain.positions import LogId, Position, Seq, StateVector, vector_from_json, vector_to_json
-from eventsync.domain.shapes import Shape
+from eventsync.domain.shapes import InvalidShape, Shape, asked_shape
 from eventsync.domain.values.extended_json import to_json
 from eventsync.errors import EventsyncError, Malformed, Unauthenticated, public_error
 
@@ -36,6 +36,9 @@ RETRY_WHEN_FULL: Final = (1.0, 4.0)
 
 MAX_CLIENT_ID = 128
 """Longest client id, in characters."""
+
+MAX_NAMED: Final = 10
+"""Shapes that a request may name, in multiples of those that are served. Each one too many is refused by its name."""
 
 
 # --- server → client --------------------------------------------------------------------------------------------
@@ -213,7 +216,8 @@ class UnreadableMessage(Malformed):
 def parse(text: str | bytes, *, max_shapes: int) -> Request:
     """Read a client's message. Unknown fields are ignored, unknown types refused.
 
-    Raises `Malformed`, or its subclass `UnreadableMessage` if the text is not a JSON object with a `type`.
+    Its shapes may be `InvalidShape`. Raises `Malformed`, or its subclass `UnreadableMessage` if the text is not a JSON
+    object with a `type`.
     """
     try:
         message = orjson.loads(text)
@@ -224,10 +228,9 @@ def parse(text: str | bytes, *, max_shapes: int) -> Request:
     if kind == "hello":
         return _hello(message, max_shapes)
     if kind == "subscribe":
-        position = message.get("position")
-        return Subscribe(Shape.parse(message.get("shape")), None if position is None else Position.parse(position))
+        return _subscribe(asked_shape(message.get("shape")), message.get("position"))
     if kind == "unsubscribe":
-        return Unsubscribe(Shape.parse(message.get("shape")))
+        return Unsubscribe(asked_shape(message.get("shape")))
     if kind == "ack":
         return Ack(vector_from_json(message.get("vector"), limit=max_shapes))
     if kind == "ping":
@@ -253,15 +256,23 @@ def check_client_id(value: object) -> str | None:
     return value
 
 
+def _subscribe(shape: Shape, position: object) -> Subscribe:
+    try:
+        return Subscribe(shape, None if position is None else Position.parse(position))
+    except Malformed as error:
+        return Subscribe(InvalidShape(str(shape), error=error), None)
+
+
 def _hello(message: dict[str, Any], max_shapes: int) -> Hello:
+    max_named = MAX_NAMED * max_shapes
     shapes, token, vector = message.get("shapes", []), message.get("token"), message.get("vector")
-    if not isinstance(shapes, list) or len(shapes) > max_shapes:
-        raise Malformed(f"shapes is a list of at most {max_shapes}")
+    if not isinstance(shapes, list) or len(shapes) > max_named:
+        raise Malformed(f"shapes is a list of at most {max_named}")
     if token is not None and not isinstance(token, str):
         raise Malformed("token is a string")
     return Hello(
         client_id=check_client_id(message.get("client_id")),
         token=token,
-        shapes=tuple(dict.fromkeys(Shape.parse(shape) for shape in shapes)),
-        vector=None if vector is None else vector_from_json(vector, limit=max_shapes),
+        shapes=tuple(dict.fromkeys(map(asked_shape, shapes))),
+        vector=None if vector is None else vector_from_json(vector, limit=max_named),
     )

@@ -95,3 +95,23 @@ class Shape:
             return cls(declared.name, None, declared)
         check_collection(collection)
         return cls(collection, format_id(parse_id(rest)) if slash else None)
+
+
+@dataclass(frozen=True, slots=True)
+class InvalidShape(Shape):
+    """A text that is no shape, in the place of the shape that a client asks for. Binding it raises `error`.
+
+    So one such text is refused by its name, as a shape that does not exist is, and all other shapes are served.
+    """
+
+    error: Malformed = field(kw_only=True, compare=False, repr=False)
+
+
+def asked_shape(text: object) -> Shape:
+    """Return the shape of a text, or an `InvalidShape` for a text that is none. Raises `Malformed` without a text."""
+    try:
+        return Shape.parse(text)
+    except Malformed as error:
+        if not isinstance(text, str):
+            raise
+        return InvalidShape(text, error=error)

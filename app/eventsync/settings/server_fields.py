@@ -342,7 +342,7 @@ class ServerFields(BaseSettings):
         description="Maximum number of open WebSocket and SSE connections of one server process, with the polls that wait. Further ones are answered when to retry.",
     )
     max_shapes: int = Field(
-        100, ge=1, description="Maximum number of shapes of one connection, and of entries in one state vector."
+        100, ge=1, description="Maximum number of shapes of one connection, and of entries in an acknowledged vector."
     )
     max_bootstraps: int = Field(
         200,

@@ -132,7 +132,8 @@ export class Client {
    * @returns {CollectionHandle<S["collections"][Name]>}
    */
   collection(name) {
-    return this.#handle(name, { collection: name }, CollectionHandle);
+    const text = canonicalShape(name);
+    return this.#handle(text, { collection: text }, CollectionHandle);
   }
 
   /**
@@ -140,11 +141,11 @@ export class Client {
    *
    * @template {CollectionName<S>} Name
    * @param {Name} collection
-   * @param {string} id - The id text.
+   * @param {string} id - The id text, which is brought into its canonical form.
    * @returns {DocumentHandle<S["collections"][Name]>}
    */
   document(collection, id) {
-    return this.#handle(`${collection}/${id}`, { collection, id }, DocumentHandle);
+    return /** @type {any} */ (this.follow(/** @type {any} */ (`${collection}/${id ?? ""}`)));
   }
 
   /**
@@ -173,10 +174,11 @@ export class Client {
    * @returns {Handle<TextDocument<S, Text>>}
    */
   follow(text, info = {}) {
-    if (isDeclared(text)) return this.#handle(canonicalShape(text), info, ShapeHandle);
-    const slash = text.indexOf("/");
-    if (slash < 0) return this.#handle(text, { collection: text }, CollectionHandle);
-    return this.#handle(text, { collection: text.slice(0, slash), id: text.slice(slash + 1) }, DocumentHandle);
+    const shape = canonicalShape(text);
+    if (isDeclared(shape)) return this.#handle(shape, info, ShapeHandle);
+    const slash = shape.indexOf("/");
+    if (slash < 0) return this.#handle(shape, { collection: shape }, CollectionHandle);
+    return this.#handle(shape, { collection: shape.slice(0, slash), id: shape.slice(slash + 1) }, DocumentHandle);
   }
 
   /**

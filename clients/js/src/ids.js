@@ -3,6 +3,7 @@
 import { parseJson } from "./json.js";
 
 export const OBJECT_ID = /^[0-9a-f]{24}$/;
+const NO_UUID = /^$|^uuid:.*[^\da-f-]/i; // and no text
 const AMBIGUOUS = /^(int|uuid|str|ejson):/;
 
 /**
@@ -82,6 +83,21 @@ export function idValue(text) {
       return parseJson(rest);
     default:
       return text;
+  }
+}
+
+/**
+ * The text of the same id by which the server answers; text that only the server can read stays.
+ *
+ * @param {string} text
+ */
+export function canonicalId(text) {
+  try {
+    const value = idValue(text);
+    const isOther = typeof value === "number" ? !text.endsWith(`:${value}`) : NO_UUID.test(text);
+    return isOther ? text : idText(value);
+  } catch {
+    return text;
   }
 }
 

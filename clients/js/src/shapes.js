@@ -1,6 +1,6 @@
 // Declared shapes: `my_orders?owner=7&state=open`, in the canonical form by which the server answers.
 
-import { OBJECT_ID } from "./ids.js";
+import { OBJECT_ID, canonicalId } from "./ids.js";
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
 const PREFIXED = /^(int|uuid|str|ejson|bool|null):/;
@@ -56,12 +56,14 @@ export function shapeText(name, values) {
  * @param {string} shape
  */
 export function canonicalShape(shape) {
-  if (!isDeclared(shape)) return shape;
+  const text = shape.replace(/\p{Surrogate}/gu, "\ufffd"); // lone ones, which no server can read
+  const slash = text.indexOf("/") + 1;
+  if (!isDeclared(text)) return slash ? text.slice(0, slash) + canonicalId(text.slice(slash)) : text;
   try {
-    const { name, values } = parseShape(shape);
+    const { name, values } = parseShape(text);
     return shapeText(name, values);
   } catch {
-    return shape;
+    return text;
   }
 }
 

@@ -158,6 +158,28 @@ test("another shape replaces the one before, and null is none", async (t) => {
   await server.said.next(({ type }) => type === "closed");
 });
 
+test("without an id no document is followed, and an id in another form is the same document", async (t) => {
+  const server = new ScriptedServer({ "cards/a": { a: CARDS.a } });
+  const db = client(t, server);
+  let choose;
+  const { Probe, until } = probe(() => {
+    const [id, setId] = useState();
+    choose = setId;
+    return useDocument("cards", id);
+  });
+  const others = probe(() => [["cards", ""], ["cards", null], [null], [undefined, "a"]].map((of) => useDocument(...of)));
+  mount(t, h(Provider, { client: db }, h(Probe), h(others.Probe)));
+  const nothing = { data: undefined, version: 0, isPending: false, isLoaded: false, error: null };
+  assert.deepEqual(await until(() => true), nothing);
+  assert.deepEqual(await others.until(() => true), Array(4).fill(nothing));
+  assert.equal(db.handles.size, 0);
+  choose("str:a");
+  assert.equal((await until(({ isLoaded }) => isLoaded)).data.n, 1);
+  assert.equal(db.document("cards", "a"), db.follow("cards/str:a"));
+  choose(null);
+  assert.deepEqual(await until(({ isLoaded }) => !isLoaded), nothing);
+});
+
 test("a write is shown at once and once, and a refused one is taken back", async (t) => {
   const server = new ScriptedServer({ "cards/a": { a: CARDS.a } });
   const db = client(t, server);

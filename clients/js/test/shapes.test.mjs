@@ -20,8 +20,28 @@ test("a shape is brought into the server's form", () => {
     "cards?": "cards?",
     "cards?a=%": "cards?a=%",
     "cards/x?b&a": "cards/x?b&a",
+    "cards/str:x": "cards/x",
+    "cards/str:str": "cards/str",
+    "cards/str:": "cards/str:",
+    "cards/.": "cards/str:.",
+    "cards/a\0b": 'cards/ejson:"a\\u0000b"',
+    "cards/uuid:0F8FAD5BD9CB469FA16570867728950E": "cards/uuid:0f8fad5b-d9cb-469f-a165-70867728950e",
+    'cards/ejson:"str:x"': "cards/str:str:x",
+    "cards/ejson:5": "cards/int:5",
+    "cards/ejson:5.0": "cards/ejson:5.0",
+    "cards/ejson:null": "cards/ejson:null",
+    'cards/ejson:{"$oid":"59a47286cfa9a3a73e51e72c"}': "cards/59a47286cfa9a3a73e51e72c",
+    "cards/59a47286cfa9a3a73e51e72c": "cards/59a47286cfa9a3a73e51e72c",
+    "cards/int:9007199254740993": "cards/int:9007199254740993",
   };
   for (const [text, form] of Object.entries(forms)) assert.equal(canonicalShape(text), form);
+});
+
+test("a text that is no id stays, for the server to refuse", () => {
+  for (const id of ["", "int:abc", "int:007", "int:1.5", "int:1e3", "uuid:zz", `uuid:${"z".repeat(32)}`, "uuid:0f8f", "ejson:{", "ejson:[1]"]) {
+    assert.equal(canonicalShape(`cards/${id}`), `cards/${id}`);
+  }
+  assert.equal(canonicalShape("cards/\ud800a😀"), "cards/\ufffda😀", "a lone surrogate would make the message unreadable");
 });
 
 test("the values come back from the text", () => {

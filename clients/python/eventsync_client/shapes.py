@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import quote, unquote
@@ -26,8 +26,10 @@ def id_text(value: Value) -> str:
 def shape_text(name: str, parameters: Mapping[str, Value]) -> str:
     """Return the text of a shape: a collection, `collection/id`, or a declared shape with its parameters.
 
-    A string is text, whatever it looks like. Raises `TypeError` for a value that has no text here.
+    A string is text, whatever it looks like. Raises `TypeError` for a value that has no text here, and `ValueError` for
+    text that has no UTF-8.
     """
+    name.encode()
     if not parameters:
         return _canonical(name)
     pairs: list[tuple[str, str]] = []
@@ -38,11 +40,30 @@ def shape_text(name: str, parameters: Mapping[str, Value]) -> str:
 
 
 def _canonical(text: str) -> str:
-    if "?" not in text.partition("/")[0]:
-        return text
+    collection, slash, rest = text.partition("/")
+    if "?" not in collection:
+        return collection + slash + _canonical_id(rest)
     name, _, query = text.partition("?")
     pairs = [pair.partition("=")[::2] for pair in query.split("&") if pair]
     return _joined(name, [(key, _plain(unquote(value))) for key, value in pairs])
+
+
+def _canonical_id(text: str) -> str:
+    """Return the text of the same id by which the server answers. Text that only the server can read stays."""
+    if not text or text.startswith("int:") or _OBJECT_ID.fullmatch(text):
+        return text
+    prefix, colon, rest = text.partition(":")
+    try:
+        value = _READ[prefix](rest) if colon and prefix in _READ else text
+        if isinstance(value, str):
+            value.encode()
+            return _text(value, _ID_PREFIXES)
+    except (ValueError, RecursionError):
+        return text
+    return _typed(value) if isinstance(value, uuid.UUID) or type(value) is int else text
+
+
+_READ: Final[dict[str, Callable[[str], Any]]] = {"str": str, "uuid": uuid.UUID, "ejson": json.loads}
 
 
 def _joined(name: str, pairs: list[tuple[str, str]]) -> str:

@@ -22,6 +22,7 @@ from eventsync.domain.ids import format_id
 from eventsync.domain.positions import vector_from_short, vector_from_text, vector_to_json
 from eventsync.domain.predicates.routed_shape import RoutedShape
 from eventsync.domain.shapes import Shape
+from eventsync.errors import Malformed
 from eventsync_client import AsyncClient, Memory, Operation, OutcomeUnknown, Sqlite, SyncFailed
 from eventsync_client.actions import Ask, Why
 from eventsync_client.core import Core, Status
@@ -107,6 +108,51 @@ def test_shapes_without_parameters() -> None:
     assert shape_text("my_orders?b=2&a=str:1&a=1", {}) == "my_orders?a=1&b=2"
     with pytest.raises(TypeError, match="set has no text"):
         id_text({1})
+
+
+@given(st.sampled_from(["", "str:", "ejson:", "uuid:", "int:"]), VALUES.map(str) | VALUES.map(format_id))
+def test_document_is_the_one_that_the_server_answers(prefix: str, rest: str) -> None:
+    for text in (f"orders/{prefix}{rest}", f"orders/ejson:{json.dumps(rest)}"):
+        try:
+            canonical = str(Shape.parse(text))
+        except Malformed:
+            assert shape_text(text, {}) == text, "the server refuses it by this name"
+            continue
+        assert shape_text(text, {}) == canonical
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("str:abc", "abc"),
+        ("str:", "str:"),
+        ("str", "str"),
+        (".", "str:."),
+        ("a\0b", 'ejson:"a\\u0000b"'),
+        ("uuid:0F8FAD5BD9CB469FA16570867728950E", "uuid:0f8fad5b-d9cb-469f-a165-70867728950e"),
+        ('ejson:"str:x"', "str:str:x"),
+        ("ejson:5", "int:5"),
+        ("ejson:5.0", "ejson:5.0"),
+        ("ejson:null", "ejson:null"),
+        ("59a47286cfa9a3a73e51e72c", "59a47286cfa9a3a73e51e72c"),
+    ],
+)
+def test_ids_have_one_text(text: str, canonical: str) -> None:
+    assert shape_text(f"orders/{text}", {}) == f"orders/{canonical}" == str(Shape.parse(f"orders/{text}"))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "int:abc", "int:007", "uuid:zz", "ejson:{", 'ejson:"\\ud800"', "ejson:" + "[" * 9000]
+)
+def test_texts_that_are_no_ids_stay_for_the_server_to_refuse(text: str) -> None:
+    assert shape_text(f"orders/{text}", {}) == f"orders/{text}"
+    with pytest.raises(Malformed):
+        Shape.parse(f"orders/{text}")
+
+
+def test_text_without_utf_8_is_no_shape() -> None:
+    with pytest.raises(ValueError, match="surrogates"):
+        shape_text("orders/\ud800", {})
 
 
 def test_parameter_has_any_name_but_model() -> None:

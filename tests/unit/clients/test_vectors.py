@@ -27,7 +27,7 @@ from eventsync.domain.ids import format_id, parse_id
 from eventsync.domain.plan import ResetReason
 from eventsync.domain.positions import Position, vector_from_json
 from eventsync.domain.routes import Transition, body_for
-from eventsync.domain.shapes import Shape
+from eventsync.domain.shapes import Shape, asked_shape
 from eventsync.domain.values.extended_json import decode, to_json
 from eventsync.server.problems import Close
 from eventsync.sync.sessions import session
@@ -261,7 +261,7 @@ def error(message: Json) -> bytes:
         kind.code: kind for kind in (errors.Malformed, errors.NotTracked, errors.RateLimited, errors.UnknownShape)
     }
     failure = (kinds | others)[message["code"]](message["message"])
-    return protocol.error(failure, str(shape(message["shape"])) if "shape" in message else None)
+    return protocol.error(failure, str(asked_shape(message["shape"])) if "shape" in message else None)
 
 
 ENCODERS: Final[dict[str, Callable[[Json], bytes]]] = {

@@ -9,7 +9,7 @@ from eventsync.domain import protocol
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.domain.protocol import Ack, Hello, Ping, Subscribe, UnreadableMessage, Unsubscribe, parse
-from eventsync.domain.shapes import Shape
+from eventsync.domain.shapes import InvalidShape, Shape
 from eventsync.errors import Malformed, NotTracked, Unavailable
 
 LOG = LogId("k3f9ab2c")
@@ -92,7 +92,7 @@ def test_text_that_is_no_message_is_unreadable(text: str | bytes) -> None:
         {"type": ""},
         {"type": "x" * 10_000},
         {"type": "hello", "shapes": "orders"},
-        {"type": "hello", "shapes": ["a", "b", "c", "d"]},
+        {"type": "hello", "shapes": [str(n) for n in range(31)]},
         {"type": "hello", "shapes": [5]},
         {"type": "hello", "token": 5},
         {"type": "hello", "client_id": ""},
@@ -103,8 +103,7 @@ def test_text_that_is_no_message_is_unreadable(text: str | bytes) -> None:
         {"type": "hello", "vector": [1]},
         {"type": "hello", "vector": {"orders": "x"}},
         {"type": "subscribe"},
-        {"type": "subscribe", "shape": "orders", "position": "x"},
-        {"type": "subscribe", "shape": "orders", "position": 5},
+        {"type": "subscribe", "shape": 5},
         {"type": "unsubscribe"},
         {"type": "ack"},
         {"type": "ack", "vector": {"a": "k:1", "b": "k:1", "c": "k:1", "d": "k:1"}},
@@ -115,6 +114,29 @@ def test_malformed_messages_differ_from_unreadable_ones(message: dict[str, Any])
         parse(json.dumps(message), max_shapes=3)
     assert not isinstance(caught.value, UnreadableMessage)
     assert len(caught.value.message) < 300
+
+
+@pytest.mark.parametrize("text", ["", "orders/", "orders/int:x", "a$b", "orders?a=b=%", "orders/" + "x" * 20_000])
+def test_text_that_is_no_shape_keeps_its_place_and_its_name(text: str) -> None:
+    hello = parse(json.dumps({"type": "hello", "shapes": [text, "orders", text]}), max_shapes=3)
+    assert isinstance(hello, Hello)
+    invalid, valid = hello.shapes
+    assert valid == Shape("orders") != invalid
+    for kind, request_ in (("subscribe", Subscribe(invalid, None)), ("unsubscribe", Unsubscribe(invalid))):
+        assert parse(json.dumps({"type": kind, "shape": text}), max_shapes=3) == request_
+    assert isinstance(invalid, InvalidShape)
+    assert str(invalid) == text
+    assert invalid.error.code in {"malformed", "invalid_predicate"}
+
+
+@pytest.mark.parametrize("position", ["x", 5])
+def test_position_that_can_not_be_read_is_an_error_of_its_shape(position: object) -> None:
+    message = {"type": "subscribe", "shape": "orders/str:7", "position": position}
+    request = parse(json.dumps(message), max_shapes=3)
+    assert isinstance(request, Subscribe)
+    assert isinstance(request.shape, InvalidShape)
+    assert str(request.shape) == "orders/7"
+    assert "position" in request.shape.error.message
 
 
 def test_client_ids() -> None:

@@ -15,7 +15,7 @@ from eventsync.domain.names import not_readable
 from eventsync.domain.positions import Seq
 from eventsync.domain.predicates.definitions import Definition, Route
 from eventsync.domain.predicates.routed_shape import RoutedShape
-from eventsync.domain.shapes import Shape
+from eventsync.domain.shapes import InvalidShape, Shape
 from eventsync.domain.views import Clause, View
 from eventsync.errors import Forbidden, Malformed, NotTracked, Unavailable, UnknownShape
 from eventsync.stores.log.definitions import ActiveDefinition, Definitions, Fill
@@ -37,10 +37,12 @@ class Binder:
     def bind(self, shape: Shape, access: Access) -> Shape:
         """Return a shape with its route, or with its view if the principal may not see all of it.
 
-        Raises `Forbidden` if it may read nothing, also of a shape that does not exist; else `NotTracked`,
-        `UnknownShape`, `InvalidPredicate` for its parameters, and `Unavailable` while its collection, its definition or
-        that of a rule is not active yet.
+        Raises the error of an `InvalidShape`; `Forbidden` if it may read nothing, also of a shape that does not exist;
+        else `NotTracked`, `UnknownShape`, `InvalidPredicate` for its parameters, and `Unavailable` while its
+        collection, its definition or that of a rule is not active yet.
         """
+        if isinstance(shape, InvalidShape):
+            raise shape.error
         if access.is_open:
             return self._whole(shape)
         collection = shape.name if shape.declared is None else self._definitions.collection_of(shape.name)

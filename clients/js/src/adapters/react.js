@@ -46,8 +46,8 @@ import {
  *   shape: Shape, options?: { select?: (documents: readonly DocumentOf<S, Shape>[]) => Data }
  * ) => ShapeState<Data>} useShape
  * @property {{
- *   <Name extends CollectionName<S>>(collection: Name, id: string): DocumentState<DocumentOf<S, Name>>,
- *   <Doc>(document: DocumentHandle<Doc>): DocumentState<Doc>,
+ *   <Name extends CollectionName<S>>(collection: Name, id: string | null | undefined): DocumentState<DocumentOf<S, Name>>,
+ *   <Doc>(document: DocumentHandle<Doc> | null): DocumentState<Doc>,
  * }} useDocument
  * @property {typeof useStatus} useStatus
  */
@@ -127,15 +127,16 @@ export function useShape(shape, { select } = {}) {
  * One document. It is followed by itself: for many documents of a collection, follow the collection.
  *
  * @template [Doc=any]
- * @param {string | DocumentHandle<Doc>} collection - Its name; or what `db.document()` returns, which needs no
- *   `Provider`.
- * @param {string} [id] - The id text, if `collection` is a name.
+ * @param {string | DocumentHandle<Doc> | null} collection - Its name; or what `db.document()` returns, which needs no
+ *   `Provider`; or null for no document.
+ * @param {string | null} [id] - The id text, if `collection` is a name; without one, no document.
  * @returns {DocumentState<Doc>}
  */
-export function useDocument(collection, id = "") {
+export function useDocument(collection, id) {
   const client = useContext(Context);
-  const handle = typeof collection === "string" ? provided(client).document(collection, id) : collection;
-  return useDerived(documentSource(handle), whole);
+  const find = (/** @type {string} */ name) => (id ? provided(client).document(name, id) : null);
+  const handle = typeof collection === "string" ? find(collection) : collection;
+  return useDerived(handle ? documentSource(handle) : NO_DOCUMENT, whole);
 }
 
 /**
@@ -176,6 +177,10 @@ const whole = (value) => value;
 const NOTHING = { data: [], isLoaded: false, error: null };
 /** @type {Source<ShapeState<readonly any[]>>} */
 const NO_SHAPE = { subscribe: () => () => {}, read: () => NOTHING, initial: NOTHING };
+/** @type {DocumentState} */
+const NO_STATE = { data: undefined, version: 0, isPending: false, isLoaded: false, error: null };
+/** @type {Source<DocumentState>} */
+const NO_DOCUMENT = { ...NO_SHAPE, read: () => NO_STATE, initial: NO_STATE };
 
 const shapeSource = once((/** @type {Handle} */ handle) => {
   const now = () => ({ data: handle.list, isLoaded: handle.isLoaded, error: refusalOf(handle) });
@@ -189,8 +194,7 @@ const documentSource = once((/** @type {DocumentHandle} */ handle) => {
     const seen = { data: row?.doc, version: row?.version ?? 0, isPending: row?.pending ?? false };
     return { ...seen, isLoaded: handle.isLoaded, error: refusalOf(handle) };
   };
-  const initial = { data: undefined, version: 0, isPending: false, isLoaded: false, error: null };
-  return { subscribe: followed(handle), read: unchanged(now), initial };
+  return { subscribe: followed(handle), read: unchanged(now), initial: NO_STATE };
 });
 
 const statusSource = once((/** @type {Client} */ client) => {

@@ -26,7 +26,7 @@ export function Board() {
   const pending: number = useStatus({ select: (status) => status.pending });
   const name: string = useStatus().name;
   const loose = useShape("cards").data.map(({ anything }) => anything);
-  const none = useShape(null).isLoaded;
+  const none = useShape(null).isLoaded || useDocument(null).isLoaded || useDocument("cards", null).isLoaded;
   useClient().collection("cards");
   return createElement("p", null, [first, isLoaded, error, upper, version, isPending, column, pending, name, loose, none].join());
 }
@@ -56,7 +56,7 @@ export function TypedBoard() {
   // @ts-expect-error there is no such shape
   typed.useShape("your_cards?board=7");
   const byHandle: Card = typed.useShape(db.collection("cards")).data[0];
-  const none: boolean = typed.useShape(null).isLoaded;
+  const none: boolean = typed.useShape(null).isLoaded || typed.useDocument("cards", undefined).isLoaded;
   const name: string | undefined = typed.useDocument("boards", "a").data?.name;
   const title: string | undefined = typed.useDocument(db.document("cards", "a")).data?.title;
   // @ts-expect-error there is no such collection
