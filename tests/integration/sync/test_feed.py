@@ -48,9 +48,9 @@ class Fed:
         self.continuity = Continuity(lambda: primary_process(stores.log), patience(20))
         self.asked, self.resumed = asyncio.Event(), asyncio.Event()
         self.resumed.set()
-        access = AccessControl.open(stores.credentials, settings)
-        access.until_resumed = self._until_resumed
-        self.feed = Feed(stores, self.window, self.continuity, self.tracking, self.definitions, settings, access)
+        self.access = AccessControl.open(stores.credentials, settings)
+        self.access.until_resumed = self._until_resumed
+        self.feed = Feed(stores, self.window, self.continuity, self.tracking, self.definitions, settings, self.access)
 
     async def _until_resumed(self) -> None:
         self.asked.set()
@@ -136,6 +136,28 @@ async def test_feed_appends_nothing_while_connections_are_suspended(stores: Stor
         assert server.window.head == 0
         server.resumed.set()
         await server.at(3)
+
+
+async def test_feed_obeys_a_revocation_before_the_events_between_it_and_a_change_of_the_registry(
+    stores: Stores, settings: Settings
+) -> None:
+    log = await begin(stores)
+    async with fed(stores, settings) as server:
+        await server.until(lambda: server.window.log == log.id)
+        server.resumed.clear()
+        await append(stores, log, 1, 1)
+        async with within(20):
+            await server.asked.wait()
+        obeyed_at: list[int] = []
+        server.access.on_change.append(lambda: obeyed_at.append(server.window.head))
+        # The feed waits, so its next read brings all of them.
+        await stores.credentials.revocations.add("sub:ada", 60.0)
+        await append(stores, log, 2, 1)
+        await stores.tracking.ask(["news"])
+        await append(stores, log, 3, 1)
+        server.resumed.set()
+        await server.at(3)
+        assert obeyed_at == [1, 2], "first the revocation, and then the registry"
 
 
 async def test_feed_start_reads_a_bounded_past_of_whole_transactions(stores: Stores, settings: Settings) -> None:

@@ -182,8 +182,9 @@ class Feed:
                     await self._load_keys()
                 else:
                     # Take the events before this change first: it may end the log.
+                    await self._revoke(revoked)
                     await self._take(rows)
-                    rows = []
+                    rows, revoked = [], []
                     await self._join()
                     self._follows(process)
             await self._revoke(revoked)
