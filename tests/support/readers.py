@@ -146,6 +146,9 @@ class Server:
         is_interrupted, self.is_interrupted = self.is_interrupted, False
         return position.log == self.window.log_of(shape) and not is_interrupted
 
+    async def has_all_between(self, shape: Shape, start: Position, _: Position) -> bool:
+        return self.has_all_after(shape, start)
+
     def log(self) -> LogId:
         return LOG
 

@@ -72,8 +72,8 @@ class SyncService:
             self.continuity,
             self.tracking,
             self.definitions,
-            limit=limit,
             stale=self._health.is_stale,
+            noticed=lambda: self.feed.noticed,
         )
         self._writer = VectorWriter(
             stores.vectors,

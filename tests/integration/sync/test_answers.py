@@ -9,17 +9,19 @@ import random
 import pytest
 from pymongo.asynchronous.collection import AsyncCollection
 
+from eventsync.domain.ids import format_id
 from eventsync.domain.plan import Answer
-from eventsync.domain.positions import Position, Seq
+from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.domain.shapes import Shape
 from eventsync.settings import Settings
+from eventsync.stores.log.logs import Checkpoint
 from eventsync.stores.stores import Stores
 from support.answers import Past, brought_up, compacted, serving, subscription_to
 from support.histories import History, based, newest_checkpoint, stored_at
 from support.replay import caught_up, tracked
 from support.replica import Replica
 from support.systems import running_worker
-from support.waiting import within
+from support.waiting import eventually, within
 
 DOCS, OTHER = Shape("docs"), Shape("other")
 SHAPES = [DOCS, OTHER, *(Shape.parse(f"docs/{text}") for text in ("int:3", "k2", 'ejson:{"x":1}', "nobody"))]
@@ -180,3 +182,44 @@ async def test_an_answer_from_another_primary_is_given_again_once_the_feed_has_j
     await answering
     assert client.rows == past.of_shape(DOCS, past.head)
     assert client.resets == 0
+
+
+async def untracked_for_a_while(stores: Stores, settings: Settings) -> None:
+    await stores.tracking.forget(["docs"])
+    await stores.data["docs"].insert_one({"_id": "between"})
+    async with running_worker(settings):
+        await caught_up(stores)
+        await stores.tracking.ask(["docs"])
+        await tracked(stores, "docs")
+        await stores.data["docs"].insert_one({"_id": "after"})
+        await caught_up(stores)
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_squashed_answer_that_waits_for_a_place_steps_over_no_gap(
+    stores: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch, *, is_known: bool
+) -> None:
+    """Also where the answer reads a checkpoint behind the gap before the server reads of the gap."""
+    past = await lived(stores, settings, 3, writes=20)
+    service = await serving(stores, settings.model_copy(update={"max_bootstraps": 1}), past)
+    client, admission = past.client(DOCS, Seq(0)), service.source.admissions["begin"]
+    read, was_read = stores.logs.read_checkpoint, asyncio.Event()
+
+    async def noted(log: LogId) -> Checkpoint | None:
+        found = await read(log)
+        was_read.set()
+        return found
+
+    async with admission.admitted():
+        answering = asyncio.create_task(brought_up(service, client, force=Answer.SQUASHED))
+        await eventually(lambda: admission.waiting)
+        await untracked_for_a_while(stores, settings)
+        if is_known:
+            await service.feed._join()
+        monkeypatch.setattr(stores.logs, "read_checkpoint", noted)
+    async with within(20):
+        await was_read.wait()
+        await service.feed._join()
+        await answering
+    assert {format_id(row["_id"]) async for row in stores.data["docs"].find()} == set(client.rows)
+    assert client.resets == 1

@@ -134,6 +134,9 @@ class LogPages:
                     subscribers.add(bound)
                     position = position or self._head(bound)
                     await self._check(bound, position)
+                    # The check may have waited for MongoDB, and a gap or another log may have begun meanwhile.
+                    if not self._source.has_all_after(bound, position):
+                        continue
                 page = await self._page(bound, position, limit)
                 if reader.is_outdated:
                     continue

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from eventsync.access.access import Access
 from eventsync.concurrency.admission import Admission
+from eventsync.concurrency.waiting import set_within
 from eventsync.domain.positions import LogId, Position, Seq, scoped
 from eventsync.domain.shapes import Shape
 from eventsync.errors import EventsyncError, Unavailable
@@ -25,6 +29,9 @@ from eventsync.sync.live.continuity import Continuity
 from eventsync.sync.live.pages import PageLimit
 from eventsync.sync.live.redacting import NO_BODIES, Unredacted
 from eventsync.sync.live.window import Frame, Window
+
+_LOOK_AGAIN: Final = 0.5
+"""Seconds after which a read looks at the window also without a notice of the feed, which may begin again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +53,8 @@ class Source:
     limit: PageLimit
     stale: Callable[[], bool]
     """Returns True while the sequencer makes no progress, so that changes may not have become events yet."""
+    noticed: Callable[[], asyncio.Event]
+    """Returns an event that is set as soon as the feed has read something more."""
     timeout: float = 10.0
     """Seconds that a connected client waits for a new log, and for its collection to be tracked in it."""
 
@@ -59,8 +68,8 @@ class Source:
         tracking: Tracking,
         definitions: Definitions,
         *,
-        limit: PageLimit,
         stale: Callable[[], bool],
+        noticed: Callable[[], asyncio.Event],
     ) -> Source:
         """Create the source, with the bounds that `settings` give."""
         queue, wait = settings.max_waiting, settings.send_timeout
@@ -71,6 +80,7 @@ class Source:
         chunks = ChunkCache(_admitted(ChunkStore(stores.log).read, reading), settings.snapshot_cache_bytes)
         planner = Planner(stores, window, tracking, definitions)
         bootstraps = Bootstraps(stores, planner, continuity, chunks, beginning)
+        limit = window.frame_limit
         behind = StoreFrames(stores.events, continuity, reading, limit, settings.frame_cache_bytes, stores.offload)
         admissions = {"begin": beginning, "read": reading}
         catch_ups = CatchUps(stores, continuity, beginning)
@@ -88,6 +98,7 @@ class Source:
             admissions,
             limit,
             stale,
+            noticed,
             wait,
         )
 
@@ -133,6 +144,20 @@ class Source:
     def has_all_after(self, shape: Shape, position: Position) -> bool:
         """Return True if the log has every event of a shape after `position`: it was followed all along."""
         return self.planner.has_all_after(shape, position)
+
+    async def has_all_between(self, shape: Shape, start: Position, end: Position) -> bool:
+        """Return True if the log has every event of a bound shape after `start` and up to `end`, which may be unread.
+
+        False also if this server has not read the log up to `end` within the timeout.
+        """
+        # The feed reads of an interruption before it reads the events that end it. Before those events, the registry
+        # here may be older than a checkpoint in MongoDB.
+        deadline = time.monotonic() + self.timeout
+        while self.window.head < end.seq and self.has_all_after(shape, start):
+            if (left := deadline - time.monotonic()) <= 0:
+                return False
+            await set_within(self.noticed(), min(left, _LOOK_AGAIN))
+        return self.has_all_after(shape, start)
 
     async def frame(self, shape: Shape, cursor: Seq) -> Frame:
         """Return the shape's next frame after `cursor`, from the window or from the store behind it.

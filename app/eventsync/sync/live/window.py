@@ -77,7 +77,7 @@ class Window:
         self._awaited = RedactedBodies(offload or inline(), limit_bytes // _REDACTED)
         self._left = _AT_ONCE
         """Bytes of events that may still be redacted without a pause."""
-        self._frame_limit = frame_limit
+        self.frame_limit = frame_limit
         self._channels: dict[Topic, Channel] = {}
         """Channels by topic of their shape; each has subscribers."""
         self.figures = DeliveryFigures()
@@ -273,7 +273,7 @@ class Window:
         if cached is not None and cached.start <= after < first:
             return cached
         following, earlier = self._split(shape, after)
-        page = page_of(self._shown(shape, reversed(following), bodies), self._frame_limit)
+        page = page_of(self._shown(shape, reversed(following), bodies), self.frame_limit)
         if not page.seqs:
             return None
         start = next((event.seq for event in earlier if _is_seen(event, shape)), self._since(shape))

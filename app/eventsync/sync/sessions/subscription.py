@@ -320,6 +320,9 @@ class Subscription:
             self._source.catch_ups.open(self.shape, start) as catch_up,
             aclosing(parts_of(catch_up.rows, self._source.limit.bytes)) as parts,
         ):
+            # It may have waited for a place since it was planned: documents that changed in a gap are in no event.
+            if not await self._source.has_all_between(self.shape, start, catch_up.end):
+                return
             async for part in parts:
                 pieces = protocol.squashed(start, catch_up.end, self.shape, part.number, part.rows, last=part.last)
                 extent = Extent(self.shape, start, catch_up.end, 0, part.number, part.last)

@@ -13,6 +13,7 @@ from eventsync.access.control import AccessControl
 from eventsync.access.live import LiveAccesses
 from eventsync.access.tokens import LEEWAY
 from eventsync.concurrency.admission import ConnectionPlaces
+from eventsync.domain.plan import ResetReason
 from eventsync.domain.positions import Position, Seq, scoped
 from eventsync.domain.shapes import Shape
 from eventsync.errors import EventsyncError, Forbidden, ResetRequired, Unauthenticated, Unavailable
@@ -123,3 +124,24 @@ async def test_poll_gets_no_events_after_the_end_of_its_token() -> None:
     with pytest.raises(Unauthenticated) as error:
         await poll.answer()
     assert error.value.reason == "token_expired"
+
+
+async def test_poll_steps_over_no_gap_that_begins_while_its_position_is_checked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server, rules = Server(), Rules(sees(A))
+    checks = 0
+
+    async def refusal(*_: object) -> ResetReason | None:
+        nonlocal checks
+        checks += 1
+        await asyncio.sleep(0)
+        return None if checks == 1 else ResetReason.BEFORE_HORIZON
+
+    monkeypatch.setattr(server, "refusal", refusal)
+    monkeypatch.setattr(server, "has_all_after", lambda *_: checks != 1)
+    poll = Poll(server, rules, seq=5)
+    server.release(1)
+    with pytest.raises(ResetRequired):
+        await poll.answer()
+    assert server.reads == []
