@@ -107,7 +107,7 @@ class Server:
         self.during: Callable[[], None] | None = None
         """Called while the window is read."""
         self.is_interrupted = False
-        """True if the next look at a position finds that the log lacks events after it."""
+        """True if the log lacks events after all positions, until something is planned again."""
         self.plans: asyncio.Semaphore | None = None
         """Plans that may be made; None for any number."""
         self.planning: Callable[[], None] | None = None
@@ -143,8 +143,7 @@ class Server:
         return False
 
     def has_all_after(self, shape: Shape, position: Position) -> bool:
-        is_interrupted, self.is_interrupted = self.is_interrupted, False
-        return position.log == self.window.log_of(shape) and not is_interrupted
+        return position.log == self.window.log_of(shape) and not self.is_interrupted
 
     async def has_all_between(self, shape: Shape, start: Position, _: Position) -> bool:
         return self.has_all_after(shape, start)
@@ -159,6 +158,7 @@ class Server:
         return Position(scoped(LOG, shape.scope), START)
 
     async def plan(self, shape: Shape, position: Position, _: frozenset[Answer]) -> Plan:
+        self.is_interrupted = False
         if self.plans is not None:
             await self.plans.acquire()
         reason = await self.refusal(shape, position)

@@ -139,12 +139,13 @@ class Subscription:
     @property
     def in_window(self) -> bool:
         """True while the next message comes from the window, now or later: `messages` does not wait for it."""
-        window, position = self._source.window, self._position
+        position = self._position
         return (
             self.live
             and position is not None
-            and position.log == window.log_of(self.shape)
-            and window.covers(position.seq, self.shape)
+            # A shape that is interrupted is planned again, and that waits until it is active.
+            and self._source.has_all_after(self.shape, position)
+            and self._source.window.covers(position.seq, self.shape)
         )
 
     def is_allowed(self) -> bool:

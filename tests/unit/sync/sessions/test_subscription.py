@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from typing import Any, cast
 import pytest
 
 from eventsync.access.access import UNRESTRICTED, Access
+from eventsync.concurrency.waiting import LightEvent
 from eventsync.domain.plan import Answer, Plan
 from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.domain.shapes import Shape
@@ -17,8 +19,10 @@ from eventsync.sync.catch_up.source import Source
 from eventsync.sync.live.fan_out import DirectWriter
 from eventsync.sync.live.pages import PageLimit
 from eventsync.sync.live.window import Frame, Subscribers, Window
-from eventsync.sync.sessions.subscription import Part, Subscription, parts_of
+from eventsync.sync.sessions.scheduler import SubscriptionScheduler
+from eventsync.sync.sessions.subscription import Extent, Part, Subscription, parts_of
 from support.logs_by_hand import event
+from support.waiting import within
 
 LOG, OTHER = LogId("aaaaaaaa"), LogId("bbbbbbbb")
 ORDERS = Shape("orders")
@@ -31,9 +35,12 @@ class Windowed:
         self.window = Window(1_000_000, PageLimit(1000, 1_000_000))
         self.window.start(LOG, Seq(10))
         self.planner = self
+        self.interrupted: set[Shape] = set()
+        """Shapes that wait for their activation."""
+        self.changed = asyncio.Event()
 
-    def has_all_after(self, _: Shape, position: Position) -> bool:
-        return position.log == self.window.log
+    def has_all_after(self, shape: Shape, position: Position) -> bool:
+        return position.log == self.window.log and shape not in self.interrupted
 
     async def plan(self, *_: Any) -> Plan:
         return Plan(Answer.EVENTS, 0.0)
@@ -41,8 +48,10 @@ class Windowed:
     def bind(self, shape: Shape, _: Access) -> Shape:
         return shape
 
-    async def wait_until_servable(self, *_: Any) -> None:
-        """Return at once: the log and the tracking stay."""
+    async def wait_until_servable(self, shape: Shape, _: Any) -> None:
+        while shape in self.interrupted:
+            self.changed.clear()
+            await self.changed.wait()
 
     async def frame(self, shape: Shape, cursor: Seq) -> Frame:
         return await Source.frame(cast("Source", SimpleNamespace(window=self.window)), shape, cursor)
@@ -184,6 +193,33 @@ async def test_new_log_detaches_at_the_old_position() -> None:
     assert subscription.position == Position(LOG, Seq(11))
     source.window.extend([event(4)])
     assert len(connection.sent) == 1
+
+
+async def test_shape_that_waits_for_its_activation_delays_no_other_of_its_session() -> None:
+    source, users, woken = Windowed(), Shape("users"), LightEvent()
+    subscribers, scheduler = Subscribers(source.window), SubscriptionScheduler(woken.set, lambda *_: None)
+    for shape in (ORDERS, users):
+        position = Position(LOG, Seq(10))
+        scheduler.add(Subscription(cast("Source", source), subscribers, shape, position, lambda: UNRESTRICTED))
+
+    async def received() -> list[str]:
+        """Return the messages of the next round that has some."""
+        async with within(10):
+            while not (got := [message async for message in scheduler.round()]):
+                await woken.wait()
+                woken.clear()
+        return [f"{message.kind} {cast('Extent', message.extent).shape}" for message in got]
+
+    assert await received() + await received() == ["live orders", "live users"]
+    source.interrupted.add(ORDERS)
+    source.window.extend([event(11), event(12, "users")])
+    assert await received() == ["events users"]
+    source.window.extend([event(13, "users")])
+    assert await received() == ["events users"]
+    source.interrupted.clear()
+    source.changed.set()
+    assert await received() == ["events orders"]
+    await scheduler.aclose()
 
 
 async def batches(*given: list[bytes]) -> AsyncIterator[list[bytes]]:
