@@ -369,6 +369,26 @@ async def test_feed_replaces_the_window_with_a_new_log(stores: Stores, settings:
         assert server.window.log == new.id
 
 
+async def test_feed_wakes_those_that_wait_for_a_new_log(stores: Stores, settings: Settings) -> None:
+    old = await begin(stores)
+    server = Fed(stores, settings)
+    await server.feed._join()
+    server.feed._suspend("the log was deleted")
+    logs: list[LogId | None] = []
+
+    def is_served() -> bool:
+        if server.window.suspended is None:
+            logs.append(server.window.log)
+        return bool(logs)
+
+    waiting = asyncio.create_task(server.tracking.until(is_served, patience(20)))
+    new = await begin(stores, old)
+    await server.feed._join()
+    async with within(5):  # another change of the registry may not come for hours
+        await waiting
+    assert logs == [new.id], "nothing is served before the window is of the new log"
+
+
 async def test_feed_does_not_track_a_collection_of_an_old_log(stores: Stores, settings: Settings) -> None:
     old = await begin(stores)
     async with fed(stores, settings) as server:

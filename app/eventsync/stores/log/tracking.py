@@ -226,10 +226,14 @@ class Tracking:
         self._tracked_from = MappingProxyType(active)
         self._refused = MappingProxyType({item.name: item.refused for item in listed if item.refused})
         self._asked = frozenset(item.name for item in listed)
+        self.wake()
+        return are_others
+
+    def wake(self) -> None:
+        """Have all that wait by `until` look again: what they wait for may be more than the registry and the log."""
         # A new event in place of `clear`: this one stays set for waiters that have not run yet.
         self._changed.set()
         self._changed = asyncio.Event()
-        return are_others
 
     def _report_ended(self, log: LogId | None, active: Mapping[str, Seq], asked: Mapping[str, str | None]) -> None:
         """Log which collections this server no longer serves as before, and why. `asked` has reasons of refusals."""
@@ -262,7 +266,10 @@ class Tracking:
         return name in self._asked and name not in self._tracked_from and name not in self._refused
 
     async def until(self, reached: Callable[[], bool], seconds: float) -> None:
-        """Wait until `reached` returns True after a change of the registry or the log, for at most `seconds`."""
+        """Wait until `reached` returns True after a change of the registry or the log, for at most `seconds`.
+
+        If it also asks for something else, `wake` has to be called when that changes.
+        """
         deadline = time.monotonic() + seconds
         while not reached() and await set_within(self._changed, deadline - time.monotonic()):
             continue

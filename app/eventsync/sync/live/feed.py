@@ -248,7 +248,6 @@ class Feed:
         if self._log is None:
             self.state.detail = "there is no log yet: no worker has run"
             return
-        self._window.suspended = None
         # Before any of these events is published: an activation that one of them contradicts is void.
         await self._prove(seq)
         floor = (await self._stores.tiers.read(self._log.id)).archived_up_to
@@ -260,6 +259,10 @@ class Feed:
             self._window.start(self._log.id, floor if floor >= far else await self._whole_before(far))
         await self._read_up_to(seq)
         await self._settle()
+        if self._window.suspended is not None:
+            # Not before the window has the new log, so those that wait for that have to look again.
+            self._window.suspended = None
+            self._tracking.wake()
         if not was_live:
             self._window.wake_all()
         self._heard()
