@@ -98,6 +98,7 @@ class Server:
     def __init__(self) -> None:
         self.window = Window(1_000_000, PageLimit(1000, 1_000_000))
         self.window.start(LOG, Seq(10))
+        self.continuity = SimpleNamespace(is_following=True)
         self.planner = self.bootstraps = self.catch_ups = self.behind = self
         self.limit = PageLimit(1000, 1)
         self.answer = Answer.EVENTS

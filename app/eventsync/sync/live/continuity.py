@@ -69,6 +69,11 @@ class Continuity:
         self._following.clear()
         self.is_doubted = False
 
+    @property
+    def is_following(self) -> bool:
+        """True while the feed follows the log, as far as it knows."""
+        return self._following.is_set()
+
     # --- the readers' side ----------------------------------------------------------------------------------------
 
     @asynccontextmanager

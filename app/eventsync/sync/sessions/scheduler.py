@@ -45,7 +45,9 @@ class SubscriptionScheduler:
         may_send: Callable[[], bool] = lambda: True,
         until_writable: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """Call `wake` when `round` has something new to yield, and `on_error` when a shape's subscription has ended.
+        """Call `wake` when `round` has something new to yield, and `on_error` when an error ends a subscription.
+
+        `on_error` may raise an error, which ends the session instead.
 
         `may_send` returns True if the client may be sent data now; `until_writable` waits until its connection accepts
         a message. Both are called before a message is made: one that is made has to be sent at once.
@@ -136,7 +138,7 @@ class SubscriptionScheduler:
         return max((item.subscription.detach() for item in self._by_shape.values()), default=0.0)
 
     async def round(self) -> AsyncGenerator[OutboundMessage]:
-        """Yield the next message of each subscription that has one. Raises `Unavailable`, which ends the session."""
+        """Yield the next message of each subscription that has one. Raises what `on_error` raises."""
         await self._free()
         for shape, item in list(self._by_shape.items()):
             if self._until_writable is not None:
@@ -158,11 +160,8 @@ class SubscriptionScheduler:
                 if message is None or (self._may_send() and item.subscription.is_allowed()):
                     return message
         except EventsyncError as error:
-            # A temporary error is one of the server, not of the shape: the client comes back with its whole vector.
-            if error.retryable:
-                raise
-            self.remove(item.subscription.shape)
             self._on_error(item.subscription.shape, error)
+            self.remove(item.subscription.shape)
             return None
         # A message that was made is dropped: the client does not have what is in it.
         self._begin_again(item, position)

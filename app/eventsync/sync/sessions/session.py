@@ -416,6 +416,11 @@ class Session:
             self._room = None
 
     def _on_error(self, shape: Shape, error: EventsyncError) -> None:
+        """End a shape's subscription by an error that the client gets. Raises one that ends the session instead."""
+        # The client of an event stream can't subscribe again. While the feed is interrupted, no shape can be read here,
+        # but perhaps on another server. In both cases the client comes back with its whole vector.
+        if error.retryable and (self.client.transport == "sse" or not self._source.continuity.is_following):
+            raise error
         # Not by `reply`: it may wait for room, which only the reader of `messages` makes.
         self._replies.append(self._refusal(error, shape))
         self._subscribers.remove(shape)

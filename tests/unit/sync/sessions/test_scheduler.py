@@ -209,9 +209,14 @@ async def test_error_ends_one_subscription_and_not_the_others(in_window: bool) -
 
 
 @pytest.mark.parametrize("in_window", [True, False])
-async def test_round_raises_unavailable(in_window: bool) -> None:
+async def test_round_raises_what_on_error_raises(in_window: bool) -> None:
     failing = Scripted("failing", in_window=in_window)
     played = Played(failing)
+
+    def raised(_: Shape, error: EventsyncError) -> None:
+        raise error
+
+    played.scheduler._on_error = raised
     failing.coming(Unavailable("not now"))
     with pytest.raises(Unavailable):
         [await played.round() for _ in range(3)]
