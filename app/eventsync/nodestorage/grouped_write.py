@@ -19,14 +19,21 @@ from typing import Any, Final, NamedTuple
 from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
 from pymongo import InsertOne, UpdateOne
-from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError, WriteConcernError, WriteError
+from pymongo.errors import (
+    BulkWriteError,
+    DuplicateKeyError,
+    OperationFailure,
+    PyMongoError,
+    WriteConcernError,
+    WriteError,
+)
 
 from eventsync.domain.bson_scan.opaque import encode, writable
 from eventsync.domain.ids import IdText
 from eventsync.domain.stamp import FIELD, Stamp
 from eventsync.domain.values.extended_json import RAW_CODEC, decode
 from eventsync.errors import Unavailable
-from eventsync.mongodb.errors import is_in_doubt
+from eventsync.mongodb.errors import is_in_doubt, refusal, short
 from eventsync.nodestorage.documents import Documents, exact_id, sent_update
 from eventsync.nodestorage.intent import Insert, Modify
 from eventsync.nodestorage.number_types import NumberTypes
@@ -88,9 +95,12 @@ async def _sent(documents: Documents, writes: Sequence[GroupedWrite]) -> list[Ex
     # No answer. After some errors (a lost connection, a timeout) the command may still have been carried out, wholly or
     # in part: then the documents tell.
     except (PyMongoError, BSONError) as error:
-        return (
-            await _confirmed(documents, writes, [error] * len(writes)) if is_in_doubt(error) else [error] * len(writes)
-        )
+        if is_in_doubt(error):
+            return await _confirmed(documents, writes, [error] * len(writes))
+        if len(writes) > 1 and _ends_midway(error):
+            unknown = [Unavailable(_GIVEN_UP).because(short(error)) for _ in writes]
+            return await _confirmed(documents, writes, unknown)
+        return [error] * len(writes)
     outcomes: list[Exception | None] = [None] * len(writes)
     for refused in done["writeErrors"]:
         outcomes[refused["index"]] = statement_error(refused)
@@ -103,6 +113,14 @@ async def _sent(documents: Documents, writes: Sequence[GroupedWrite]) -> list[Ex
     if silent := len(made) - done["nMatched"] - done["nInserted"]:
         return await _counted(documents, writes, outcomes, silent)
     return outcomes
+
+
+def _ends_midway(error: PyMongoError | BSONError) -> bool:
+    """Return True if MongoDB may have made some of the writes of a command that failed so.
+
+    It gives up a command that is interrupted as a whole, and keeps what the statements before have made.
+    """
+    return isinstance(error, OperationFailure) and refusal("", error) is None
 
 
 def _request(each: GroupedWrite) -> InsertOne[Any] | UpdateOne:
@@ -153,7 +171,9 @@ async def _confirmed(
     except PyMongoError:
         return outcomes  # the first error says what is known
     return [
-        None if index in made and (outcome is None or is_in_doubt(outcome)) else outcome
+        None
+        if index in made and (outcome is None or isinstance(outcome, Unavailable) or is_in_doubt(outcome))
+        else outcome
         for index, outcome in enumerate(outcomes)
     ]
 
@@ -252,6 +272,7 @@ _DIFFERENCE: Final = 64
 """Bytes of MongoDB's record of a difference beside names and values, with a margin."""
 
 _DUPLICATE: Final = 11000
+_GIVEN_UP: Final = "the outcome is unknown, the write may have been made: MongoDB did not complete the command"
 _UNKNOWN: Final = (
     "the outcome is unknown, the write may have been made: another writer has changed or deleted the document since"
 )

@@ -18,9 +18,9 @@ from pymongo.read_concern import ReadConcern
 from tenacity import AsyncRetrying, RetryError, retry_if_exception, stop_before_delay
 
 from eventsync.errors import Unavailable
-from eventsync.mongodb.errors import forget_connections, knows_no_sessions, short
+from eventsync.mongodb.errors import forget_connections, is_in_doubt, knows_no_sessions, short
 from eventsync.nodestorage.policy import WritePolicy
-from eventsync.nodestorage.retry import Lost, retried, waits
+from eventsync.nodestorage.retry import Lost, is_transient, retried, waits
 
 T = TypeVar("T")
 
@@ -151,4 +151,7 @@ async def _settled(value: Any) -> Any:
 
 
 def _result_is_unknown(error: BaseException) -> bool:
-    return isinstance(error, PyMongoError) and error.has_error_label(_UNKNOWN_RESULT)
+    # The driver does not label everything that may follow a commit, as the interruption of its replication.
+    return isinstance(error, PyMongoError) and (
+        error.has_error_label(_UNKNOWN_RESULT) or (is_in_doubt(error) and not is_transient(error))
+    )

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
+from pymongo.read_concern import ReadConcern
 
 from eventsync.domain.ids import IdText
 from eventsync.domain.stamp import Stamp
@@ -19,13 +20,14 @@ from eventsync.nodestorage import Author, Create, Idempotency, NodeStorage, Writ
 from eventsync.nodestorage.documents import Documents
 from eventsync.settings import Settings
 from support.failpoints import faults
-from support.waiting import patience, time_limits
+from support.waiting import eventually, patience, time_limits, within
 
 Break = Callable[..., Awaitable[None]]
 
 TRANSIENT = ["TransientTransactionError"]
 UNKNOWN = ["UnknownTransactionCommitResult"]
 NOT_REPLICATED = {"code": 64, "errmsg": "waiting for replication timed out"}
+INTERRUPTED = {"code": 11601, "errmsg": "operation was interrupted"}
 
 
 @pytest.fixture
@@ -115,6 +117,46 @@ async def test_a_write_is_unknown_if_the_look_for_it_fails_too(
         await hasty.find_one_and_update("orders", 1, increment, author=author)
 
 
+async def test_writes_before_a_killed_one_of_their_group_are_found(
+    storage: NodeStorage, client: Any, database_name: str, author: Author, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MongoDB gives up the whole command. What its statements before have made stays."""
+    read = Documents.stamps
+
+    async def replicated(self: Documents, ids: Sequence[Any]) -> dict[IdText, Stamp]:
+        found = await read(self, ids)
+        while found[IdText("a")].version != 2:
+            found = await read(self, ids)
+        return found
+
+    async def killed() -> bool:
+        """Kill the command once it waits for the second document."""
+        if await orders.find_one({"_id": "a", "n": 2}) is None:
+            return False
+        mine = {"ns": orders.full_name, "appName": app_name(Settings(), "failing")}
+        for row in (await client.admin.command({"currentOp": 1, **mine}))["inprog"]:
+            await client.admin.command({"killOp": 1, "op": row["opid"]})
+        return True
+
+    monkeypatch.setattr(Documents, "stamps", replicated)
+    orders = client[database_name].orders.with_options(read_concern=ReadConcern("local"))
+    for name in "ab":
+        await storage.create("orders", {"_id": name, "n": 1}, author=author)
+    async with client.start_session() as session, await session.start_transaction():
+        await orders.update_one({"_id": "b"}, {"$set": {"n": 9}}, session=session)
+        writes = asyncio.gather(
+            *(storage.find_one_and_update("orders", name, increment, author=author) for name in "ab"),
+            return_exceptions=True,
+        )
+        await eventually(killed)
+        async with within(10):
+            first, second = await writes
+        await session.abort_transaction()
+    assert (first.version, first.document) == (2, {"_id": "a", "n": 2})
+    assert isinstance(second, Unavailable)
+    assert "the outcome is unknown" in second.message
+
+
 async def test_a_failing_read_is_unavailable(hasty: NodeStorage, breaking: Break, author: Author) -> None:
     await breaking("find", closeConnection=True)
     with pytest.raises(Unavailable):
@@ -137,6 +179,21 @@ async def test_a_commit_is_tried_again(storage: NodeStorage, breaking: Break, au
     await breaking("commitTransaction", times=3, writeConcernError=NOT_REPLICATED)
     await storage.transact([Create("orders", {"_id": 2})], author=author)
     assert len(await storage.find("orders", after=None, limit=5)) == 2
+
+
+async def test_deletes_whose_commit_is_in_doubt_are_not_made_again(
+    storage: NodeStorage, hasty: NodeStorage, breaking: Break, author: Author
+) -> None:
+    """The driver does not label the interruption of what follows a commit. Made again, they would find nothing."""
+    for number in range(4):
+        await storage.create("orders", {"_id": number}, author=author)
+    await breaking("commitTransaction", times=1, writeConcernError=INTERRUPTED)
+    results = await asyncio.gather(*(storage.delete("orders", number, author=author) for number in range(2)))
+    assert [result.version for result in results] == [2, 2]
+    await breaking("commitTransaction", writeConcernError=INTERRUPTED)
+    deletes = (hasty.delete("orders", number, author=author) for number in range(2, 4))
+    errors = await asyncio.gather(*deletes, return_exceptions=True)
+    assert [(type(error), "is unknown" in str(error)) for error in errors] == [(Unavailable, True)] * 2
 
 
 async def test_trying_transactions_ends(
