@@ -118,6 +118,19 @@ async def test_collections_that_are_made_again_begin_no_new_log(
     assert await current_log(stores) == log
 
 
+async def test_records_of_clients_expire_in_a_log_that_is_made_again(stores: Stores, settings: Settings) -> None:
+    """The servers make these indexes, not the worker."""
+
+    async def expires() -> bool:
+        return all(["at_1" in await stores.log[name].index_information() for name in ("operations", "state_vectors")])
+
+    async with running_worker(settings), running_server(settings):
+        old = await began(stores, "docs")
+        await waiting.eventually(expires)
+        await database_dropped(stores, old)
+        await waiting.eventually(expires)
+
+
 async def followed(stores: Stores, old: LogId) -> LogId:
     """Wait until another log is in force. By asking: no change stream outlives its database."""
     async with within(20):

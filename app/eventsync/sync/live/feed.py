@@ -112,6 +112,7 @@ class Feed:
         self.followed = asyncio.Event()
         """Set after the first read of the log."""
         self._noticed = asyncio.Event()
+        self._joined = asyncio.Event()
         self._spans = DeliverySpans.of_process()
 
     @property
@@ -123,6 +124,11 @@ class Feed:
     def noticed(self) -> asyncio.Event:
         """An event that is set as soon as there are new events, or a checkpoint. Another one then takes its place."""
         return self._noticed
+
+    @property
+    def joined(self) -> asyncio.Event:
+        """An event that is set as soon as the feed joins another log. Another one then takes its place."""
+        return self._joined
 
     async def run(self, stop: asyncio.Event) -> None:
         """Follow the log until `stop`. After an error the stream is opened again; the feed is not live until then."""
@@ -235,6 +241,9 @@ class Feed:
         if self._log is not None and (lost := await self._lost(self._log, current)):
             self._suspend(lost)
             return
+        if current is not None and (self._log is None or current.id != self._log.id):
+            self._joined.set()
+            self._joined = asyncio.Event()
         self._log = current
         log_id = self._log.id if self._log else None
         # Before the registry: the window must not get events from after a registry that is not known yet.
