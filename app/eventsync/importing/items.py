@@ -78,10 +78,10 @@ class ItemMaker:
         return Item(record, assigned.binary, "POST", content=content)
 
     def _of_known(self, record: Record, raw: bytes, tree: dict[str, Any]) -> Item:
-        key = orjson.dumps(tree["_id"])
+        id_text = format_id(from_tree(tree["_id"]))
+        key = id_text.encode()
         if self._mode is Mode.INSERT:
             return Item(record, key, "POST", content=raw)
-        id_text = format_id(from_tree(tree["_id"]))
         if self._mode is Mode.UPSERT:
             return Item(record, key, "PUT", id_text, raw)
         if self._mode is Mode.DELETE:

@@ -156,8 +156,9 @@ def _replace(operation: Replace, policy: WritePolicy) -> Intent:
     sent = operation.document
     whole: Any = sent.value() if isinstance(sent, JsonDocument) else sent
     # Unreadable values may stay in a stored document, but a new document must not contain any.
-    known = {**whole, "_id": operation.id} if isinstance(whole, dict) else None
-    document = _checked(possible_id(operation.id), whole, policy, known)
+    new_id = _typed_id(operation.id, whole)
+    known = {**whole, "_id": new_id} if isinstance(whole, dict) else None
+    document = _checked(possible_id(new_id), whole, policy, known)
     odd = is_odd(document)
 
     def decide(stored: Node | None, author: Author) -> PlannedWrite:
@@ -183,6 +184,12 @@ def _replace(operation: Replace, policy: WritePolicy) -> Intent:
         return _modification(node, after, author, guard)
 
     return Intent(operation.collection, operation.id, decide)
+
+
+def _typed_id(id: Any, document: Any) -> Any:
+    """Return the id of a new `document`: its own if that has the same text as `id`, which names no type of number."""
+    given = document.get("_id", id) if isinstance(document, dict) else id
+    return given if given is not id and not same(given, id) and same_id(given, id) else id
 
 
 def _delete(operation: Delete) -> Intent:

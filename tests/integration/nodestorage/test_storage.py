@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
+from bson import json_util
 from bson.int64 import Int64
 from bson.objectid import ObjectId
 from bson.timestamp import Timestamp
 
+from eventsync.domain.ids import format_id, parse_id
 from eventsync.domain.values.extended_json import Document, same
 from eventsync.errors import Conflict, EventsyncError, Malformed, NotFound, PatchFailed, TooLarge, VersionMismatch
-from eventsync.nodestorage import Author, Condition, JsonDocument, JsonPatch, MergePatch, Node, NodeStorage, WritePolicy
+from eventsync.nodestorage import (
+    Author,
+    Condition,
+    JsonDocument,
+    JsonPatch,
+    MergePatch,
+    Node,
+    NodeStorage,
+    Replace,
+    WritePolicy,
+)
 
 ID = ObjectId("65a000000000000000000001")
 
@@ -117,6 +130,32 @@ async def test_replace(storage: NodeStorage, author: Author, stored: Any) -> Non
     # What a program gives is taken as it is.
     await storage.replace("orders", 1, {"_id": 1, "n": 6}, Condition.at_version(2), upsert=True, author=author)
     assert same(await stored("orders", 1), {"_id": 1, "n": 6, "_sync": stamp(3)})
+
+
+@pytest.mark.parametrize("id", [5, Int64(5), Int64(2**40), {"a": Int64(5)}], ids=repr)
+async def test_upsert_stores_the_id_with_the_type_that_the_document_names(
+    storage: NodeStorage,
+    author: Author,
+    stored: Any,
+    id: Any,  # noqa: A002
+) -> None:
+    """The text of an id names no type of number, so a path can't."""
+    path = parse_id(format_id(id))
+    sent = JsonDocument(json.loads(json_util.dumps({"_id": id, "n": 1}, json_options=json_util.CANONICAL_JSON_OPTIONS)))
+    for made in [
+        await storage.replace("one", path, {"_id": id, "n": 1}, upsert=True, author=author),
+        *await storage.transact([Replace("two", path, sent, upsert=True)], author=author),
+    ]:
+        assert same(made.document, {"_id": id, "n": 1})
+    for collection in ("one", "two"):
+        await storage.replace(collection, path, {"_id": path, "n": 2}, upsert=True, author=author)
+        assert same(await stored(collection, path), {"_id": id, "n": 2, "_sync": stamp(2)}), "it is immutable"
+
+
+async def test_upsert_stores_no_id_with_another_text_than_its_path(storage: NodeStorage, author: Author) -> None:
+    made = await storage.replace("orders", 5, {"_id": 5.0}, upsert=True, author=author)
+    assert made.id == "int:5"
+    assert same(made.document, {"_id": 5})
 
 
 async def test_replace_conditions(storage: NodeStorage, author: Author) -> None:

@@ -256,9 +256,10 @@ async def test_interrupted_import_continues_where_it_was(tmp_path: Path, seed: i
     assert set(one.memory.writes.values()) == {1}
 
 
-async def test_upsert_replaces_in_the_order_of_the_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("spelled", [lambda n: n % 7, lambda n: n % 7 if n % 2 else {"$numberInt": f"{n % 7}"}])
+async def test_upsert_replaces_in_the_order_of_the_file(tmp_path: Path, spelled: Callable[[int], Any]) -> None:
     one = Import(tmp_path, Mode.UPSERT)
-    one.write(*({"_id": n % 7, "n": n} for n in range(4000)))
+    one.write(*({"_id": spelled(n), "n": n} for n in range(4000)))
     seen = set[int]()
 
     def before(item: Item) -> ItemAnswer | None:
@@ -270,7 +271,7 @@ async def test_upsert_replaces_in_the_order_of_the_file(tmp_path: Path) -> None:
 
     one.memory.before = before
     assert (await one.run()).failed == 0
-    assert one.memory.documents == {str(n % 7): {"_id": n % 7, "n": n} for n in range(3993, 4000)}
+    assert one.memory.documents == {str(n % 7): {"_id": spelled(n), "n": n} for n in range(3993, 4000)}
 
 
 async def test_merge_sets_fields_and_inserts_what_is_missing(tmp_path: Path) -> None:
