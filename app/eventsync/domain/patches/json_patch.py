@@ -27,6 +27,7 @@ from eventsync.domain.values.extended_json import (
     Document,
     JsonText,
     copied,
+    double_of,
     from_tree,
     level_below,
     parse_json,
@@ -92,7 +93,7 @@ class JsonPatch:
 def equal(left: Any, right: Any) -> bool:
     """Return True if two values are equal for RFC 6902's `test`: numbers by value, other BSON types exactly."""
     if _is_number(left) and _is_number(right):
-        return bool(left == right) or same(left, right)
+        return bool(left == right) or same(left, right) or _is_spelled(left, right) or _is_spelled(right, left)
     if isinstance(left, Mapping) and isinstance(right, Mapping):
         return left.keys() == right.keys() and all(equal(value, right[name]) for name, value in left.items())
     if isinstance(left, list) and isinstance(right, list):
@@ -102,6 +103,11 @@ def equal(left: Any, right: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     return type(value) in {int, float, Int64}
+
+
+def _is_spelled(double: float, digits: float) -> bool:
+    """Return True if JSON writes `double` as the integer `digits`."""
+    return type(double) is float and isinstance(digits, int) and double_of(digits) == double
 
 
 class _Pointer(JsonPointer):

@@ -246,8 +246,8 @@ def spelled(value: Any) -> Any:
 def parse_json(body: bytes) -> Any:
     """Parse JSON text from a client into plain Python values.
 
-    Duplicate keys, integers beyond 64 bits, NaN, lone surrogates and nesting over `MAX_DEPTH` are refused, because a
-    silent change here would be stored.
+    Duplicate keys, integers that neither 64 bits nor a double hold, NaN, lone surrogates and nesting over `MAX_DEPTH`
+    are refused, because a silent change here would be stored.
 
     Raises `Malformed`.
     """
@@ -332,39 +332,38 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return tree
 
 
-def _bounded_int(text: str) -> int:
-    if len(text) > 20 or not INT64_MIN <= (value := int(text)) <= INT64_MAX:
-        raise ValueError(f"{text[:24]} is not a 64-bit integer")
-    return value
+def double_of(digits: int) -> float | None:
+    """Return the double that JSON writes as this integer, or None if there is none.
+
+    JavaScript writes doubles below 10²¹ so, and those from 2⁵³ on by their shortest digits, which often are not exact.
+    """
+    if abs(digits) >= _EXPONENTS:
+        return None
+    double = float(digits)
+    return double if double == digits or int(Decimal(repr(double))) == digits else None
 
 
+def _bounded_number(text: str) -> int | float:
+    if len(text) <= _INTEGER_LENGTH:
+        value = int(text)
+        if INT64_MIN <= value <= INT64_MAX:
+            return value
+        if (double := double_of(value)) is not None:
+            return double
+    raise ValueError(f"{text[:24]} is not a 64-bit integer")
+
+
+_EXPONENTS: Final = 10**21
+"""JavaScript writes numbers from here on with an exponent."""
+_INTEGER_LENGTH: Final = len(str(-_EXPONENTS)) - 1
 _LONG_DIGITS: Final = b"0" * len(str(INT64_MAX))
 """The digits of an integer that 64 bits may not hold."""
 _DIGITS_ALIKE: Final = bytes.maketrans(b"123456789", b"000000000")
 
-_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_int=_bounded_int)
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_int=_bounded_number)
 
 
-# --- types that JSON can't name ---------------------------------------------------------------------------------
-
-
-def keep_types(old: Any, new: Any) -> Any:
-    """Return `new` with each plain number converted to the type of the int64 or double that it replaces in `old`.
-
-    A plain `6` names no BSON type (JavaScript can't even write `6.0`), so it takes the type of the replaced number. A
-    number with a type wrapper (`{"$numberLong": …}`) keeps its type, as does a number that the old type can't hold
-    exactly.
-    """
-    if type(new) is int:
-        if type(old) is Int64:
-            return Int64(new)
-        return float(new) if type(old) is float and float(new) == new else new
-    if isinstance(new, dict) and isinstance(old, Mapping):
-        return {name: keep_types(old[name], item) if name in old else item for name, item in new.items()}
-    if isinstance(new, list) and isinstance(old, list):
-        kept = [keep_types(was, item) for was, item in zip(old, new, strict=False)]
-        return kept + new[len(kept) :]
-    return new
+# --- comparing ---------------------------------------------------------------------------------------------------
 
 
 def same(left: Any, right: Any) -> bool:

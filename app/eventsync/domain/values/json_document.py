@@ -13,10 +13,11 @@ from bson.binary import UUID_SUBTYPE, Binary
 from bson.code import Code
 from bson.dbref import DBRef
 from bson.decimal128 import Decimal128
+from bson.int64 import Int64
 
 from eventsync.domain.bson_scan.opaque import Opaque, is_text, readable
 from eventsync.domain.bson_scan.plain import is_odd_decimal
-from eventsync.domain.values.extended_json import Document, JsonText, from_tree, keep_types, parse_json, to_json
+from eventsync.domain.values.extended_json import Document, JsonText, double_of, from_tree, parse_json, to_json
 from eventsync.errors import Malformed
 
 
@@ -83,8 +84,9 @@ def _unreadable_names(old: Any) -> dict[str, str]:
 def converted(old: Any, tree: Any, value: Any) -> Any:
     """Return `value`, read from the JSON `tree`, with plain numbers in the types of `old`, which it replaces.
 
-    A number with a type wrapper (`{"$numberInt": "6"}`) keeps its type. A value that a client returns unchanged stays
-    as it is stored, even if its JSON is lossy.
+    A plain `6` names no BSON type (JavaScript can't even write `6.0`), so it takes that of an int64 or double that it
+    replaces. A number with a type wrapper (`{"$numberInt": "6"}`) keeps its type, as does one that is no double. What a
+    client returns unchanged stays as it is stored, even if its JSON is lossy.
     """
     if _comes_back(old, tree):
         return old
@@ -95,4 +97,13 @@ def converted(old: Any, tree: Any, value: Any) -> Any:
     if isinstance(tree, list):
         rest = itertools.chain(old if isinstance(old, list) else (), itertools.repeat(ABSENT))
         return [converted(was, *pair) for was, pair in zip(rest, zip(tree, value, strict=True), strict=False)]
-    return value if isinstance(tree, dict) else keep_types(old, value)
+    return _kept(old, tree, value) if type(tree) is int else value
+
+
+def _kept(old: Any, number: int, value: Any) -> Any:
+    """Return a plain number, which is `value` by itself, in the type of `old` if that is an int64 or a double."""
+    if type(old) is Int64:
+        return Int64(number)
+    if type(old) is not float or (double := double_of(number)) is None:
+        return value
+    return old if double == old else double  # JavaScript writes -0.0 as 0
