@@ -98,7 +98,7 @@ async def _sent(documents: Documents, writes: Sequence[GroupedWrite]) -> list[Ex
         if is_in_doubt(error):
             return await _confirmed(documents, writes, [error] * len(writes))
         if len(writes) > 1 and _ends_midway(error):
-            unknown = [Unavailable(_GIVEN_UP).because(short(error)) for _ in writes]
+            unknown: list[Exception | None] = [Unavailable(_GIVEN_UP).because(short(error)) for _ in writes]
             return await _confirmed(documents, writes, unknown)
         return [error] * len(writes)
     outcomes: list[Exception | None] = [None] * len(writes)

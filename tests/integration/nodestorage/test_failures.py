@@ -16,7 +16,7 @@ from eventsync.domain.stamp import Stamp
 from eventsync.domain.values.extended_json import Document
 from eventsync.errors import Conflict, TooLarge, Unavailable
 from eventsync.mongodb.client import app_name, connect
-from eventsync.nodestorage import Author, Create, Idempotency, NodeStorage, WritePolicy
+from eventsync.nodestorage import Author, Create, Idempotency, NodeStorage, WritePolicy, WriteResult
 from eventsync.nodestorage.documents import Documents
 from eventsync.settings import Settings
 from support.failpoints import faults
@@ -152,6 +152,7 @@ async def test_writes_before_a_killed_one_of_their_group_are_found(
         async with within(10):
             first, second = await writes
         await session.abort_transaction()
+    assert isinstance(first, WriteResult), first
     assert (first.version, first.document) == (2, {"_id": "a", "n": 2})
     assert isinstance(second, Unavailable)
     assert "the outcome is unknown" in second.message
