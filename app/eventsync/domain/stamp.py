@@ -13,8 +13,8 @@ from typing import Any, Final, NamedTuple
 import bson
 from bson.int64 import Int64
 
-from eventsync.domain.bson_scan.ambiguous import AmbiguousDocument
-from eventsync.domain.bson_scan.opaque import CODEC, Document, OddDocument
+from eventsync.domain.bson_scan.ambiguous import like
+from eventsync.domain.bson_scan.opaque import CODEC, Document
 
 FIELD: Final = "_sync"
 
@@ -87,16 +87,9 @@ def version_in(field: Mapping[str, Any]) -> int | None:
 def unstamp(document: Mapping[str, Any]) -> tuple[Stamp, Document]:
     """Return the stamp, and the document without it."""
     if FIELD not in document:
-        return _UNSTAMPED, _like(document, dict(document))
+        return _UNSTAMPED, like(document, dict(document))
     plain = {name: value for name, value in document.items() if name != FIELD}
-    return Stamp.of(document), _like(document, plain)
-
-
-def _like(document: Mapping[str, Any], copied: Document) -> Document:
-    """Return the copy as an `OddDocument` or an `AmbiguousDocument` if the document is one."""
-    if isinstance(document, AmbiguousDocument):
-        return AmbiguousDocument(copied, document.fields)
-    return type(document)(copied) if isinstance(document, OddDocument) else copied
+    return Stamp.of(document), like(document, plain)
 
 
 def unversioned(document: Document) -> tuple[int, Document]:

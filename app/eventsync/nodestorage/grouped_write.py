@@ -225,7 +225,7 @@ def state_after(write: Insert | Modify, state: RawBSONDocument | None) -> StateA
     """
     if isinstance(write, Insert):
         return StateAfter(write.document)
-    if state is None or type(write.update) is not dict:
+    if state is None or type(write.update) is not dict or write.is_ambiguous:
         return None
     document = decode(bytes(state.raw))
     if type(document) is not dict:

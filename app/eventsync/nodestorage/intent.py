@@ -58,9 +58,13 @@ class Insert:
 
 @dataclass(slots=True)
 class Modify:
-    """Apply this update, an operator document or a pipeline, to the stored document that was read."""
+    """Apply this update, an operator document or a pipeline, to the stored document that was read.
+
+    `is_ambiguous` is True if that is an `AmbiguousDocument`, so that no decoded document is what is stored afterwards.
+    """
 
     update: Any
+    is_ambiguous: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +303,8 @@ def _modification(
         update = [{"$replaceWith": {"$literal": after | {FIELD: stamp}}}]
     else:
         update["$set"] = update.get("$set", {}) | {FIELD: stamp}
-    return PlannedWrite(_result(before.id, version, after, patch, guard), Modify(update))
+    write = Modify(update, isinstance(before.document, AmbiguousDocument))
+    return PlannedWrite(_result(before.id, version, after, patch, guard), write)
 
 
 def _result(
@@ -330,7 +335,9 @@ def _checked(
     An unreadable value is allowed only if `before` has it too. Raises `Malformed` and `TooLarge`; a `guarded` document
     may hold hidden values, whose size an error does not tell.
     """
-    return decode(_checked_bytes(id, document, policy, before, guarded=guarded))
+    after = decode(_checked_bytes(id, document, policy, before, guarded=guarded))
+    # What is ambiguous can't be changed (`_check_distinct`), so it decides nothing afterwards either.
+    return AmbiguousDocument(after, before.fields) if isinstance(before, AmbiguousDocument) else after
 
 
 def _checked_bytes(

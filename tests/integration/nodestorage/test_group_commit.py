@@ -27,6 +27,8 @@ from eventsync.nodestorage.documents import Documents
 from eventsync.nodestorage.grouped_write import GroupedWrite, write_group
 from eventsync.nodestorage.intent import Modify
 from eventsync.nodestorage.retry import Lost
+from support.documents import joined
+from support.guards import MINE, guard
 
 
 def by(op_id: str) -> Author:
@@ -86,6 +88,20 @@ async def test_a_later_write_of_the_group_sees_the_earlier_one(storage: NodeStor
         storage.find_one_and_update("orders", 1, MergePatch({"n": 1}), author=by("3")),
     )
     assert (first.version, type(second), same.version, same.patch) == (2, VersionMismatch, 2, [])
+
+
+async def test_a_later_write_of_the_group_sees_that_a_field_name_stands_twice(
+    storage: NodeStorage, outside: Any
+) -> None:
+    """The state that the earlier write makes can't be computed, because the decoded document has one of the values."""
+    await outside.orders.insert_one(joined({"_id": 1, "owner": "ada"}, {"owner": "bob"}))
+    bob = Author("bob", "2", {"orders": guard("bob", {"read": MINE, "update": MINE}, "orders")})
+    first, second, third = await together(
+        storage.find_one_and_update("orders", 1, MergePatch({"n": 1}), author=by("1")),
+        storage.find_one_and_update("orders", 1, MergePatch({"n": 1}), author=bob),
+        storage.find_one_and_update("orders", 1, MergePatch({"owner": "eve"}), author=by("3")),
+    )
+    assert (first.version, type(second), type(third)) == (1, NotFound, Conflict)
 
 
 @pytest.mark.parametrize("number", [Int64(5), 5.0, Decimal128("5"), 5], ids=repr)

@@ -12,7 +12,7 @@ from bson.int64 import Int64
 from eventsync.domain.bson_scan.opaque import encode
 from eventsync.domain.condition import Condition, Tags
 from eventsync.domain.entity_tag import digest_of
-from eventsync.domain.values.extended_json import JsonText
+from eventsync.domain.values.extended_json import Document, JsonText
 from eventsync.errors import Conflict, EventsyncError, Forbidden, NotFound, PatchFailed, TooLarge, VersionMismatch
 from eventsync.nodestorage import (
     Author,
@@ -29,6 +29,8 @@ from eventsync.nodestorage import (
 )
 from eventsync.nodestorage.deciding import created, decided, encoded_node
 from eventsync.nodestorage.intent import Insert, Modify, PlannedWrite, intent_of
+from eventsync.nodestorage.node import node_of
+from support.documents import joined
 from support.guards import OWNERS, guard
 
 ADA = Author("ada", "op", {"c": guard("ada")})
@@ -190,3 +192,57 @@ def test_author_for_one_collection_keeps_its_guard_alone() -> None:
     assert set(author.within("c").guards or {}) == {"c"}
     with pytest.raises(NotFound):
         write(Delete("c", 1), None, author.within("c"))
+
+
+# --- field names that stand twice -----------------------------------------------------------------------------------
+
+
+def stored_twice(*parts: Document) -> Node:
+    return node_of(joined(*parts), tell=True)
+
+
+OPEN = {"read": True}
+TWO_OWNERS = ({"_id": 1, "owner": "bob", "n": 1}, {"owner": "ada"})
+TWO_LOCKS = ({"_id": 1, "locked": True, "n": 1}, {"locked": False})
+IN_A_LINE = ({"_id": 1, "n": 1, "lines": [joined({"of": "y"}, {"of": "x"})]},)
+
+
+@pytest.mark.parametrize(
+    ("rule", "parts"),
+    [
+        ({"owner": "$claims.sub"}, TWO_OWNERS),
+        ({"locked": {"$ne": True}}, TWO_LOCKS),
+        ({"$nor": [{"locked": True}]}, TWO_LOCKS),
+        ({"locked": {"$exists": True}}, TWO_LOCKS),
+        ({"lines": {"$elemMatch": {"of": "x"}}}, IN_A_LINE),
+        ({"lines.of": "x"}, IN_A_LINE),
+    ],
+)
+def test_no_write_rule_is_decided_by_a_field_name_that_stands_twice(rule: Any, parts: tuple[Document, ...]) -> None:
+    """MongoDB finds the document by the first value, and the last is decoded."""
+    twice = stored_twice(*parts)
+    for hidden in ({}, {"hide": ["secret"]}):
+        for rules in ({"update": rule}, {"update": True, "after": rule}):
+            ada = Author("ada", "op", {"c": guard("ada", OPEN | hidden | rules)})
+            with pytest.raises(Forbidden):
+                write(Update("c", 1, MergePatch({"n": 2})), twice, ada)
+        ada = Author("ada", "op", {"c": guard("ada", OPEN | hidden | {"delete": rule})})
+        with pytest.raises(Forbidden):
+            write(Delete("c", 1), twice, ada)
+
+
+def test_other_fields_decide_about_a_document_with_a_name_twice() -> None:
+    ada = Author("ada", "op", {"c": guard("ada", OPEN | {"update": {"n": 1}, "after": {"n": 2}, "delete": {"n": 1}})})
+    twice = stored_twice(*TWO_OWNERS)
+    assert isinstance(write(Update("c", 1, MergePatch({"n": 2})), twice, ada).write, Modify)
+    assert write(Delete("c", 1), twice, ada).write is not None
+
+
+def test_an_edited_document_is_not_shown_by_a_field_name_that_stands_twice() -> None:
+    """The edit ends the reading by `public`, and `owner` alone would allow it."""
+    for table in (OWNERS, {name: rule for name, rule in OWNERS.items() if name != "hide"}):
+        ada = Author("ada", "op", {"c": guard("ada", table | {"update": {"n": 1}, "after": {"n": 1}})})
+        twice = stored_twice(TWO_OWNERS[0] | {"public": True}, {"owner": "ada"})
+        change = write(Update("c", 1, MergePatch({"public": False})), twice, ada)
+        assert isinstance(change.write, Modify)
+        assert (change.result.document, change.result.withheld) == (None, True)

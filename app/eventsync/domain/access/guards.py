@@ -13,7 +13,7 @@ from typing import Any, Final
 from eventsync.domain.access.claims import UnusableClaim, bound
 from eventsync.domain.access.grants import Claims, ReadGrant
 from eventsync.domain.access.redaction import Paths, Redaction
-from eventsync.domain.bson_scan.opaque import OddDocument
+from eventsync.domain.bson_scan.ambiguous import like
 from eventsync.domain.patches.diff import Operation, diff
 from eventsync.domain.patches.json_pointer import unescape
 from eventsync.domain.predicates.predicate import compile_filter
@@ -210,7 +210,7 @@ def _applied(before: Document, difference: Sequence[Operation]) -> tuple[Documen
     except (LookupError, TypeError, ValueError):
         # It leads into a value that is shown as something else, such as a reference without its hidden fields.
         raise _forbidden(BY_HIDDEN) from None
-    return type(before)(document) if isinstance(before, OddDocument) else document, steps
+    return like(before, document), steps
 
 
 def _value_at(document: Any, pointer: str) -> Any:

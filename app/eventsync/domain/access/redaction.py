@@ -19,7 +19,8 @@ from typing import Any, Final, TypeAlias
 from bson.code import Code
 from bson.dbref import DBRef
 
-from eventsync.domain.bson_scan.opaque import OddDocument, Opaque, readable
+from eventsync.domain.bson_scan.ambiguous import like
+from eventsync.domain.bson_scan.opaque import Opaque, readable
 from eventsync.domain.patches.diff import Operation
 from eventsync.domain.patches.json_pointer import unescape
 from eventsync.domain.predicates.ordering import ARRAY, OBJECT
@@ -315,7 +316,7 @@ class Redaction:
             elif isinstance(state, _State):
                 shown[name] = self._paths.without(item, state)
         # No filter matches a document that can't be read field by field.
-        return type(document)(shown) if isinstance(document, OddDocument) else shown
+        return like(document, shown)
 
     def redact(self, patch: Sequence[Operation]) -> list[Operation]:
         """Return the operations that do the same to the stripped document."""

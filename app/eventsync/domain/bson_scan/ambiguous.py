@@ -17,6 +17,7 @@ from eventsync.domain.bson_scan.opaque import (
     CODEC,
     SCALARS,
     Document,
+    OddDocument,
     UnreadableDocument,
     is_array,
     is_container,
@@ -43,6 +44,20 @@ def checked(document: Document, raw: bytes) -> Document:
         return document
     fields = _ambiguous(raw)
     return AmbiguousDocument(document, fields) if fields else document
+
+
+def like(document: Mapping[str, Any], copied: Document) -> Document:
+    """Return `copied`, made of `document`, as an `OddDocument` or an `AmbiguousDocument` if the document is one."""
+    if isinstance(document, AmbiguousDocument):
+        return AmbiguousDocument(copied, document.fields)
+    return type(document)(copied) if isinstance(document, OddDocument) else copied
+
+
+def is_decidable(document: Mapping[str, Any], fields: frozenset[str]) -> bool:
+    """Return False if a predicate that reads these fields can't know if it matches a document."""
+    if isinstance(document, AmbiguousDocument):
+        return document.fields.isdisjoint(fields)
+    return not isinstance(document, UnreadableDocument)
 
 
 def is_distinct(change: Document, images: Iterable[str], raw: bytes, fields: Sequence[str]) -> bool:

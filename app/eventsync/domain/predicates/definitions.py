@@ -20,8 +20,7 @@ from itertools import product
 from math import prod
 from typing import Any, Final
 
-from eventsync.domain.bson_scan.ambiguous import AmbiguousDocument
-from eventsync.domain.bson_scan.opaque import UnreadableDocument
+from eventsync.domain.bson_scan.ambiguous import is_decidable
 from eventsync.domain.predicates.keys import (
     KEY_BYTES,
     MAX_KEYS,
@@ -118,28 +117,24 @@ class Definition:
     branches: tuple[Branch, ...]
     claims: Mapping[str, str] = field(default_factory=dict)
     digest: bytes = field(init=False)
+    fields: frozenset[str] = field(init=False, repr=False)
+    """The names of the fields that the keys of a document depend on."""
     find: Find = field(init=False, repr=False)
     """Finds the keys of a document that can be read, faster than `keys`. Raises `Undecidable` for one that can't."""
     _maker: KeyMaker = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.digest = _hash(self.canonical)
+        self.fields = frozenset(_fields(self.where))
         self._maker = KeyMaker(_hash(self.digest, self.name.encode()))
         self.find = finder(self.branches, self._maker)
-
-    @property
-    def fields(self) -> frozenset[str]:
-        """The names of the fields that the keys of a document depend on."""
-        return frozenset(_fields(self.where))
 
     def keys(self, document: Mapping[str, Any]) -> frozenset[bytes]:
         """Return the keys of the routes that a document belongs to; `Unrouted` if they can't be known or are too many.
 
         `Unrouted` is an empty set: the document belongs to no route.
         """
-        if isinstance(document, UnreadableDocument):
-            return Unrouted("unreadable")
-        if isinstance(document, AmbiguousDocument) and not document.fields.isdisjoint(self.fields):
+        if type(document) is not dict and not is_decidable(document, self.fields):
             return Unrouted("unreadable")
         try:
             return self.find(document)
