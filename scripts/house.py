@@ -50,7 +50,7 @@ LIMITS: Final = {
     "unplain phrases": 0,
     "small files with one importer": 28,
     "class names used twice": 0,
-    "lines: all": 190_500,
+    "lines: all": 193_000,
     "lines: docs/benchmarks": 1_045,
     "lines: locks": 2_520,
     "lines: scripts/bench": 5_650,

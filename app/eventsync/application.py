@@ -187,7 +187,12 @@ async def running(
         sync = SyncService(stores, settings, tailing=Stores.of(tailing, settings, live), access=access)
         reading = sync.source.admissions["read"]
         time_travel = TimeTravelReads(
-            TimeTravel(stores, cache_bytes=settings.past_cache_bytes), sync.window, sync.continuity, reading, offload
+            TimeTravel(stores, cache_bytes=settings.past_cache_bytes),
+            storage,
+            sync.window,
+            sync.continuity,
+            reading,
+            offload,
         )
         writes = DelayAdmission(
             settings.write_queue_delay, "a write", (Conflict, NotFound, PatchFailed, VersionMismatch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncGenerator, AsyncIterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from bson.raw_bson import RawBSONDocument
 
@@ -15,7 +15,7 @@ from eventsync.concurrency.slices import Slices
 from eventsync.domain.access.redaction import Redaction
 from eventsync.domain.bson_scan.ambiguous import checked
 from eventsync.domain.condition import Condition
-from eventsync.domain.ids import format_id
+from eventsync.domain.ids import IdText, format_id, stored_id
 from eventsync.domain.predicates.definitions import Route
 from eventsync.domain.predicates.predicate import Predicate
 from eventsync.domain.values.extended_json import Document, JsonText, decode
@@ -38,6 +38,9 @@ from eventsync.nodestorage.result import WriteResult
 from eventsync.nodestorage.transactions import Transactions
 from eventsync.nodestorage.writer import OperationWriter
 from eventsync.settings import Settings
+
+_READ_AT_ONCE: Final = 1024 * 1024
+"""Most bytes of the documents that `readable` reads at once; more are read one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +128,18 @@ class NodeStorage:
         if raw is not None and len(raw.raw) <= GROUPED_BYTES:
             self._recent.put(collection, format_id(id), raw)
         return None if raw is None else await self._decider.node(raw, guard)
+
+    async def readable(self, collection: str, ids: Sequence[IdText], guard: Guard) -> set[IdText]:
+        """Return those of a few ids that `get` finds a document for."""
+        documents, found = self._collections.of(collection), set[IdText]()
+        wanted = {text: stored_id(text) for text in ids}
+        with translated(f"documents of {collection} can't be read"):
+            raws = await documents.find_within(list(wanted.values()), _READ_AT_ONCE) if wanted else {}
+            for text, value in wanted.items():
+                raw = await documents.read(value) if raws is None else raws.get(text)
+                if raw is not None and await self._decider.node(raw, guard) is not None:
+                    found.add(text)
+        return found
 
     async def find(self, collection: str, *, after: Any | None, limit: int, encoded: bool = False) -> list[Node]:
         """Return up to `limit` documents after the id `after` (None: from the first), in id order.

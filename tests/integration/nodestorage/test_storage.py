@@ -11,7 +11,7 @@ from bson.int64 import Int64
 from bson.objectid import ObjectId
 from bson.timestamp import Timestamp
 
-from eventsync.domain.ids import format_id, parse_id
+from eventsync.domain.ids import IdText, format_id, parse_id
 from eventsync.domain.values.extended_json import Document, same
 from eventsync.errors import Conflict, EventsyncError, Malformed, NotFound, PatchFailed, TooLarge, VersionMismatch
 from eventsync.nodestorage import (
@@ -25,6 +25,8 @@ from eventsync.nodestorage import (
     Replace,
     WritePolicy,
 )
+from support.documents import joined
+from support.guards import MINE, guard
 
 ID = ObjectId("65a000000000000000000001")
 
@@ -288,3 +290,12 @@ async def test_a_collection_with_a_collation(plain: NodeStorage, outside: Any, a
     assert await plain.get("names", "ANN") is None
     result = await plain.find_one_and_update("names", "ann", increment, author=author)
     assert result.document == {"_id": "ann", "n": 2}
+
+
+@pytest.mark.parametrize("size", [1, 600_000], ids=["at once", "one by one"])
+async def test_the_ids_of_readable_documents(storage: NodeStorage, outside: Any, size: int) -> None:
+    rows: list[Any] = [{"_id": n, "owner": owner, "t": "x" * size} for n, owner in enumerate(["ada", "bob", "ada"])]
+    await outside.orders.insert_many([*rows, joined({"_id": 3, "owner": "bob"}, {"owner": "ada"})])
+    ids = [IdText(f"int:{n}") for n in range(5)]
+    assert await storage.readable("orders", ids, guard("ada", {"read": MINE}, "orders")) == {"int:0", "int:2"}
+    assert await storage.readable("orders", [], guard("ada", {"read": MINE}, "orders")) == set()

@@ -171,6 +171,9 @@ async def test_a_document_with_two_owners_is_shown_to_nobody_who_would_read_anot
         assert (await client.get("/v1/collections/docs/documents/int:1")).status_code == 404
         listed = (await client.get("/v1/collections/docs/documents")).raise_for_status().json()
         assert [row["id"] for row in listed["documents"]] == ["int:2"]
+        for reader, own in ((client, "int:2"), (other, "int:3")):
+            answer = await reader.get("/v1/collections/docs/documents", params={"position": await head(stores)})
+            assert [row["id"] for row in answer.raise_for_status().json()["documents"]] == [own]
         await stores.data["docs"].update_one({"_id": 1}, {"$set": {"n": 1}})
         await ada.reached(await head(stores))
         await bob.reached(await head(stores))

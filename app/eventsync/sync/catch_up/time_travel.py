@@ -17,7 +17,7 @@ from eventsync.domain.ids import IdText
 from eventsync.domain.points import Point
 from eventsync.domain.positions import LogId, Position, Seq
 from eventsync.domain.shapes import Shape
-from eventsync.nodestorage import Visible
+from eventsync.nodestorage import NodeStorage, Visible
 from eventsync.stores.history.past_pages import PastCursor, PastId
 from eventsync.stores.history.time_travel import Reading, TimeTravel
 from eventsync.sync.live.continuity import Continuity
@@ -56,12 +56,14 @@ class TimeTravelReads:
     def __init__(
         self,
         time_travel: TimeTravel,
+        storage: NodeStorage,
         window: Window,
         continuity: Continuity,
         admission: Admission,
         offload: Offload,
     ) -> None:
         self._time_travel = time_travel
+        self._storage = storage
         self._window = window
         self._continuity = continuity
         self._admission = admission
@@ -110,6 +112,11 @@ class TimeTravelReads:
                 now = await self._time_travel.states(collection, head, texts)
                 sizes = {text: _size(then.get(text)) + _size(now.get(text)) for text in texts}
                 count = max(1, count // 2) if sum(sizes.values()) > _SMALL else min(2 * count, _AT_ONCE)
+                if visible is not None and visible.filter is not None:
+                    # The stored document decides, too: a state in the log has a field name that stands twice once.
+                    asked = [text for text in texts if text in then and text in now]
+                    readable = await self._storage.readable(collection, asked, visible.guard)
+                    now = {text: now[text] for text in readable}
                 for item in some:
                     text = item.text
                     row = await self._past_row(text, then.get(text), now.get(text), position, visible)
