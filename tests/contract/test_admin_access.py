@@ -7,13 +7,17 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import bson
 import httpx
+from bson.raw_bson import RawBSONDocument
 
 from eventsync.mongodb.client import app_name
 from eventsync.stores.readiness import connected
 from eventsync.stores.stats.processes import Process
 from eventsync.stores.stores import Stores
+from support.documents import joined
 from support.failpoints import failing
+from support.mutants import ODD, framed
 from support.ruled import CANARY, Ruled, made
 from support.systems import running_server
 from support.waiting import eventually, patience
@@ -172,6 +176,29 @@ async def test_explanation_shows_a_document_as_a_principal_sees_it(
         ({"claims": {}}, (400, "malformed")),
     ):
         assert await code_of(operator, "POST", path, json=body) == expected, body
+
+
+async def test_explanation_reads_a_document_as_any_request_does(
+    operator: httpx.AsyncClient, ruled: Ruled, new_id: Callable[[], str]
+) -> None:
+    """The driver refuses the first one, and of two owners it shows the last."""
+    path, odd, twice, large = "/v1/admin/access/explain", new_id(), new_id(), new_id()
+    refused = RawBSONDocument(framed(bson.encode({"_id": odd, "owner": "ada"})[4:-1], ODD["text that is not UTF-8"]))
+    two_owners = joined({"_id": twice, "owner": "bob"}, {"owner": "ada"})
+    await ruled.stores.data["things"].insert_many([refused, two_owners, {"_id": large, "text": "x" * 256 * 1024}])
+
+    async def explained(key: str) -> Json:
+        answer = await operator.post(path, json={"shape": f"things/{key}", "claims": {"sub": "ada"}})
+        found: Json = check(answer, path, "post")
+        return found
+
+    mine = await explained(odd)
+    assert (mine["may_read"], mine["seen"]) == (True, {"_id": odd, "owner": "ada", "v": "caf\ufffd"})
+    nobody_s = await explained(twice)
+    assert (nobody_s["may_read"], nobody_s["seen"]) == (False, None)
+    assert [line["delete"].partition(" {")[0] for line in nobody_s["because"]] == ["does not match"]
+    body = {"shape": f"things/{large}", "claims": {}}
+    assert await code_of(operator, "POST", path, json=body) == (413, "too_large")
 
 
 async def test_explanation_needs_rules(root: httpx.AsyncClient) -> None:

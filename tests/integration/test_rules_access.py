@@ -7,13 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import bson
 import pytest
+from bson.raw_bson import RawBSONDocument
 
 from eventsync.domain.access.principal import Principal
 from eventsync.domain.positions import START
 from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
+from support.documents import joined
 from support.environment import command_environment
+from support.mutants import ODD, framed
 from support.program import Result, finished
 from support.replay import began, caught_up
 from support.systems import running_worker
@@ -200,6 +204,13 @@ async def test_explain_says_by_which_rule_a_principal_may_and_may_not(run: Run, 
         (await run("explain", "orders", "--as", "{}", "--role", "operator", "--file", "rules.toml", "--json")).stdout
     )
     assert given["may_read"] is True
+    refused = framed(bson.encode({"_id": 3, "owner": "ada"})[4:-1], ODD["text that is not UTF-8"])
+    await stores.data["orders"].insert_many(
+        [RawBSONDocument(refused), joined({"_id": 4, "owner": "bob"}, {"owner": "ada"})]
+    )
+    for key, may_read in (("int:3", True), ("int:4", False)):
+        odd = await run("explain", f"orders/{key}", "--as", ADA, "--file", "rules.toml", "--json")
+        assert json.loads(odd.stdout)["may_read"] is may_read, odd
     text = await run("explain", "orders/int:2", "--as", ADA, "--file", "rules.toml")
     assert "user: read" in text.stdout
 

@@ -16,9 +16,9 @@ from eventsync.domain.access.principal import Principal
 from eventsync.domain.access.rules import AccessRules
 from eventsync.domain.ids import parse_id
 from eventsync.domain.shapes import Shape
-from eventsync.domain.stamp import unstamp
 from eventsync.domain.values.extended_json import to_json
 from eventsync.errors import ConfigurationError, Malformed, NotFound
+from eventsync.nodestorage import stored_node
 from eventsync.process import event_loop
 from eventsync.rules.comparison import MAX_EVENTS, Replay, replayed
 from eventsync.rules.file import RulesFile, path_of, read_file, require_valid
@@ -114,10 +114,10 @@ async def _explained(settings: Settings, shape: Shape, principal: Principal, fil
             raise NotFound("no [auth] has been applied: everything is allowed")
         document = None
         if shape.id is not None:
-            found = await stores.data[shape.name].find_one({"_id": parse_id(shape.id)})
-            if found is None:
+            node = await stored_node(stores.data, shape.name, parse_id(shape.id))
+            if node is None:
                 raise NotFound(f"there is no document {shape}")
-            _, document = unstamp(found)
+            document = node.document
     return explained(rules, principal, shape.name, document)
 
 

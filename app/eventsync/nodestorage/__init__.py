@@ -41,6 +41,7 @@ from eventsync.domain.values.json_document import JsonDocument
 from eventsync.nodestorage.author import Author, Guard
 from eventsync.nodestorage.bulk import BulkWrite
 from eventsync.nodestorage.deciding import TEXT_WEIGHT
+from eventsync.nodestorage.documents import stored_node
 from eventsync.nodestorage.idempotency import Idempotency
 from eventsync.nodestorage.node import Node
 from eventsync.nodestorage.operations import Create, Delete, Edit, Replace, Update, WriteOperation
@@ -73,4 +74,5 @@ __all__ = [
     "WriteOperation",
     "WritePolicy",
     "WriteResult",
+    "stored_node",
 ]

@@ -7,6 +7,7 @@ Otherwise the filter does: it compares the version and, because other writers do
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Final, NamedTuple
@@ -24,10 +25,12 @@ from eventsync.domain.bson_scan.opaque import field_of, value_of, writable
 from eventsync.domain.ids import PLAIN_IDS, IdText, format_id, pointer_of, query_of, same_id
 from eventsync.domain.stamp import FIELD, Stamp, version_in
 from eventsync.domain.values.extended_json import CODEC, RAW_CODEC, decode
+from eventsync.errors import TooLarge
 from eventsync.mongodb.answer_size import AnswerSize
 from eventsync.mongodb.errors import barred
 from eventsync.mongodb.query_plans import SIMPLE
 from eventsync.nodestorage.intent import Insert, Modify, PlannedWrite, Remove
+from eventsync.nodestorage.node import Node, node_of
 from eventsync.nodestorage.retry import Lost
 from eventsync.nodestorage.transactions import Session, durable
 
@@ -250,6 +253,14 @@ class Collections:
         if name not in self._known:
             self._known[name] = Documents(self._database[name], self._offload, self._large)
         return self._known[name]
+
+
+async def stored_node(database: Any, collection: str, id: Any, max_bytes: int = sys.maxsize) -> Node | None:
+    """Return the stored document with this id, as writes read it, or None. Raises `TooLarge`."""
+    raw = await Collections(database).of(collection).read(id)
+    if raw is not None and len(raw.raw) > max_bytes:
+        raise TooLarge(f"{collection}/{format_id(id)} has {len(raw.raw)} bytes; up to {max_bytes} are explained")
+    return None if raw is None else node_of(raw, tell=True)
 
 
 def _field(raw: RawBSONDocument, name: str) -> Any:

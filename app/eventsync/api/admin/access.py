@@ -20,10 +20,10 @@ from eventsync.domain.access.rules import AccessRules
 from eventsync.domain.ids import parse_id
 from eventsync.domain.predicates.routed_shape import is_shape_name
 from eventsync.domain.shapes import Shape
-from eventsync.domain.stamp import unstamp
 from eventsync.domain.values.extended_json import Document, to_json
-from eventsync.errors import Conflict, Malformed, NotFound, TooLarge, Unauthenticated
+from eventsync.errors import Conflict, Malformed, NotFound, Unauthenticated
 from eventsync.mongodb.errors import translated
+from eventsync.nodestorage import stored_node
 from eventsync.stores.log.registry import DeclaredShape
 
 _BODY: Final = 64 * 1024
@@ -113,21 +113,13 @@ async def _principal(tree: dict[str, Any], services: Services) -> Principal:
 async def _document(services: Services, shape: Shape) -> Document:
     """Return a document. Raises `NotFound`, `TooLarge` and `Unavailable`."""
     services.sync.tracking.require(shape.name)
-    value = parse_id(str(shape.id))
     with translated(f"a document of {shape.name} can't be read"):
-        pipeline: list[dict[str, Any]] = [
-            {"$match": {"_id": {"$eq": value}}},
-            {"$project": {"size": {"$bsonSize": "$$ROOT"}, "doc": {"$cond": _FITS}}},
-        ]
-        rows = await (await services.stores.data[shape.name].aggregate(pipeline)).to_list()
-    if not rows:
+        node = await stored_node(services.stores.data, shape.name, parse_id(str(shape.id)), _MAX_DOCUMENT)
+    if node is None:
         raise NotFound(f"there is no document {shape}")
-    if rows[0].get("doc") is None:
-        raise TooLarge(f"{shape} has {rows[0]['size']} bytes; up to {_MAX_DOCUMENT} are explained")
-    return unstamp(rows[0]["doc"])[1]
+    found: Document = node.document
+    return found
 
-
-_FITS: Final = [{"$lte": [{"$bsonSize": "$$ROOT"}, _MAX_DOCUMENT]}, "$$ROOT", None]
 
 routes = [
     Endpoint("/v1/admin/access", read, methods=["GET"], access=AccessLevel.OBSERVER, name="admin_access"),
