@@ -65,6 +65,7 @@ export class Engine {
    * @param {string} [options.clientId]
    * @param {boolean} [options.hasToken]
    * @param {() => number} [options.random]
+   * @param {() => number} [options.wallClock] - Milliseconds since 1970, for the age of writes.
    * @param {(json: any) => any} [options.decode] - Extended JSON to what the application sees of documents.
    */
   constructor({ decode, ...options } = {}) {

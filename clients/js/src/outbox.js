@@ -32,7 +32,8 @@ import { Settlement } from "./settlement.js";
  *   | { type: "redraw", collection: string, id: string, shape?: string }} OutboxOutput
  */
 
-const KEY_AGE = 23 * 3600_000; // ms; the server keeps keys for 24 h
+const HOUR = 3600_000; // ms
+const KEY_AGE = 23 * HOUR; // the server keeps keys for 24 h
 const PARALLEL = 6; // requests at a time
 
 export class Outbox extends Settlement {
@@ -274,16 +275,17 @@ export class Outbox extends Settlement {
     if (!this.running || !this.#leads || now < this.#offlineUntil) return;
     for (const entry of this.queue.heads()) {
       if (this.#sending >= PARALLEL) return;
-      if (now >= entry.retryAt) this.#request(entry, now);
+      if (now >= entry.retryAt) this.#request(entry);
     }
   }
 
-  /** @param {PendingWrite} entry @param {number} now */
-  #request(entry, now) {
+  /** @param {PendingWrite} entry */
+  #request(entry) {
     const { write } = entry;
     let { ifMatch } = write;
+    const isConditional = ifMatch !== undefined && ifMatch !== "*";
     // The server may have forgotten the key, and a repeat must not write twice. A repeated POST is a conflict.
-    if (ifMatch === undefined && entry.attempted && now - write.at > KEY_AGE && write.method !== "POST") {
+    if (!isConditional && entry.attempted && this.#isOld(write) && write.method !== "POST") {
       if (write.base === undefined) {
         return this.#reject(entry, { status: 0, code: "outcome_unknown", detail: "it is too old to be sent again" });
       }
@@ -294,6 +296,12 @@ export class Outbox extends Settlement {
     entry.attempts += 1;
     this.#sending += 1;
     this.output({ type: "request", write, ifMatch });
+  }
+
+  /** Nobody knows the age of a write that was made later than it is now, by more than a correction of the clock. */
+  #isOld(/** @type {QueuedWrite} */ { at }) {
+    const age = this.wallClock() - at;
+    return age > KEY_AGE || age < -HOUR;
   }
 
   /** The request of a write is over. @param {string} key */

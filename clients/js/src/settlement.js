@@ -31,9 +31,10 @@ export class Settlement {
   /** When a barrier may be asked for. @protected */
   barrierAt = 0;
 
-  /** @param {{ random?: () => number }} [options] */
-  constructor({ random = Math.random } = {}) {
+  /** @param {{ random?: () => number, wallClock?: () => number }} [options] - `wallClock`: milliseconds since 1970. */
+  constructor({ random = Math.random, wallClock = Date.now } = {}) {
     this.random = random;
+    this.wallClock = wallClock;
   }
 
   take() {

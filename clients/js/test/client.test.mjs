@@ -236,6 +236,30 @@ test("a client that comes back has its documents at once, and sends what it had 
   assert.equal(new Set(keys).size, 1);
 });
 
+test("a write of a former process is sent with its version, once the server may have forgotten its key", async (t) => {
+  const HOUR = 3600_000;
+  const sent = [];
+  const url = await serving(t, (request, body) => {
+    sent.push([body.n, request.headers["if-match"]]);
+    return { id: body.id, version: 5 };
+  });
+  const written = (order, age, changes) => ({ key: `k${order}`, order, at: Date.now() - age, collection: "c", id: `${order}`, method: "PATCH", body: { n: order }, ...changes });
+  const queue = [
+    written(1, 22 * HOUR, { base: 4 }),
+    written(2, 25 * HOUR, { base: 4 }),
+    written(3, 25 * HOUR),
+    written(4, 25 * HOUR, { base: 4, ifMatch: "*" }),
+    written(5, -60_000, { base: 4 }), // the clock was set right
+    written(6, -25 * HOUR, { base: 4 }), // the clock was set back: nobody knows how old it is
+  ];
+  const store = { open: async () => ({ load: async () => null, queue: async () => queue, dequeue: async () => {}, close: async () => {} }) };
+  const rejections = [];
+  const db = client(t, { url, store, onRejected: ({ write, problem: { code } }) => rejections.push([write.id, code]) });
+  await new Promise((resolve) => db.on("status", ({ pending }) => pending === 0 && resolve()));
+  assert.deepEqual(sent.sort(), [[1, undefined], [2, '"4"'], [4, '"4"'], [5, undefined], [6, '"4"']]);
+  assert.deepEqual(rejections, [["3", "outcome_unknown"]]);
+});
+
 test("a write that a snapshot may lack settles at a barrier, which is asked for again after 503, and of a new log", async (t) => {
   let send;
   const asked = [];

@@ -170,7 +170,7 @@ export class Run {
   }
 
   begin() {
-    this.engine = new Engine({ clientId: "model", random: this.random });
+    this.engine = new Engine({ clientId: "model", random: this.random, wallClock: () => this.now });
     this.pipe = null; // messages under way on the connection, with its subscriptions
     this.requests = [];
     this.responses = [];

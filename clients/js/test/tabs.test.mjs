@@ -24,7 +24,7 @@ test(`${runs} interleavings of three tabs, their channel, their lock and kills e
 });
 
 test("a former leader tells the outcome of a write that the new leader asks for", () => {
-  const engine = new Engine();
+  const engine = new Engine({ wallClock: () => 1 });
   const tab = new Tab("old", engine, new Proxy({}, { get: () => () => {} }));
   const { key, ...rest } = write("first");
   const answer = { id: "a", version: 2 };

@@ -30,7 +30,7 @@ class Page extends Run {
     const { world, number } = this.world;
     this.id = `tab ${number}`;
     this.now = world.now;
-    this.engine = new Engine({ random: this.random });
+    this.engine = new Engine({ random: this.random, wallClock: () => this.now });
     Object.assign(this, { pipe: null, link: null, requests: [], responses: [], barriers: [], pending: [], deferred: [] });
     Object.assign(this, { answered: new Set(), arrived: new Set(), seen: new Map(), last: new Map() });
     this.known = new Map(); // of its connection to the store
