@@ -135,7 +135,7 @@ export class Persister {
           await this.#store(shape, step);
           steps.delete(shape);
         }
-        for (let action = after.shift(); action && isCurrent(); action = after.shift()) await action();
+        for (; after.length && isCurrent(); after.shift()) await after[0]();
       } catch (error) {
         this.reports.failed(error);
         if (!isCurrent()) continue;

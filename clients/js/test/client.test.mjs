@@ -424,6 +424,27 @@ test("what a store fails to keep is tried again, joined with what came since; a 
   assert.deepEqual(errors, ["full", "full"]);
 });
 
+test("what has to come after a step is repeated until the store has done it, in order and each once", async (t) => {
+  const done = [];
+  let failures = 2;
+  const dequeue = async (key) => {
+    if (key === "b" && failures-- > 0) throw new Error("lost");
+    done.push(key);
+  };
+  const failed = new Arrivals();
+  const persister = new Persister(Promise.resolve({ dequeue }), { durable: () => {}, failed: ({ message }) => failed.add(message) });
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  for (const key of ["a", "b", "c"]) persister.then((store) => store.dequeue(key));
+  for (let count = 0; count < 2; count += 1) {
+    assert.equal(await failed.next(), "lost");
+    await new Promise(setImmediate); // it rests now
+    assert.deepEqual(done, ["a"]);
+    t.mock.timers.tick(1000);
+  }
+  await persister.settled();
+  assert.deepEqual(done, ["a", "b", "c"]);
+});
+
 test("a store is for one user: with a token, the client needs its principal", async () => {
   const given = { url: "http://127.0.0.1:1", token: () => "t", store: memoryStore() };
   assert.throws(() => createClient(given), /principal is needed/);
