@@ -134,14 +134,15 @@ def _translated(url: str) -> Iterator[None]:
 def _translation(url: str, error: RequestError) -> EventsyncError:
     """Return the error of the command. Its text, which another machine may have written, can't control a terminal."""
     text = printable(str(error.problem.get("detail", "")) or str(error))
-    if isinstance(error, OutcomeUnknown):
+    is_foreign = error.code == "http_error" and error.status < HTTPStatus.INTERNAL_SERVER_ERROR
+    if isinstance(error, OutcomeUnknown) and not is_foreign:
         cause = error.__cause__
         said = f": {error}" if cause is None else f" cannot be reached: {str(cause) or type(cause).__name__}"
         return Unavailable(printable(url + said))
     if isinstance(error, LogReset):
         return ResetRequired(error.reason, text, oldest=error.oldest, head=error.head)
     # A path without a route has no other words than those of the status; a document that is missing is named.
-    if error.code == "http_error" or error.problem.get("detail") == HTTPStatus.NOT_FOUND.phrase:
+    if is_foreign or error.problem.get("detail") == HTTPStatus.NOT_FOUND.phrase:
         return Refused(f"{printable(url)} does not answer as a server of eventsync does: {text}")
     if error.status == 401:
         reason = str(error.problem.get("reason", "token_invalid"))

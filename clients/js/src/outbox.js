@@ -5,6 +5,7 @@
 
 import { backoff } from "./backoff.js";
 import { isAnswered } from "./queue.js";
+import { isTemporary } from "./requests.js";
 import { Settlement } from "./settlement.js";
 
 /** @typedef {import("./store.js").QueuedWrite} QueuedWrite */
@@ -199,7 +200,8 @@ export class Outbox extends Settlement {
     // Its event may have been faster than an answer that only says that it is not known.
     if (entry && !isAnswered(entry)) {
       const delay = (retryAfter ?? 0) * 1000 + backoff(entry.attempts - 1, this.random);
-      if (isTemporary(problem, retryAfter)) entry.retryAt = now + delay;
+      const isUndecided = problem.status === 401 || (problem.code === "conflict" && retryAfter !== undefined);
+      if (isUndecided || isTemporary(problem)) entry.retryAt = now + delay;
       else this.#reject(entry, problem);
     }
     this.#send(now);
@@ -328,14 +330,4 @@ export class Outbox extends Settlement {
     this.output({ type: "rejected", write: entry.write, problem });
     this.redraw(entry);
   }
-}
-
-/**
- * Return true if the same request may succeed later.
- *
- * @param {Problem} problem
- * @param {number | undefined} retryAfter
- */
-function isTemporary({ status, code }, retryAfter) {
-  return status >= 500 || [401, 408, 425, 429].includes(status) || (code === "conflict" && retryAfter !== undefined);
 }

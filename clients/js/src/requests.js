@@ -129,14 +129,27 @@ function withTag(body, answer) {
   return etag === null ? body : { ...body, etag };
 }
 
+const FOREIGN = "http_error"; // the code of what has none, so it is not the server's but a proxy's
+
 /** The problem of a refusal, also of one by a proxy. @param {Response} answer @param {string} text @returns {Problem} */
 export function problemOf({ status, statusText }, text) {
-  const problem = { code: "unknown", title: `The server answered ${status} ${statusText}` };
+  /** @type {any} */
+  let problem = null;
   try {
-    return { ...problem, ...JSON.parse(text), status };
-  } catch {
-    return { ...problem, status };
-  }
+    problem = JSON.parse(text);
+  } catch {} // a page
+  if (typeof problem?.code === "string") return { ...problem, status };
+  return { code: FOREIGN, title: `The server answered ${status} ${statusText}`, status };
+}
+
+/**
+ * Return true if the same request may succeed later. What a proxy says in place of the server decides nothing, but that
+ * a request is too large.
+ *
+ * @param {Problem} problem
+ */
+export function isTemporary({ status, code }) {
+  return status >= 500 || [408, 425, 429].includes(status) || (code === FOREIGN && status !== 413);
 }
 
 /** The path of a document, or of the documents of a collection. @param {string} collection @param {string} [id] */

@@ -3,7 +3,7 @@
 
 import { parseJson } from "./json.js";
 import { parsePosition } from "./positions.js";
-import { authorization, below, problemOf, retryAfterOf } from "./requests.js";
+import { authorization, below, isTemporary, problemOf, retryAfterOf } from "./requests.js";
 
 /**
  * What a connection is opened for.
@@ -84,11 +84,10 @@ function sse(asked, { opened, message, closed }) {
  * @param {Response} answer
  */
 async function refusalOf(answer) {
-  const { status, headers } = answer;
-  const problem = /** @type {Record<string, any>} */ (problemOf(answer, await answer.text()));
-  const { code, detail, title, reason, retry_after } = problem;
-  const isFinal = status >= 400 && status < 500 && status !== 408 && status !== 429;
-  return { code, reason, message: detail ?? title, isFinal, retryAfter: retryAfterOf(headers, { retry_after }) };
+  const problem = problemOf(answer, await answer.text());
+  const { code, detail, title, reason } = /** @type {Record<string, any>} */ (problem);
+  const isFinal = !isTemporary(problem);
+  return { code, reason, message: detail ?? title, isFinal, retryAfter: retryAfterOf(answer.headers, problem) };
 }
 
 /**
@@ -241,7 +240,7 @@ function poll({ url, shapes, vector, token, fetch }, { opened, message, closed }
       message({ type: "reset", shape, reason });
       return true;
     }
-    if (answer.status === 401) {
+    if (answer.status === 401 && isFinal) {
       end({ code: 4401, reason, retryAfter: (retryAfter ?? 0) * 1000 });
       return false;
     }

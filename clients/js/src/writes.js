@@ -112,6 +112,7 @@ export class Writes {
     const headers = { "Idempotency-Key": key, ...bodyType(method, body), ...condition };
     try {
       const answer = await client.http.request(method, path, { body, headers });
+      if (typeof answer?.version !== "number") throw new Error("the answer is not the server's");
       client.do((_, now) => outbox.answered(key, answer, now));
     } catch (error) {
       client.do((_, now) => {

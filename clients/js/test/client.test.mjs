@@ -135,6 +135,55 @@ for (const [status, body, name] of [[403, { code: "forbidden", detail: "the orig
   });
 }
 
+/** Answers that are not the server's, as of a proxy before it. */
+const FOREIGN = [[404, "404 page not found"], [403, "<html>blocked</html>"], [401, ""], [400, '{"code":400}'], [410, '"gone"'], [403, "null"], [426, "[]"]];
+
+for (const transport of ["sse", "poll"]) {
+  test(`an answer that is not the server's ends no shape, by ${transport}`, async (t) => {
+    const left = [...FOREIGN];
+    let isFirst = true;
+    const url = await serving(t, (request, _body, response) => {
+      const [status, text] = (!isFirst && left.shift()) || [200];
+      if (status !== 200) return void response.writeHead(status, { "Retry-After": "0" }).end(text);
+      if (transport === "poll") {
+        if (!isFirst) return { from: "k:5", to: "k:5", events: [], live: true };
+        response.write(`${JSON.stringify({ shape: "c", position: "k:5" })}\n${JSON.stringify(row("a", 1))}\n`);
+      } else {
+        stream(response, WELCOME, isFirst ? snapshot("c", "k:5", [row("a", 1)]) : { type: "live", shape: "c", position: "k:5" });
+      }
+      if (isFirst || transport === "poll") response.end();
+      isFirst = false;
+      return undefined;
+    });
+    const db = client(t, { url, transport, token: () => "t" });
+    db.engine.core.random = () => 0; // no delay
+    const names = [];
+    db.on("status", ({ name }) => names.push(name));
+    const cards = db.collection("c");
+    const seen = [];
+    cards.subscribe(({ documents }) => seen.push(documents.size));
+    await new Promise((resolve) => db.on("status", ({ name }) => ["live", "failed", "stopped"].includes(name) && resolve()));
+    assert.deepEqual([names.at(-1), left, seen], ["live", [], [1]]);
+  });
+}
+
+test("a write is repeated until the server itself has answered, or any proxy has said that it is too large", async (t) => {
+  const answers = [...FOREIGN, [200, ""], [200, "{}"], [200, "<html>log in</html>"], [412, '{"code":"version_mismatch"}'], [413, "<html>too large</html>"]];
+  const keys = new Set();
+  const url = await serving(t, (request, _body, response) => {
+    keys.add(request.headers["idempotency-key"]);
+    const [status, text] = answers.shift();
+    response.writeHead(status).end(text);
+  });
+  const db = client(t, { url });
+  db.engine.outbox.random = () => 0;
+  for (const code of ["version_mismatch", "http_error"]) {
+    const { done } = await db.collection("c").patch("a", { n: 1 });
+    await assert.rejects(done, { code });
+  }
+  assert.deepEqual([answers, keys.size], [[], 2]);
+});
+
 test("401 asks for another token, for the stream and for a write", async (t) => {
   const url = await serving(t, (request, _body, response) => {
     if (request.headers.authorization !== "Bearer t2") return problem(response, 401, { code: "unauthenticated", reason: "token_expired" });

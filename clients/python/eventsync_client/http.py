@@ -23,7 +23,7 @@ from eventsync_client.errors import (
     VersionMismatch,
 )
 from eventsync_client.replica import Json
-from eventsync_client.transports import is_temporary, problem_of, retry_after_of
+from eventsync_client.transports import is_foreign, is_temporary, problem_of, retry_after_of
 
 _SHORTEST: Final = 0.1
 _LONGEST: Final = 5.0
@@ -136,8 +136,14 @@ def _unknown(answer: httpx.Response, before: OutcomeUnknown) -> OutcomeUnknown:
 
 
 def _may_succeed(answer: httpx.Response) -> bool:
-    """Return True if the same request may succeed later: the server says when."""
-    return is_temporary(answer.status_code) or (answer.status_code == 409 and "retry-after" in answer.headers)
+    """Return True if the same request may succeed later: the server says when, or has not been asked.
+
+    What a proxy says in place of the server decides nothing, but that a request is too large.
+    """
+    status = answer.status_code
+    if is_temporary(status) or (status == 409 and "retry-after" in answer.headers):
+        return True
+    return status != 413 and is_foreign(problem_of(answer))
 
 
 def _error(answer: httpx.Response) -> RequestError:

@@ -31,6 +31,8 @@ _SNAPSHOT_PART: Final = 1000
 """Documents of one part that is made of a snapshot over HTTP."""
 
 _HEARTBEAT: Final = 25.0
+_FOREIGN: Final = "http_error"
+"""The code of an answer that has none."""
 
 UNFIT: Final = 4431
 """The end of a connection whose request has too long a head: another transport's is shorter."""
@@ -162,8 +164,13 @@ def problem_of(answer: httpx.Response) -> Json:
     except ValueError:
         problem = None
     if not isinstance(problem, dict) or not isinstance(problem.get("code"), str):
-        return {"code": "http_error", "detail": f"the answer is {answer.status_code} {answer.reason_phrase}"}
+        return {"code": _FOREIGN, "detail": f"the answer is {answer.status_code} {answer.reason_phrase}"}
     return problem
+
+
+def is_foreign(problem: Json) -> bool:
+    """Return True for the problem of an answer that is not of the server, but of something before it."""
+    return bool(problem["code"] == _FOREIGN)
 
 
 def is_temporary(status: int) -> bool:
@@ -175,8 +182,7 @@ def _ended(answer: httpx.Response) -> Ended:
     """Return the end of a connection that a status refuses, with the close code that stands for it."""
     problem, status = problem_of(answer), answer.status_code
     detail = str(problem.get("detail", ""))
-    if is_temporary(status) or problem["code"] == "http_error":
-        # What has no problem document is not of the server, but of something before it.
+    if is_temporary(status) or is_foreign(problem):
         return Ended(None, detail, retry_after=retry_after_of(answer))
     if status == 401:
         return Ended(4401, str(problem.get("reason", detail)), retry_after=retry_after_of(answer))

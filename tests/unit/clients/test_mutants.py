@@ -137,7 +137,7 @@ JAVASCRIPT: list[Mutant] = [
     ("a refused write stays in the view", "outbox",
      '"rejected", write: entry.write, problem });\n    this.redraw(entry);',
      '"rejected", write: entry.write, problem });'),
-    ("a write is refused by a server that is busy", "outbox", "status >= 500 || ", ""),
+    ("a write is refused by a server that is busy", "requests", "status >= 500 || ", ""),
     ("a write is confirmed by another's event", "outbox",
      "op_id === undefined ? undefined : this.queue.get(op_id)", "this.queue.all.find(({ write }) => write.id === id)"),
     ("an unanswered write is dropped", "outbox",

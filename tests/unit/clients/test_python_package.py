@@ -23,9 +23,19 @@ from eventsync.domain.positions import vector_from_short, vector_from_text, vect
 from eventsync.domain.predicates.routed_shape import RoutedShape
 from eventsync.domain.shapes import Shape
 from eventsync.errors import Malformed
-from eventsync_client import AsyncClient, Memory, Operation, OutcomeUnknown, Sqlite, SyncFailed
+from eventsync_client import (
+    AsyncClient,
+    Memory,
+    Operation,
+    OutcomeUnknown,
+    RequestError,
+    Sqlite,
+    SyncFailed,
+    VersionMismatch,
+)
 from eventsync_client.actions import Ask, Why
 from eventsync_client.core import Core, Status
+from eventsync_client.http import Http
 from eventsync_client.patch import PatchError, apply_patch, same
 from eventsync_client.positions import Position, vector_text
 from eventsync_client.replica import RawChange, Row, Update
@@ -428,3 +438,37 @@ async def test_head_that_is_too_long_for_the_server_is_a_matter_of_the_transport
         else:
             await went_on.wait()
     assert tried[:4] == (["sse"] if transport == "sse" else ["websocket", "websocket", "sse", "websocket"])
+
+
+FOREIGN: Final = [
+    (404, "404 page not found"),
+    (403, "<html>blocked</html>"),
+    (400, '{"code": 400}'),
+    (410, '"gone"'),
+    (426, "[]"),
+]
+"""Answers that are not the server's, as of a proxy before it."""
+
+
+async def test_write_is_repeated_until_the_server_itself_has_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [*FOREIGN, (412, '{"code": "version_mismatch"}')]
+    keys = set()
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        keys.add(request.headers["Idempotency-Key"])
+        status, text = answers.pop(0)
+        return httpx.Response(status, text=text)
+
+    monkeypatch.setattr("random.random", lambda: 0.0)
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client, within(10):
+        http = Http(client, "http://h", None)
+        with pytest.raises(VersionMismatch):
+            await http.request("PATCH", "/x", body={}, headers={"Idempotency-Key": "k"})
+        assert (answers, keys) == ([], {"k"})
+        answers += [(404, "404 page not found"), (413, "<html>too large</html>")]
+        with pytest.raises(OutcomeUnknown, match="404") as unknown:
+            await http.request("PATCH", "/x", body={}, headers={"Idempotency-Key": "k"}, repeat=False)
+        assert (unknown.value.status, unknown.value.code) == (404, "http_error")
+        with pytest.raises(RequestError, match="413") as refused:
+            await http.request("PATCH", "/x", body={}, headers={"Idempotency-Key": "k"})
+        assert not isinstance(refused.value, OutcomeUnknown)
