@@ -90,9 +90,13 @@ export class Client {
     this.options = { maxWrites: 10_000, maxChanges: 100_000, linger: 1000, ...options };
     this.http = new Http({ url, fetch, tokens });
     const { clientId, decode } = options;
+    const same = (/** @type {any} */ value) => value;
     /** @internal @type {import("./decode.js").Codec} */
-    this.codec = decode ?? { decode: (json) => json, encode: (value) => value };
-    this.engine = new Engine({ clientId, hasToken: options.token !== undefined, decode: decode?.decode });
+    this.codec = {
+      decode: decode ? this.listeners.guarded((json) => decode.decode(json), same) : same,
+      encode: decode ? (value) => decode.encode(value) : same,
+    };
+    this.engine = new Engine({ clientId, hasToken: options.token !== undefined, decode: decode && this.codec.decode });
     this.connection = new Connection({
       url, fetch, tokens, core: this.engine.core, machine: this.engine, transport: options.transport ?? "auto",
       WebSocket: options.WebSocket ?? globalThis.WebSocket, handle: (output) => perform(this, output),
@@ -271,8 +275,13 @@ export class Client {
 
   /** @internal @param {unknown} error */
   report(error) {
-    if (this.options.onError) this.options.onError(error);
-    else console.error("eventsync:", error);
+    const { onError } = this.options;
+    try {
+      if (onError) return void onError(error);
+    } catch (thrown) {
+      console.error("eventsync:", thrown);
+    }
+    console.error("eventsync:", error);
   }
 
   /** What is written, as it is sent. Throws `TypeError` for what has no Extended JSON. @internal @param {any} value */
@@ -314,7 +323,8 @@ export class Client {
 
   /** @template {Handle} T @param {string} text @param {ShapeInfo} info @param {new (...rest: any[]) => T} Kind */
   #handle(text, info, Kind) {
-    const handle = this.handles.get(text) ?? new Kind(this, text, info);
+    const matches = () => info.matches && { matches: this.listeners.guarded(info.matches, () => false) };
+    const handle = this.handles.get(text) ?? new Kind(this, text, { ...info, ...matches() });
     this.handles.set(text, handle);
     return /** @type {T} */ (handle);
   }

@@ -9,7 +9,8 @@ import { newId } from "./ids.js";
  * of the result of `decode` is the same value.
  *
  * @typedef {object} Codec
- * @property {(json: any) => any} decode - Extended JSON, as parsed, to what the application sees. It never throws.
+ * @property {(json: any) => any} decode - Extended JSON, as parsed, to what the application sees. What it
+ *   throws is reported, and the document stays Extended JSON.
  * @property {(value: any) => any} encode - What the application writes to Extended JSON, which may be in it already.
  */
 

@@ -32,6 +32,25 @@ export class Listeners {
     this.tell("status", status);
   }
 
+  /**
+   * A function whose result is used; `instead` gives it where that throws. It runs while the client is at work, which
+   * the report waits for.
+   *
+   * @template T
+   * @param {(given: any) => T} its
+   * @param {(given: any) => T} instead
+   */
+  guarded(its, instead) {
+    return (/** @type {any} */ given) => {
+      try {
+        return its(given);
+      } catch (error) {
+        queueMicrotask(() => this.report(error));
+        return instead(given);
+      }
+    };
+  }
+
   /** @param {((detail: any) => void) | undefined} listener @param {any} detail */
   call(listener, detail) {
     try {

@@ -29,7 +29,7 @@
  *   those of the browser without it. With `false` each tab has its own.
  * @property {(rejection: Rejection) => void} [onRejected] - A write was refused and taken back.
  * @property {(error: unknown) => void} [onError] - The store has failed, the browser has removed what it had
- *   (`StoreLost`), or a subscriber has thrown.
+ *   (`StoreLost`), or a function of the application has thrown.
  */
 
 /**

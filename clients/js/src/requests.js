@@ -49,6 +49,8 @@ export function below(url, path) {
   return new URL(path, url.endsWith("/") ? url : `${url}/`);
 }
 
+const ASKING = 60_000; // ms that the token function may take
+
 /** Asks the application for tokens: once at a time for each reason. */
 export class Tokens {
   /** @type {string | null} */
@@ -57,9 +59,10 @@ export class Tokens {
   /** @type {Map<string, Promise<string | null>>} */
   #asking = new Map();
 
-  /** @param {((why: TokenReason) => string | null | Promise<string | null>) | undefined} ask */
-  constructor(ask) {
+  /** @param {((why: TokenReason) => string | null | Promise<string | null>) | undefined} ask @param {number} [limit] */
+  constructor(ask, limit = ASKING) {
     this.ask = ask;
+    this.limit = limit;
   }
 
   /** The token of the last answer, or the first one. */
@@ -69,14 +72,27 @@ export class Tokens {
 
   /** @param {TokenReason} why */
   fresh(why) {
-    const { ask } = this;
-    if (!ask) return Promise.resolve(null);
-    const asking = this.#asking.get(why) ?? (async () => ask(why))().finally(() => this.#asking.delete(why));
+    if (!this.ask) return Promise.resolve(null);
+    const asking = this.#asking.get(why) ?? this.#answer(this.ask, why).finally(() => this.#asking.delete(why));
     this.#asking.set(why, asking);
     return asking.then((token) => {
       this.#asked = true;
       return (this.#last = token);
     });
+  }
+
+  /**
+   * @param {(why: TokenReason) => string | null | Promise<string | null>} ask
+   * @param {TokenReason} why
+   * @returns {Promise<string | null>}
+   */
+  async #answer(ask, why) {
+    return Promise.race([
+      ask(why),
+      new Promise((_, reject) => {
+        AbortSignal.timeout(this.limit).onabort = () => reject(new Error("the token function does not answer"));
+      }),
+    ]);
   }
 }
 

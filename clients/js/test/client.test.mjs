@@ -9,7 +9,7 @@ import { createClient, idText, idValue, memoryStore, newId } from "../src/client
 import { Persister, joined } from "../src/persister.js";
 import { Tokens } from "../src/requests.js";
 import { eventsOf, vectorText } from "../src/transports.js";
-import { Arrivals, ScriptedServer } from "./scripted.mjs";
+import { Arrivals, ScriptedServer, failingOnErrors } from "./scripted.mjs";
 
 const WELCOME = { type: "welcome", session: "s", client_id: "c", protocol: 1, heartbeat: 25, vector: {} };
 const snapshot = (shape, position, docs) => ({ type: "snapshot", shape, position, part: 0, last: true, docs });
@@ -43,7 +43,7 @@ function stream(response, ...messages) {
 }
 
 function client(t, options) {
-  const db = createClient({ WebSocket: undefined, linger: 0, onError: (error) => assert.fail(error), ...options });
+  const db = createClient({ WebSocket: undefined, linger: 0, ...failingOnErrors(t), ...options });
   t.after(() => db.close());
   return db;
 }
@@ -435,6 +435,51 @@ test("two steps of a store are joined in their order", () => {
   const second = step({ position: "k:2", put: [["c", 2]], remove: ["a"] });
   assert.deepEqual(joined(first, second), { position: "k:2", put: [["b", 1], ["c", 2]], remove: ["a"], clear: true });
   assert.equal(joined(first, step({ clear: true })).put.length, 0);
+});
+
+test("what matches, decode and onError throw is reported, and stops nothing", async (t) => {
+  const server = new ScriptedServer({ c: { a: { n: 1 }, b: { bad: 1 } } });
+  const said = [];
+  const onError = ({ message }) => {
+    said.push(message);
+    throw new Error("onError");
+  };
+  t.mock.method(console, "error", () => {});
+  const decode = (doc) => {
+    if (doc.bad) throw new Error(`decode ${doc._id}`);
+    return { ...doc, isDecoded: true };
+  };
+  const db = client(t, { ...server.options, WebSocket: server.options.WebSocket, onError, decode: { decode, encode: (value) => value } });
+  const cards = db.collection("c");
+  cards.subscribe(() => {
+    throw new Error("subscriber");
+  });
+  const matches = () => {
+    throw new Error("matches");
+  };
+  const mine = db.shape("mine", {}, { collection: "c", matches });
+  mine.subscribe(() => {});
+  await until(db, "live");
+  assert.deepEqual(Object.fromEntries(cards.documents), { a: { version: 1, doc: { _id: "a", n: 1, isDecoded: true } }, b: { version: 1, doc: { _id: "b", bad: 1 } } });
+  const { done } = await mine.insert({ _id: "d", n: 1 });
+  const other = await cards.patch("a", { n: 2 });
+  assert.deepEqual([mine.documents.size, cards.get("d").n, cards.get("a").n], [0, 1, 2]);
+  for (const id of ["d", "a"]) (await server.requests.next()).answer(200, { id, version: 2, doc: { _id: id, bad: 2 } });
+  assert.deepEqual([(await done).doc, (await other.done).doc], [{ _id: "d", bad: 2 }, { _id: "a", bad: 2 }]);
+  server.events("c", { id: "b", op: "update", version: 2, patch: [{ op: "remove", path: "/bad" }] });
+  assert.equal(cards.get("b").isDecoded, true);
+  assert.deepEqual([...new Set(said)].sort(), ["decode a", "decode b", "decode d", "matches", "subscriber"]);
+});
+
+test("a token function that does not answer is asked again", async (t) => {
+  const url = await serving(t, (request) => ({ id: "a", version: 2, doc: request.headers.authorization }));
+  const answers = [new Promise(() => {}), new Promise(() => {}), "t3"];
+  const tokens = new Tokens(() => answers.shift(), 10);
+  await assert.rejects(tokens.fresh("refused"), /does not answer/);
+  const db = client(t, { url });
+  db.http.tokens = tokens;
+  const { done } = await db.collection("c").patch("a", { n: 1 });
+  assert.equal((await done).doc, "Bearer t3");
 });
 
 test("tokens are asked for once at a time", async () => {

@@ -10,7 +10,7 @@ import { createClient, idText } from "../src/client.js";
 import { ObjectId, native } from "../src/decode.js";
 import { parseJson } from "../src/json.js";
 import { randomOf } from "./model.mjs";
-import { ScriptedServer } from "./scripted.mjs";
+import { ScriptedServer, failingOnErrors } from "./scripted.mjs";
 
 const { decode, encode } = native();
 const OID = "6553f1a2b3c4d5e6f7a8b9c0";
@@ -211,7 +211,7 @@ test("the odd values of the vectors survive a round trip", { skip: !existsSync(V
 // --- in a client ------------------------------------------------------------------------------------------------------
 
 function client(t, server, options) {
-  const db = createClient({ ...server.options, linger: 0, onError: (error) => assert.fail(error), ...options });
+  const db = createClient({ ...server.options, linger: 0, ...failingOnErrors(t), ...options });
   t.after(() => db.close());
   return db;
 }

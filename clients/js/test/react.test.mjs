@@ -14,12 +14,12 @@ const { renderToString } = await import("react-dom/server");
 
 import { Provider, createHooks, useClient, useDocument, useShape, useStatus } from "../src/adapters/react.js";
 import { createClient } from "../src/client.js";
-import { Arrivals, ScriptedServer } from "./scripted.mjs";
+import { Arrivals, ScriptedServer, failingOnErrors } from "./scripted.mjs";
 
 const CARDS = { a: { n: 1, column: "todo" }, b: { n: 2, column: "todo" }, c: { n: 3, column: "done" } };
 
 function client(t, server, options) {
-  const db = createClient({ ...server.options, linger: 20, onError: (error) => assert.fail(error), ...options });
+  const db = createClient({ ...server.options, linger: 20, ...failingOnErrors(t), ...options });
   t.after(() => db.close());
   return db;
 }

@@ -1,5 +1,7 @@
 // A server without a network, for tests of what is around the client: its WebSockets and requests are answered by hand.
 
+import assert from "node:assert/strict";
+
 /** Resolves promises for what comes, in order; what nobody waits for yet is kept. */
 export class Arrivals {
   #here = [];
@@ -22,6 +24,13 @@ export class Arrivals {
   get rest() {
     return [...this.#here];
   }
+}
+
+/** Options for `createClient`: the test fails by what the client reports. What `onError` throws would be lost. */
+export function failingOnErrors(t) {
+  const errors = [];
+  t.after(() => assert.deepEqual(errors, []));
+  return { onError: (error) => errors.push(error) };
 }
 
 export class ScriptedServer {

@@ -10,13 +10,13 @@ import { createClient, idValue, newId } from "../src/client.js";
 import { ObjectId, native } from "../src/decode.js";
 import { applyPatch, mergePatch } from "../src/patch.js";
 import { randomOf } from "./model.mjs";
-import { ScriptedServer } from "./scripted.mjs";
+import { ScriptedServer, failingOnErrors } from "./scripted.mjs";
 
 const CARDS = { a: { n: 1, board: "x" }, b: { n: 2, board: "y" } };
 
 /** A client, a collection that is ready, and what a subscriber of the collection has seen, as `[type, key, n]`. */
 async function collected(t, server, { shape = (db) => db.collection("cards"), persisted, ...options } = {}) {
-  const db = createClient({ ...server.options, linger: 0, onError: (error) => assert.fail(error), ...options });
+  const db = createClient({ ...server.options, linger: 0, ...failingOnErrors(t), ...options });
   t.after(() => db.close());
   const cards = createCollection(eventsyncCollectionOptions({ shape: shape(db), persisted }));
   await cards.preload();
