@@ -28,7 +28,10 @@ _alarms = Alarms(logger)
 
 
 class Close(IntEnum):
-    """WebSocket close codes. 44xx: do not reconnect unchanged. Others: reconnect with jitter and the last vector."""
+    """WebSocket close codes.
+
+    44xx but 4408: do not reconnect unchanged. Others: reconnect with jitter and the last vector.
+    """
 
     RESTART = 1012
     TRY_LATER = 1013

@@ -20,6 +20,7 @@ const OPENING = 20_000; // ms without `welcome`
 const ASKING = 60_000; // ms that the token function may take
 const NO_TOKEN = "the token function does not answer";
 const SILENT = "the server was silent for too long";
+const NO_HELLO = 4408; // this client was suspended before it could say it
 const BEATS = 2.5; // heartbeats without a message
 
 export class Lifecycle {
@@ -223,8 +224,8 @@ export class Lifecycle {
     }
     if (code === 4403 && reason === "subject_changed" && this.hasToken) return this.again(reason, now);
     const said = reason || error?.message;
-    // 44xx: the server refuses what this client asks; asking again unchanged is pointless.
-    if (code >= 4400 && code < 4500) return this.fail(said || `closed with ${code}`, code);
+    // 44xx: the server refuses what this client asks; asking again unchanged is pointless, but for a late `hello`.
+    if (code >= 4400 && code < 4500 && code !== NO_HELLO) return this.fail(said || `closed with ${code}`, code);
     this.again(said || "the connection was lost", now);
   }
 

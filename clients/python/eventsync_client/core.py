@@ -38,6 +38,8 @@ _PING_AGAIN: Final = 0.25
 
 _UNAUTHENTICATED: Final = 4401
 _SUBJECT_CHANGED: Final = (4403, "subject_changed")
+_NO_HELLO: Final = 4408
+"""The program was suspended before it could say it."""
 
 
 class Status(StrEnum):
@@ -251,7 +253,7 @@ class Core:
             code, reason = _UNAUTHENTICATED, self._unauthenticated
         if code == _UNAUTHENTICATED and self._has_token:
             self._refused_token = self._token
-        elif code is not None and 4400 <= code < 4500 and (code, reason) != _SUBJECT_CHANGED:
+        elif code not in {None, _NO_HELLO} and 4400 <= code < 4500 and (code, reason) != _SUBJECT_CHANGED:
             self._refused(reason or f"the server closed the connection with {code}")
             return
         self._again(reason or "the connection was lost", now)

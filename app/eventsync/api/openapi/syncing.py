@@ -37,9 +37,9 @@ _WEBSOCKET: Json = {
     "description": (
         f"An upgrade to a WebSocket (RFC 6455), subprotocol `{SUBPROTOCOL}`, one JSON message a text frame. The first "
         f"is the client's `hello`, within {default('hello_timeout'):g} s by default; a client message has at most "
-        f"{default('message_bytes')} bytes by default. Close codes: {_CLOSE}. After 44xx do not reconnect unchanged; "
-        "after all others reconnect, with jitter and the client's state vector. `x-websocket` names the schemas of "
-        "the messages."
+        f"{default('message_bytes')} bytes by default. Close codes: {_CLOSE}. After 44xx but 4408 do not reconnect "
+        "unchanged; after all others reconnect, with jitter and the client's state vector. `x-websocket` names the "
+        "schemas of the messages."
     ),
     "parameters": [
         {
