@@ -61,6 +61,20 @@ async def test_a_position_never_goes_backwards(stores: Stores) -> None:
     assert second.seen >= first.seen
 
 
+async def test_a_position_in_another_scope_replaces_the_one_of_the_scope_before(stores: Stores) -> None:
+    """An acknowledgement after `scope_changed`: the client has the documents of the new scope, and those alone."""
+    greater, smaller = LogId(f"{OLD}.ffffffff"), LogId(f"{OLD}.00000000")
+    for now in (at(7, log=greater), at(7, log=smaller), at(3, log=greater), at(2)):
+        await stores.vectors.record([VectorUpdate("c", "sse", {ORDERS: now, ODD: at(4)})])
+        assert (await known(stores.vectors, "c")).vector == {
+            ORDERS: Position(now.log, now.seq),
+            ODD: Position(OLD, Seq(4)),
+        }
+    await stores.vectors.record([VectorUpdate("c", None, {ORDERS: at(1, number=2, log=NEW)})])
+    await stores.vectors.record([VectorUpdate("c", None, {ORDERS: at(9, log=greater)})])
+    assert (await known(stores.vectors, "c")).vector[ORDERS] == Position(NEW, Seq(1)), "of an older log"
+
+
 async def test_seen_changes_no_position(stores: Stores) -> None:
     await stores.vectors.record([VectorUpdate("c", "sse", {ORDERS: at(7)})])
     await stores.vectors.record([VectorUpdate("c", "sse"), VectorUpdate("new", "sse")])
@@ -193,14 +207,14 @@ async def test_a_full_record_stops_no_other_and_is_shortened(stores: Stores) -> 
     assert (await known(stores.vectors, "full")).vector[wide(400)] == Position(OLD, Seq(8))
 
 
-async def test_a_damaged_record_stops_no_other(stores: Stores) -> None:
+async def test_a_damaged_record_is_replaced_and_stops_no_other(stores: Stores) -> None:
     await stores.log["state_vectors"].insert_one({"_id": "damaged", "v": "text"})
     store = VectorStore(stores.log, max_shapes=1)
     updates = [VectorUpdate(name, "sse", {ORDERS: at(1), ODD: at(2)}) for name in ("damaged", "other")]
-    assert await store.record(updates) == {"damaged"}
-    assert set((await known(store, "other")).vector) == {ODD}
-    assert await store.known(OLD) == KnownClients(2, "other", Seq(2))
-    assert await store.furthest(OLD) == 2
+    assert await store.known(OLD) == KnownClients(1, None, None)
+    assert await store.furthest(OLD) == 0
+    assert await store.record(updates) == frozenset()
+    assert [set((await known(store, name)).vector) for name in ("damaged", "other")] == [{ODD}, {ODD}]
 
 
 @pytest.mark.parametrize(

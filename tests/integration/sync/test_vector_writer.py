@@ -77,6 +77,16 @@ async def test_writer_merges_updates_into_one_write(settings: Settings, mongodb_
     assert writes.sizes == [3], "one for each client, and what keeps them short"
 
 
+async def test_the_scope_that_was_acknowledged_last_is_queued(stores: Stores) -> None:
+    async with running(stores) as writer:
+        for seq, scope in ((7, "ffffffff"), (7, "00000000"), (3, "ffffffff"), (2, "ffffffff")):
+            position = NumberedPosition(1, Seq(seq), LogId(f"{LOG}.{scope}"))
+            writer.note(VectorUpdate("a", "sse", {SHAPE: position}))
+        queued = writer.unwritten("a")
+    assert queued is not None
+    assert queued.vector == {SHAPE: NumberedPosition(1, Seq(3), LogId(f"{LOG}.ffffffff"))}
+
+
 async def test_close_stores_queued_updates(stores: Stores) -> None:
     async with running(stores) as writer:
         writer.note(update("a", 5))
@@ -133,13 +143,14 @@ def wide(client_id: str, number: int) -> VectorUpdate:
 
 
 async def test_refused_update_fails_its_own_watcher_only_and_is_dropped(stores: Stores) -> None:
-    await stores.log["state_vectors"].insert_one({"_id": "damaged", "v": "text"})
+    # With this position it exceeds what a document may have.
+    await stores.log["state_vectors"].insert_one({"_id": "full", "other": "x" * (16 * 1024 * 1024 - 50)})
     async with running(stores) as writer:
-        damaged = asyncio.create_task(writer.store(update("damaged", 1)))
+        full = asyncio.create_task(writer.store(update("full", 1)))
         await asyncio.gather(writer.store(update("a", 1)), writer.store(update("b", 1)))
         with pytest.raises(Unavailable, match="refuses"):
-            await damaged
-        assert writer.unwritten("damaged") is None
+            await full
+        assert writer.unwritten("full") is None
         await writer.store(update("a", 2))
     assert [await stored(stores, name) for name in "ab"] == [2, 1]
 

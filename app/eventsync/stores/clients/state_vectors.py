@@ -2,7 +2,8 @@
 
 `{_id: client id, v: {shape: {g: number of the log, n: seq, l: log id}}, transport, at}`. A position only moves forward,
 even if writes arrive out of order: `$max` compares these objects field by field, so a newer log wins over any seq of an
-older one. Of the positions, the furthest ones are kept: at most `max_shapes`, and at most `MAX_BYTES`.
+older one. Scopes of one log have no order: there the later write wins, at worst at the cost of a reset. Of the
+positions, the furthest ones are kept: at most `max_shapes`, and at most `MAX_BYTES`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from datetime import datetime
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
+from bson import encode
 from bson.int64 import Int64
+from bson.raw_bson import RawBSONDocument
 from pymongo import ASCENDING, UpdateMany, UpdateOne
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
@@ -46,6 +49,9 @@ exceed the size of a document.
 _ENTRY_SIZE: Final = 64
 """Bytes of a position without the name of its field, at most."""
 
+_CHANGE_WORK: Final = 256
+"""Cost of encoding the change of a position, in bytes of work, besides the name of its field."""
+
 _ENTRY_WORK: Final = 512
 """Cost of reading a position, in bytes of work, besides the name of its field."""
 
@@ -69,6 +75,11 @@ class NumberedPosition:
     log_number: int
     seq: Seq
     log: LogId
+
+    def replacing(self, known: NumberedPosition) -> NumberedPosition:
+        """Return which of two positions counts, if this one was acknowledged after `known`. `_change` does the same."""
+        is_of_other_scope = self.log_number == known.log_number and self.log != known.log
+        return self if is_of_other_scope else max(known, self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,17 +265,33 @@ class VectorStore:
             return bool((await self._vectors.delete_one({"_id": {"$eq": client_id}})).deleted_count)
 
 
-async def _change(update: VectorUpdate, slices: Slices) -> dict[str, Any]:
-    named = {"$set": {"transport": update.transport}} if update.transport else {"$setOnInsert": {"transport": POLLING}}
-    seen: dict[str, Any] = {"$currentDate": {"at": True}} | named
-    if not update.vector:
-        return seen
-    further = {}
+async def _change(update: VectorUpdate, slices: Slices) -> list[dict[str, Any]]:
+    transport = {"$literal": update.transport} if update.transport else {"$ifNull": ["$transport", POLLING]}
+    changed: dict[str, Any] = {"at": "$$NOW", "transport": transport}
     for shape, item in update.vector.items():
         key = _key(shape)
-        further[f"v.{key}"] = _entry(item)
-        await slices.did(len(key) + _ENTRY_SIZE)
-    return seen | {"$max": further}
+        # In this order: `$max` compares the log's number before the seq.
+        later = {"g": Int64(item.log_number), "n": Int64(item.seq), "l": item.log}
+        changed[f"v.{key}"] = {"$let": {"vars": {"known": f"$v.{key}", "later": later}, "in": _REPLACING}}
+        await slices.did(2 * len(key) + _CHANGE_WORK)
+    return [{"$set": changed}]
+
+
+_REPLACING: Final = RawBSONDocument(
+    encode(
+        {
+            "$cond": [
+                {"$or": [{"$eq": ["$$known.l", "$$later.l"]}, {"$gt": ["$$known.g", "$$later.g"]}]},
+                {"$max": ["$$known", "$$later"]},
+                "$$later",
+            ]
+        }
+    )
+)
+"""Which of a stored position, if there is one, and a later one counts: as `NumberedPosition.replacing` says.
+
+It is encoded once, not with each position.
+"""
 
 
 def _refused(error: BulkWriteError, updates: Sequence[VectorUpdate]) -> frozenset[str]:
@@ -300,11 +327,6 @@ def _shortening(client_ids: list[str], max_entries: int) -> UpdateMany:
         {"_id": {"$in": client_ids}, "$expr": {"$or": [{"$gt": [{"$size": _ENTRIES}, max_entries]}, is_larger]}},
         [{"$set": {"v": {"$arrayToObject": kept}}}],
     )
-
-
-def _entry(item: NumberedPosition) -> dict[str, Any]:
-    # In this order: `$max` compares the log's number before the seq.
-    return {"g": Int64(item.log_number), "n": Int64(item.seq), "l": item.log}
 
 
 def _is_of(log: LogId, stored: str) -> dict[str, Any]:

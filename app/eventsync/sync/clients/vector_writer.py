@@ -166,7 +166,7 @@ class VectorWriter:
         vector = dict(older.vector)
         for shape, position in newer.vector.items():
             known = vector.get(shape)
-            vector[shape] = position if known is None else max(known, position)
+            vector[shape] = position if known is None else position.replacing(known)
         merged = replace(newer, transport=newer.transport or older.transport, vector=vector)
         return merged if len(vector) == len(older.vector) else self._store.bounded(merged)
 
