@@ -12,7 +12,7 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from eventsync.access.audit import MAX_RECENT, Refusals
 from eventsync.concurrency.slices import Slices
 from eventsync.concurrency.ttl_cache import TTLCache
 from eventsync.concurrency.waiting import set_within
+from eventsync.domain.shapes import Shape
 from eventsync.errors import Unavailable
 from eventsync.mongodb.client import time_limit
 from eventsync.stores.stats.processes import Listing, Process, Requests, RunningProcess, SessionQuery, State
@@ -28,6 +29,7 @@ from eventsync.sync.diagnosis import Facts
 from eventsync.sync.live.window import Window
 from eventsync.sync.operations import CachedOverview
 from eventsync.sync.service import SyncService
+from eventsync.sync.sessions.inspection import short_text
 from eventsync.sync.sessions.inspections import Inspections, notes_after
 from eventsync.sync.sessions.session import Session
 from eventsync.sync.tasks import Tasks
@@ -39,6 +41,12 @@ LISTED: Final = 500
 
 _LISTED_SHAPES: Final = 20
 """Most shapes that a listed session names."""
+
+_LISTED_BYTES: Final = 2048
+"""Size of the texts of these shapes, together. A first one may exceed it.
+
+So a record with all its sessions stays far below what a document may have, whatever clients ask for.
+"""
 
 _FACTS_AGE: Final = 1.0
 _TIMEOUT: Final = 3.0
@@ -156,11 +164,23 @@ class Reports:
         # None is recorded at the start, or when the record has expired meanwhile.
         is_recorded = self._recorded == self._refusals.counts.total()
         refusals = None if is_recorded else self._refusals.tree()
-        requests = await self._processes.renew(self.process, state, sessions, refusals)
+        requests = await self._renewed(state, sessions, refusals)
         self._recorded = requests.refused
         self._obey(requests)
         running = await self._processes.running()
         self.history.append(totals(time.time(), running.of("server")))
+
+    async def _renewed(
+        self, state: State, sessions: Sequence[State] | None, refusals: Mapping[str, Any] | None
+    ) -> Requests:
+        """Renew the record. One that can't be written with its sessions is written without them the next time."""
+        try:
+            return await self._processes.renew(self.process, state, sessions, refusals)
+        except Unavailable as error:
+            if self._is_watched:
+                self._is_watched = False
+                logger.warning("%s; the next one is without its sessions", error.diagnosis)
+            raise
 
     def _obey(self, requests: Requests) -> None:
         self._is_watched = requests.is_watched
@@ -248,6 +268,8 @@ class Reports:
 
         Other servers are asked to list theirs from now on, so that a first answer lacks them. Raises `Unavailable`.
         """
+        if "shape" in query.equal:
+            query = replace(query, equal={**query.equal, "shape": short_text(query.equal["shape"])})
         connections = len(self._sync.sessions)
         own = Listing(self.process.name, connections, min(connections, LISTED), await self._chosen(query))
         return [own, *await self._processes.listings(query, besides=self.process)]
@@ -351,7 +373,7 @@ class Reports:
         return behind
 
     def _described(self, session: Session) -> dict[str, Any]:
-        vector, shapes = session.vector, list(session.shapes)
+        vector, shapes = session.vector, _shapes(session)
         return {
             "id": session.id,
             "client_id": session.client.id if session.client.named else None,
@@ -361,18 +383,30 @@ class Reports:
             "since": round(session.opened, 3),
             "lag_events": self._lag(session),
             "shapes": [
-                {"shape": str(shape), "position": str(vector[shape]) if shape in vector else None}
-                for shape in shapes[:_LISTED_SHAPES]
+                {"shape": text, "position": str(vector[shape]) if shape in vector else None}
+                for shape, text in shapes.items()
             ],
-            "more_shapes": max(0, len(shapes) - _LISTED_SHAPES),
+            "more_shapes": sum(1 for _ in session.shapes) - len(shapes),
         }
+
+
+def _shapes(session: Session) -> dict[Shape, str]:
+    """Return the shapes of a session that its description names, and their texts."""
+    shapes, size = dict[Shape, str](), 0
+    for shape in islice(session.shapes, _LISTED_SHAPES):
+        text = short_text(str(shape))
+        size += len(text.encode())
+        if shapes and size > _LISTED_BYTES:
+            break
+        shapes[shape] = text
+    return shapes
 
 
 def _matches(session: Session, equal: Mapping[str, str]) -> bool:
     """Return True if a session of this server has these texts. See `SessionQuery`."""
     texts = {"id": session.id, "sub": session.access.principal.sub, "transport": session.client.transport}
     return all(texts.get(name, text) == text for name, text in equal.items()) and (
-        "shape" not in equal or any(str(shape) == equal["shape"] for shape in islice(session.shapes, _LISTED_SHAPES))
+        "shape" not in equal or equal["shape"] in _shapes(session).values()
     )
 
 

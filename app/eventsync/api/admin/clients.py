@@ -14,12 +14,17 @@ from eventsync.api.endpoint import AccessLevel, Endpoint
 from eventsync.api.paths import segment
 from eventsync.api.responses import JSON, NO_STORE
 from eventsync.api.state import access_of, services_of
+from eventsync.concurrency.held_bytes import need
+from eventsync.concurrency.slices import Slices
 from eventsync.domain.values.extended_json import to_json
 from eventsync.errors import NotFound
 from eventsync.stores.stats.processes import Listing, SessionQuery
 
 _SESSION_ID: Final = re.compile("[0-9a-f]{32}")
 _MAX_NOTE: Final = 2**53
+
+_WEIGHT: Final = 4
+"""Memory of a session in a page, as a multiple of its JSON: read, encoded and in the response."""
 
 _FILTERS = ("sub", "transport", "shape", "server")
 
@@ -28,7 +33,7 @@ async def listing(request: Request) -> Response:
     """List the open sessions by id, a page at a time.
 
     A server lists at most so many as `LISTED` says, and other servers than this one only while somebody asks: each has
-    its numbers of `connections` and of those that are `listed`.
+    its numbers of `connections` and of those that are `listed`. A page ends at `page_bytes`, too.
     """
     services, query = services_of(request), request.query_params
     limit = conditions.page_size(request)
@@ -36,17 +41,24 @@ async def listing(request: Request) -> Response:
     # One more than the page tells that there is another.
     listings = await services.reports.listings(SessionQuery(limit + 1, query.get("after", ""), equal))
     chosen = sorted((session for each in listings for session in _named(each)), key=lambda session: session["id"])
-    page = chosen[:limit]
-    body: dict[str, Any] = {
-        "clients": page,
+    slices, rows, size = Slices(), list[bytes](), 0
+    for session in chosen[:limit]:
+        rows.append(to_json(session))
+        size += len(rows[-1])
+        need(_WEIGHT * size)
+        await slices.did(len(rows[-1]))
+        if size >= services.settings.page_bytes:
+            break
+    others: dict[str, Any] = {
         "servers": [
             {"server": each.server, "connections": each.connections, "listed": each.listed} for each in listings
         ],
         "complete": all(each.listed >= each.connections for each in listings),
     }
-    if len(chosen) > limit:
-        body["next"] = page[-1]["id"]
-    return Response(to_json(body), headers=NO_STORE, media_type=JSON)
+    if len(chosen) > len(rows):
+        others["next"] = chosen[len(rows) - 1]["id"]
+    body = b'{"clients":[%b],%b' % (b",".join(rows), to_json(others)[1:])
+    return Response(body, headers=NO_STORE, media_type=JSON)
 
 
 def _named(listing: Listing) -> list[dict[str, Any]]:

@@ -221,11 +221,17 @@ class ProcessStore:
 
         While MongoDB does not answer, the record expires.
         """
+        failures = 0
         while not stop.is_set():
             try:
                 await renew()
             except Unavailable as error:
-                logger.debug("%s; trying again", error.diagnosis)
+                failures += 1
+                # Once: from now on the others count this process as ended.
+                level = logging.WARNING if failures == LIVE_FOR else logging.DEBUG
+                logger.log(level, "%s; trying again", error.diagnosis)
+            else:
+                failures = 0
             await set_within(stop, self.period)
         try:
             await self.remove(process)

@@ -132,7 +132,7 @@ class Inspection:
         self._decisions[shape] = decisions[-1]
         for decision in decisions:
             if (known is None or decision.at > known.at) and self._bucket.take():
-                self._add({"kind": "plan", "shape": _text(shape), "why": why(decision)}, None, decision.at)
+                self._add({"kind": "plan", "shape": short_text(str(shape)), "why": why(decision)}, None, decision.at)
 
     def _note(
         self, kind: str, size: int | None, extent: Extent | None, *, direction: str = "out", is_direct: bool = False
@@ -145,7 +145,7 @@ class Inspection:
         fields: dict[str, Any] = {"kind": kind, "direction": direction, "bytes": size}
         if extent is not None:
             fields |= {
-                "shape": _text(extent.shape),
+                "shape": short_text(str(extent.shape)),
                 "from": None if extent.start is None else str(extent.start),
                 "to": None if extent.end is None else str(extent.end),
             }
@@ -189,7 +189,7 @@ class Inspection:
         vector = self.session.vector
         return [
             {
-                "shape": _text(each.shape),
+                "shape": short_text(str(each.shape)),
                 "position": str(vector[each.shape]) if each.shape in vector else None,
                 "hidden": _hidden(each.shape),
                 "plans": [why(decision) for decision in each.decisions],
@@ -244,8 +244,8 @@ def _hidden(shape: Shape) -> list[str]:
     return redaction.paths[:_NAMES] if isinstance(redaction, Redaction) else []
 
 
-def _text(shape: Shape) -> str:
-    text = str(shape)
+def short_text(text: str) -> str:
+    """Return the beginning of a shape's text, which may have 16 KiB; a short text as it is."""
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 

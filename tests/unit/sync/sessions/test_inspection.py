@@ -17,8 +17,7 @@ from eventsync.domain.shapes import Shape
 from eventsync.sync.live.fan_out import Channel, DirectWriter, Publication
 from eventsync.sync.live.pages import PageLimit
 from eventsync.sync.live.window import Window
-from eventsync.sync.sessions import inspection as inspections_of_one
-from eventsync.sync.sessions.inspection import NOTES, Inspection, why
+from eventsync.sync.sessions.inspection import NOTES, Inspection, short_text, why
 from eventsync.sync.sessions.session import Session
 from eventsync.sync.sessions.subscription import Extent, OutboundMessage, PlanDecision
 
@@ -138,7 +137,7 @@ async def test_ended_session_keeps_what_it_had(inspection: Inspection, session: 
 
 
 def test_names_of_shapes_are_cut_off() -> None:
-    assert len(inspections_of_one._text(Shape("x" * 250, IdText("y" * 1000)))) == 257
+    assert len(short_text(str(Shape("x" * 250, IdText("y" * 1000))))) == 257
 
 
 @pytest.mark.parametrize(
