@@ -329,8 +329,10 @@ class Window:
         for event in self._newest_first(shape):
             if event.seq <= after:
                 return
+            if event.seq > up_to:
+                continue
             transition = "stay" if shape.route is None else transition_of(event, shape.route)
-            if event.seq <= up_to and transition is not None:
+            if transition is not None:
                 yield event, transition
 
     def _shown(self, shape: Shape, events: Iterator[StoredEvent], bodies: Bodies) -> Iterator[StoredEvent]:

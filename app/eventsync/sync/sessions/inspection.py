@@ -46,6 +46,9 @@ _SEARCHED_EVENTS: Final = 50
 _SEARCHED_BYTES: Final = 64 * 1024
 """Size of a body up to which removed fields are looked for."""
 
+_PASSED_WORK: Final = 64
+"""Cost of passing an event on the way from the head of the window to those of a message, in bytes of work."""
+
 _NAMES: Final = 20
 """Most removed fields that a note names."""
 
@@ -219,7 +222,7 @@ class _ObservedWriter:
 
 
 def _removed(window: Window, extent: Extent) -> tuple[dict[str, Any] | None, int]:
-    """Return the fields that redaction has removed from the events of a message, and the size of what was searched.
+    """Return the fields that redaction has removed from the events of a message, and the work to find them, in bytes.
 
     None if nothing is hidden from the shape's readers, or if the events are not in the window any more.
     """
@@ -228,7 +231,7 @@ def _removed(window: Window, extent: Extent) -> tuple[dict[str, Any] | None, int
     if redaction is None or start is None or end is None or not window.covers(start.seq, shape):
         return None, 0
     found: Counter[str] = Counter()
-    searched = size = 0
+    searched, size = 0, _PASSED_WORK * (window.head - start.seq)
     for event, transition in window.originals(shape, start.seq, end.seq):
         if searched >= _SEARCHED_EVENTS:
             break

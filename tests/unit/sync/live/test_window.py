@@ -7,11 +7,13 @@ import pytest
 
 from eventsync.domain.ids import IdText
 from eventsync.domain.positions import LogId, Position, Seq
+from eventsync.domain.routes import Transition
 from eventsync.domain.shapes import Shape
+from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.sync.live.fan_out import DirectWriter, Publication
 from eventsync.sync.live.pages import PageLimit
 from eventsync.sync.live.window import Frame, Subscribers, Window
-from support.logs_by_hand import event, transaction
+from support.logs_by_hand import event, seen_shape, transaction
 
 LOG = LogId("aaaa")
 ORDERS, USERS, ONE = Shape("orders"), Shape("users"), Shape("orders", IdText("1"))
@@ -65,6 +67,20 @@ def test_frame_spans_from_the_previous_event_of_its_shape() -> None:
     assert frame(USERS, 14) is None
     assert frame(ORDERS, 15) is None
     assert frame(Shape("orders", IdText("3")), 10) is None
+
+
+def test_originals_look_at_no_event_after_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def transition_of(item: StoredEvent, _: object) -> Transition:
+        asked.append(item.seq)
+        return "stay"
+
+    monkeypatch.setattr("eventsync.sync.live.window.transition_of", transition_of)
+    filled = window()
+    filled.extend(event(seq) for seq in range(1, 10))
+    assert [item.seq for item, _ in filled.originals(seen_shape("orders"), Seq(2), Seq(4))] == [4, 3]
+    assert asked == [4, 3]
 
 
 def test_frame_is_the_same_object_for_all_live_cursors() -> None:

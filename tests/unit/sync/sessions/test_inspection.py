@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -9,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from eventsync.concurrency.waiting import LightEvent
+from eventsync.domain.access.redaction import Redaction
 from eventsync.domain.ids import IdText
 from eventsync.domain.plan import Answer, Backlog, CollectionSize, Plan, ResetReason, ServableRange, catch_up
 from eventsync.domain.positions import LogId, Position, Seq
@@ -20,6 +22,7 @@ from eventsync.sync.live.window import Window
 from eventsync.sync.sessions.inspection import NOTES, Inspection, short_text, why
 from eventsync.sync.sessions.session import Session
 from eventsync.sync.sessions.subscription import Extent, OutboundMessage, PlanDecision
+from support.logs_by_hand import event, seen_shape
 
 LOG = LogId("aaaaaaaa")
 ORDERS = Shape("orders")
@@ -205,3 +208,23 @@ def test_channel_forgets_the_encoder_of_an_inspection() -> None:
     subscriber.detach()
     channel.unsubscribe(subscriber)
     assert channel.attached == {}
+
+
+async def test_notes_of_old_messages_are_read_with_pauses(inspection: Inspection) -> None:
+    """Each goes back from the head of the window to the events of its message."""
+    shape = seen_shape("orders", redaction=Redaction([("secret",)]))
+    inspection.window.start(LOG, Seq(0))
+    inspection.window.extend(event(seq, "users") for seq in range(1, 1500))
+    for _ in range(20):
+        inspection.sent(OutboundMessage("events", b"", b"", extent=Extent(shape, at(1), at(2), 1)))
+    pauses = 0
+
+    def pause() -> None:
+        nonlocal pauses
+        pauses += 1
+        loop.call_soon(pause)
+
+    loop = asyncio.get_running_loop()
+    loop.call_soon(pause)
+    await inspection.tree()
+    assert pauses >= 10
