@@ -12,11 +12,12 @@ from typing import Any
 
 import httpx
 import pytest
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 
 from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
 from eventsync.sync.reports import Reports
+from support.peers.python import connect
 from support.systems import running_server, running_system
 from support.waiting import eventually, patience, within
 

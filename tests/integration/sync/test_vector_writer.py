@@ -20,6 +20,7 @@ from eventsync.stores.clients.state_vectors import MAX_BYTES, NumberedPosition, 
 from eventsync.stores.stores import Stores
 from eventsync.sync.clients.vector_writer import VectorWriter
 from support.failpoints import failing
+from support.waiting import patience
 
 LOG = LogId("k3f9ab2c")
 SHAPE = Shape("orders")
@@ -156,7 +157,7 @@ async def test_refused_update_fails_its_own_watcher_only_and_is_dropped(stores: 
 
 
 async def test_updates_of_one_client_are_merged_up_to_a_bound(stores: Stores) -> None:
-    writer = VectorWriter(stores.vectors, interval=3600, max_waiting=10, timeout=1)
+    writer = VectorWriter(stores.vectors, interval=3600, max_waiting=10, timeout=patience(1))
     for number in range(30):
         writer.note(wide("a", number))
     merged = writer.unwritten("a")

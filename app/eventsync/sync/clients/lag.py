@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Final
 
 from eventsync.access.access import Access
+from eventsync.concurrency.slices import turn
 from eventsync.concurrency.ttl_cache import TTLCache
 from eventsync.domain.positions import LogId, Position, Seq, StateVector, unscoped
 from eventsync.domain.replay import Damaged
@@ -26,10 +27,15 @@ _AGE: Final = 2.0
 
 _CACHED: Final = 10_000
 
+_MOST: Final = 20_000
+"""Most events of the window that are looked at to count those of a shape: the work of `_WORK` bytes each."""
+
+_WORK: Final = 64
+
 
 @dataclass(frozen=True, slots=True)
 class ShapeLag:
-    """Number of unacknowledged `events` of a shape, which is an estimate outside the window.
+    """Number of unacknowledged `events` of a shape, which is an estimate if they are many or outside the window.
 
     The oldest was committed `seconds` ago; None if it is no longer retained.
     """
@@ -39,7 +45,7 @@ class ShapeLag:
 
 
 class ClientLag:
-    """Computes lags. It queries MongoDB only for positions that the window does not cover."""
+    """Computes lags. It queries MongoDB only for positions that the window does not cover, or far behind its head."""
 
     def __init__(self, source: Source, events: EventStore) -> None:
         self._source = source
@@ -60,7 +66,9 @@ class ClientLag:
             return None
         if position.log != self._window.log_of(shape):
             return None
-        if self._window.covers(position.seq, shape):
+        behind = max(0, self._window.head - position.seq)
+        await turn(_WORK * min(behind, _MOST))
+        if behind <= _MOST and self._window.covers(position.seq, shape):
             return self._in_window(shape, position)
         count = await self._planner.missed(shape, position)
         committed = await self._next.get((shape.topic, position), lambda: self._committed(shape, position))

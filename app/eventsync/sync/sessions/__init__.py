@@ -1,3 +1,3 @@
 """Sessions, their subscriptions, and the inspection of one."""
 
-__all__ = ["inspections", "session", "sessions", "subscription"]
+__all__ = ["inspection", "inspections", "session", "sessions", "subscription"]
