@@ -343,8 +343,8 @@ async def test_processes_that_get_no_processor(watched: Watched) -> None:
     await stop()
     await watched.fires("EventsyncLoopBlocked")
     await watched.keeps_firing("EventsyncLoopBlocked", by=stop)
-    [late] = watched.value("EventsyncLoopBlocked")
-    assert dict(late) == {"instance": watched.url}
+    # A busy machine may hold up the worker, too.
+    assert {"instance": watched.url} in [dict(late) for late in watched.value("EventsyncLoopBlocked")]
 
 
 async def test_open_files_that_run_out(watched: Watched) -> None:
