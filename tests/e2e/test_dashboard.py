@@ -34,6 +34,8 @@ pytestmark = pytest.mark.skipif(chromium.missing() is not None, reason=chromium.
 
 AXE: Final = Path(sys.prefix) / "peers" / "node_modules" / "axe-core" / "axe.min.js"
 ATTACK: Final = '<img src="x" onerror="globalThis.attacked = true"><script>attacked = true</script>'
+logger = logging.getLogger(__name__)
+
 VIEWS: Final = {
     "overview": "document.querySelectorAll('.stat').length === 6 && document.querySelectorAll('canvas').length === 3",
     "data/things": "document.querySelectorAll('.documents tbody tr').length === 50",
@@ -104,10 +106,11 @@ async def watching(ruled: Ruled) -> AsyncIterator[None]:
 
 
 async def read_all(socket: ClientConnection) -> None:
-    """Read until the connection ends."""
+    """Read until the connection ends, and say how."""
     with suppress(ConnectionClosed):
         async for _ in socket:
             continue
+    logger.warning("the client's connection has ended: %s %s", socket.close_code, socket.close_reason)
 
 
 async def _has_stored(operator: httpx.AsyncClient) -> bool:
