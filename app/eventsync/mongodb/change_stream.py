@@ -29,6 +29,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 from eventsync.concurrency.slices import SLICE
 from eventsync.domain.values.extended_json import RAW_CODEC
 from eventsync.errors import Unavailable
+from eventsync.mongodb.clocks import max_time_ms
 from eventsync.mongodb.connections import PinnedConnection, pinned
 from eventsync.mongodb.errors import short
 from eventsync.mongodb.kill_cursors import free_cursor
@@ -129,8 +130,8 @@ class ChangeStream:
             "getMore": self._id,
             "collection": "$cmd.aggregate",
             "batchSize": limit,
-            # The answer to an idle read must not be overdue, and 0 would be no limit.
-            "maxTimeMS": int(min(wait, self._max_wait) * 1000) or 1,
+            # The answer to an idle read must not be overdue.
+            "maxTimeMS": max_time_ms(min(wait, self._max_wait)),
             # The session of the `aggregate`: MongoDB refuses a cursor of another session.
             "lsid": self._session.session_id,
         }

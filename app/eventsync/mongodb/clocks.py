@@ -18,6 +18,11 @@ NOW: Final = "$$NOW"
 _FAILED: Final = "MongoDB's clock can't be read"
 
 
+def max_time_ms(seconds: float) -> int:
+    """Return a `maxTimeMS` of so many seconds, at least 1: with 0, MongoDB would have no limit."""
+    return max(1, int(1000 * seconds))
+
+
 def literals(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return fields for the `$set` of an update pipeline, which is how `NOW` is stored beside them."""
     return {name: {"$literal": value} for name, value in fields.items()}
@@ -59,7 +64,7 @@ async def confirmed_time(database: AsyncDatabase[Any], *, timeout: float) -> Tim
     this; the time of the answer is that entry's.
     """
     command = {"find": "heads", "filter": {"_id": ""}, "limit": 1, "singleBatch": True}
-    options = {"readConcern": {"level": "linearizable"}, "maxTimeMS": max(1, int(timeout * 1000))}
+    options = {"readConcern": {"level": "linearizable"}, "maxTimeMS": max_time_ms(timeout)}
     with translated(_FAILED):
         answer = await database.command(command | options)
     time: Timestamp = answer["operationTime"]

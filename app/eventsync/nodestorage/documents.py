@@ -27,6 +27,7 @@ from eventsync.domain.stamp import FIELD, Stamp, version_in
 from eventsync.domain.values.extended_json import CODEC, RAW_CODEC, decode
 from eventsync.errors import TooLarge
 from eventsync.mongodb.answer_size import AnswerSize
+from eventsync.mongodb.clocks import max_time_ms
 from eventsync.mongodb.errors import barred
 from eventsync.mongodb.query_plans import SIMPLE
 from eventsync.nodestorage.intent import Insert, Modify, PlannedWrite, Remove
@@ -156,7 +157,7 @@ class Documents:
         """
         # Without `$expr`, `$gt` would only match ids of the same type.
         behind = {} if after is None else {"$expr": {"$gt": ["$_id", writable({"$literal": after})]}}
-        options: dict[str, Any] = {"max_time_ms": round(1000 * seconds) or 1}
+        options: dict[str, Any] = {"max_time_ms": max_time_ms(seconds)}
         query: dict[str, Any] = behind
         if granted is not None:
             query = {"$and": [granted, behind]}

@@ -35,6 +35,7 @@ from eventsync.domain.values.extended_json import RAW_CODEC, decode
 from eventsync.domain.views import View
 from eventsync.errors import EventsyncError, IndexNeeded, InvalidPredicate, Malformed, TooComplex, TooLarge
 from eventsync.mongodb.answer_size import AnswerSize
+from eventsync.mongodb.clocks import max_time_ms
 from eventsync.mongodb.errors import translated
 from eventsync.mongodb.query_plans import SIMPLE, QueryPlans
 from eventsync.nodestorage.transactions import durable
@@ -209,7 +210,7 @@ class Queries:
         cursor = durable(self._database[collection], RAW_CODEC).aggregate(
             pipeline,
             collation=SIMPLE,
-            maxTimeMS=int(self._timeout * 1000) or 1,  # 0 would be no limit
+            maxTimeMS=max_time_ms(self._timeout),
             allowDiskUse=False,
             batchSize=self._size.documents(limit + 1),
         )
