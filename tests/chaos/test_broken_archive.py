@@ -14,7 +14,7 @@ from eventsync.mongodb.client import Client
 from eventsync.settings import Settings
 from eventsync.stores.archive import tiered_log
 from eventsync.stores.stores import Stores
-from support.archives import archiver, begun, event
+from support.archives import archiver, begun, event, in_segments
 from support.chaos.evidence import LogRow
 from support.chaos.observed import LogTail, joined, read_rows
 
@@ -22,8 +22,7 @@ from support.chaos.observed import LogTail, joined, read_rows
 @pytest.fixture
 def settings(settings: Settings, tmp_path: Path) -> Settings:
     """Segments of 20 events, and 15 events stay in MongoDB."""
-    archive = {"archive_url": str(tmp_path / "archive"), "hot_events": 15, "hot_age": 10.0**9, "segment_events": 20}
-    return settings.model_copy(update=archive)
+    return in_segments(settings, tmp_path)
 
 
 async def archived(client: Client, stores: Stores, settings: Settings) -> tuple[tuple[LogRow, ...], tuple[str, ...]]:

@@ -16,7 +16,7 @@ from eventsync.stores.history.proof import prove
 from eventsync.stores.history.verification import Verification, VerifiedPoint
 from eventsync.stores.stores import Stores
 from eventsync.sync.tasks import Task
-from support.archives import BEGAN, archiver, begun, compactor, event
+from support.archives import BEGAN, archiver, begun, compactor, event, in_segments
 
 EVENTS = [event(seq, id_text=f"int:{seq}") for seq in range(1, 101)]
 
@@ -24,16 +24,7 @@ EVENTS = [event(seq, id_text=f"int:{seq}") for seq in range(1, 101)]
 @pytest.fixture
 def settings(settings: Settings, tmp_path: Path) -> Settings:
     """Segments of 20 events; 15 stay hot, 50 are kept."""
-    return settings.model_copy(
-        update={
-            "archive_url": str(tmp_path / "archive"),
-            "hot_events": 15,
-            "hot_age": 10.0**9,
-            "segment_events": 20,
-            "retention_age": 0.0,
-            "retention_events": 50,
-        }
-    )
+    return in_segments(settings, tmp_path, retention_age=0.0, retention_events=50)
 
 
 @pytest.fixture

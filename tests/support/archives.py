@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import orjson
 from bson.timestamp import Timestamp
@@ -28,6 +30,12 @@ from eventsync_workers.jobs.compactor import Compactor
 from support import logs_by_hand
 
 BEGAN = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+def in_segments(settings: Settings, directory: Path, **more: Any) -> Settings:
+    """Settings with segments of 20 events in an archive in `directory`; 15 events stay hot, and none is too old."""
+    cold = {"archive_url": str(directory / "archive"), "hot_events": 15, "hot_age": 10.0**9, "segment_events": 20}
+    return settings.model_copy(update=cold | more)
 
 
 def event(

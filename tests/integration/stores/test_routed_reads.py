@@ -24,7 +24,7 @@ from eventsync.stores.log.hot_tier import in_order
 from eventsync.stores.log.stored_event import StoredEvent
 from eventsync.stores.log.tiers import BehindHorizon
 from eventsync.stores.stores import Stores
-from support.archives import archiver, begun, event, everything, hot_seqs, sealed
+from support.archives import archiver, begun, event, everything, hot_seqs, in_segments, sealed
 
 DEFINITION = define("by_n", "docs", {"n": "$n"}, {"n": ["int"]})
 IN_ANY = define("in_any", "docs", {"n": {"$in": "$n"}}, {"n": ["int"]})
@@ -33,8 +33,7 @@ IN_ANY = define("in_any", "docs", {"n": {"$in": "$n"}}, {"n": ["int"]})
 @pytest.fixture
 def settings(settings: Settings, tmp_path: Path) -> Settings:
     """Segments of 20 events in blocks of a few; 15 events stay hot."""
-    update = {"archive_url": str(tmp_path / "archive"), "hot_events": 15, "hot_age": 10.0**9, "segment_events": 20}
-    return settings.model_copy(update=update | {"segment_block_bytes": 1024})
+    return in_segments(settings, tmp_path, segment_block_bytes=1024)
 
 
 def key(number: int) -> bytes:

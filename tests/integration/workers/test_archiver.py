@@ -27,7 +27,7 @@ from eventsync.stores.stores import Stores
 from eventsync_workers.jobs.archiver import Archiver
 from eventsync_workers.jobs.sealer import Sealer
 from eventsync_workers.jobs.trimming import HotTierTrimmer
-from support.archives import archiver, begun, event, everything, hot_seqs, sealed, stored
+from support.archives import archiver, begun, event, everything, hot_seqs, in_segments, sealed, stored
 from support.environment import environment_of
 from support.waiting import patience
 
@@ -68,15 +68,7 @@ def crashed_archiver(settings: Settings, step: str, when: str) -> int:
 @pytest.fixture
 def settings(settings: Settings, tmp_path: Path) -> Settings:
     """Segments of 20 events in blocks of a few, 15 events stay hot, and nothing is too old."""
-    return settings.model_copy(
-        update={
-            "archive_url": str(tmp_path / "archive"),
-            "hot_events": 15,
-            "hot_age": 10.0**9,
-            "segment_events": 20,
-            "segment_block_bytes": 1024,
-        }
-    )
+    return in_segments(settings, tmp_path, segment_block_bytes=1024)
 
 
 EVENTS = [event(seq, "docs" if seq % 3 else "rare", f"int:{seq % 10}") for seq in range(1, 101)]

@@ -18,7 +18,7 @@ from eventsync.stores.archive.segments import Segment
 from eventsync.stores.log.tiers import BehindHorizon, Tiers
 from eventsync.stores.stats.counters import BLOCK
 from eventsync.stores.stores import Stores
-from support.archives import archiver, begun, compactor, event, everything, hot_seqs, sealed, stored
+from support.archives import archiver, begun, compactor, event, everything, hot_seqs, in_segments, sealed, stored
 
 EVENTS = [event(seq) for seq in range(1, 101)]
 
@@ -26,17 +26,7 @@ EVENTS = [event(seq) for seq in range(1, 101)]
 @pytest.fixture
 def settings(settings: Settings, tmp_path: Path) -> Settings:
     """Segments of 20 events; 15 stay hot, 50 are kept, and none is too old."""
-    return settings.model_copy(
-        update={
-            "archive_url": str(tmp_path / "archive"),
-            "hot_events": 15,
-            "hot_age": 10.0**9,
-            "segment_events": 20,
-            "retention_age": 0.0,
-            "retention_events": 50,
-            "pin_ttl": 60.0,
-        }
-    )
+    return in_segments(settings, tmp_path, retention_age=0.0, retention_events=50, pin_ttl=60.0)
 
 
 def files(settings: Settings, log: LogId) -> list[int]:
