@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -51,6 +51,13 @@ class Fed:
         self.access = AccessControl.open(stores.credentials, settings)
         self.access.until_resumed = self._until_resumed
         self.feed = Feed(stores, self.window, self.continuity, self.tracking, self.definitions, settings, self.access)
+
+    async def suspend(self, notify: Callable[[], Awaitable[object]]) -> None:
+        """Have the feed wait before it takes what it reads, until `resumed`; `notify` gives it something to read."""
+        self.resumed.clear()
+        await notify()
+        async with within(20):
+            await self.asked.wait()
 
     async def _until_resumed(self) -> None:
         self.asked.set()
@@ -129,10 +136,7 @@ async def test_feed_appends_nothing_while_connections_are_suspended(stores: Stor
     log = await begin(stores)
     async with fed(stores, settings) as server:
         await server.until(lambda: server.window.log == log.id)
-        server.resumed.clear()
-        await append(stores, log, 1, 3)
-        async with within(20):
-            await server.asked.wait()
+        await server.suspend(lambda: append(stores, log, 1, 3))
         assert server.window.head == 0
         server.resumed.set()
         await server.at(3)
@@ -144,10 +148,7 @@ async def test_feed_obeys_a_revocation_before_the_events_between_it_and_a_change
     log = await begin(stores)
     async with fed(stores, settings) as server:
         await server.until(lambda: server.window.log == log.id)
-        server.resumed.clear()
-        await append(stores, log, 1, 1)
-        async with within(20):
-            await server.asked.wait()
+        await server.suspend(lambda: append(stores, log, 1, 1))
         obeyed_at: list[int] = []
         server.access.on_change.append(lambda: obeyed_at.append(server.window.head))
         # The feed waits, so its next read brings all of them.
