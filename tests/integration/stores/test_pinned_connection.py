@@ -67,7 +67,7 @@ async def test_the_time_limit_of_the_connections_last_user_does_not_bound_it(mon
 
 
 async def test_an_idle_read_ends_before_its_answer_is_overdue(mongodb_uri: str) -> None:
-    """Whatever `mongodb_timeout` and `stream_wait` are: a stream that breaks at each idle read follows nothing."""
+    """With any `mongodb_timeout` and `stream_wait`: a stream that breaks at each idle read follows nothing."""
     overdue = round(1000 * scaled(0.5))
     async with (
         AsyncMongoClient[dict[str, Any]](mongodb_uri, socketTimeoutMS=overdue) as impatient,

@@ -412,7 +412,7 @@ async def test_only_a_mapping_is_a_document(doc: Any) -> None:
 async def test_head_that_is_too_long_for_the_server_is_a_matter_of_the_transport(
     monkeypatch: pytest.MonkeyPatch, transport: Literal["auto", "sse"]
 ) -> None:
-    """Of an event stream, which names all shapes in its address."""
+    """An event stream names all shapes in its address."""
     tried: list[str] = []
     went_on = asyncio.Event()
 
