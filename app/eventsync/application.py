@@ -257,11 +257,10 @@ async def _work(services: Services, formats: FormatStore, stop: asyncio.Event, o
     try:
         if await wait_for_mongodb(services.settings, "serve", stop):
             async with asyncio.TaskGroup() as group:
-                indexes = group.create_task(_keep_indexes(services), name="indexes")
+                group.create_task(_keep_indexes(services, stop), name="indexes")
                 group.create_task(_watch_formats(formats, stop, on_failure), name="versions of the stored formats")
                 group.create_task(services.reports.run(stop), name="report what this server does")
                 await services.sync.run(stop)
-                indexes.cancel()
     except ConfigurationError as error:
         on_failure(error)
     except Exception:
@@ -277,17 +276,17 @@ async def _watch_formats(formats: FormatStore, stop: asyncio.Event, on_failure: 
         on_failure(error)
 
 
-async def _keep_indexes(services: Services) -> None:
+async def _keep_indexes(services: Services, stop: asyncio.Event) -> None:
     """Make the indexes as soon as MongoDB accepts writes, and with each log: the former one may have been dropped."""
     failures = 0
-    while True:
+    while not stop.is_set():
         joined = services.sync.feed.joined
         try:
             await services.storage.ensure_indexes()
             await services.sync.vectors.ensure_indexes(services.settings.client_ttl)
         except Unavailable as error:
             logger.warning("%s; trying again", error.diagnosis)
-            await asyncio.sleep(backoff(failures, first=0.1, cap=5.0))
+            await set_within(stop, backoff(failures, first=0.1, cap=5.0))
             failures += 1
         else:
             failures = 0

@@ -127,7 +127,7 @@ class Feed:
 
     @property
     def joined(self) -> asyncio.Event:
-        """An event that is set as soon as the feed joins another log. Another one then takes its place."""
+        """An event that is set as soon as the feed joins another log, or ends. Another one then takes its place."""
         return self._joined
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -158,6 +158,7 @@ class Feed:
                 level = logging.WARNING if isinstance(error, Unavailable) else logging.ERROR
                 logger.log(level, "the feed is interrupted: %s", error.diagnosis)
                 await set_within(stop, backoff(failures, first=0.05, cap=_BACKOFF_CAP))
+        self._joined.set()
 
     def _follows(self, process: str) -> None:
         """Let clients read MongoDB, unless it has lost the log."""
