@@ -161,7 +161,7 @@ def settings(mongodb_uri: str, database_name: str) -> Settings:
         checkpoint_interval=0.25,
         stream_wait=STREAM_WAIT,
         # A shape without news hears of its position by the heartbeat only.
-        heartbeat=0.5,
+        heartbeat=scaled(0.5),
         **limits,
     )
 

@@ -63,7 +63,7 @@ async def guarded(mongodb_uri: str, client: Client, tmp_path_factory: pytest.Tem
         stream_wait=0.25,
         auth_grace=0.5,
         # Short, so that a silent end of a token is seen soon.
-        heartbeat=0.5,
+        heartbeat=scaled(0.5),
     )
     async with ruled_system(settings, tmp_path_factory.mktemp("secret"), RULES) as system:
         yield system

@@ -12,7 +12,7 @@ import pytest
 
 from eventsync.settings import Settings
 from support.systems import Processes
-from support.waiting import STREAM_WAIT, patience, time_limits
+from support.waiting import STREAM_WAIT, patience, scaled, time_limits
 
 DATA = Path(__file__).parents[1] / "data"
 PACKAGE = Path(__file__).parents[2] / "clients" / "js"
@@ -39,7 +39,7 @@ def settings(mongodb_uri: str, database_name: str) -> Settings:
         frame_bytes=16 * 1024,
         **limits,
         # A shape without news hears of its position by the heartbeat only.
-        heartbeat=0.5,
+        heartbeat=scaled(0.5),
     )
 
 

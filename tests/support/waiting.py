@@ -149,6 +149,7 @@ _LIMITS: Final = (
     "lease_period",
     "mongodb_timeout",
     "pin_ttl",
+    "pong_timeout",
     "ready_timeout",
     "request_timeout",
     "send_timeout",

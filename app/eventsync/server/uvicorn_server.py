@@ -143,7 +143,7 @@ def server_config(app: ASGIApp, settings: Settings) -> Config:
         # A compression bomb of 194 KB unpacks to 200 MB, and a compressor costs each connection 30 KiB.
         ws_per_message_deflate=False,
         ws_ping_interval=settings.heartbeat,
-        ws_ping_timeout=settings.heartbeat,
+        ws_ping_timeout=settings.pong_timeout,
         timeout_keep_alive=round(settings.keep_alive),
         timeout_graceful_shutdown=max(1, round(settings.drain_timeout)),
         log_config=None,

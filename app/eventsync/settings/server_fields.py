@@ -321,7 +321,14 @@ class ServerFields(BaseSettings):
 
     # Syncing
     heartbeat: Seconds = Field(
-        25.0, gt=0, description="Interval of `progress` messages on a connection without events, in seconds."
+        25.0,
+        gt=0,
+        description="Interval of `progress` messages on a connection without events, and of pings of WebSockets, in seconds.",
+    )
+    pong_timeout: Seconds = Field(
+        25.0,
+        gt=0,
+        description="Maximum time for a WebSocket's client to answer a ping, in seconds; then its connection is closed, and it can resume.",
     )
     hello_timeout: Seconds = Field(10.0, gt=0, description="Maximum time until a WebSocket's `hello`, in seconds.")
     send_timeout: float = Field(

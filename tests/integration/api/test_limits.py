@@ -269,7 +269,7 @@ async def test_frames_against_the_rfc_are_closed(settings: Settings, sent: bytes
 
 
 async def test_client_without_pong_is_closed_and_can_resume(settings: Settings) -> None:
-    async with greeted(settings, heartbeat=0.1) as opened:
+    async with greeted(settings, heartbeat=0.1, pong_timeout=0.1) as opened:
         assert await opened.closed() == 4503
 
 

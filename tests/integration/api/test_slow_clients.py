@@ -37,18 +37,19 @@ async def test_event_stream_of_a_slow_client_is_ended(settings: Settings) -> Non
 
 async def test_websocket_client_that_still_accepts_data_is_not_closed_for_a_missing_pong(settings: Settings) -> None:
     """A ping waits behind the data. Once all has arrived, a client that answers no ping is closed as ever."""
-    size, heartbeat = 1_000_000, scaled(1.0)
-    settings = settings.model_copy(update={"collections": ("docs",), "heartbeat": heartbeat, "send_timeout": 60.0})
+    size, limit = 1_000_000, scaled(1.0)
+    changed = {"collections": ("docs",), "heartbeat": limit, "pong_timeout": limit, "send_timeout": 60.0}
+    settings = settings.model_copy(update=changed)
     async with running_system(settings) as url, httpx.AsyncClient(base_url=url, timeout=patience(20)) as client:
         (await client.put("/v1/collections/docs/documents/large", json={"text": "x" * size})).raise_for_status()
         async with raw_websocket(url, receive_buffer=4096) as opened:
             await opened.send(frame(TEXT, b'{"type":"hello","shapes":["docs"]}'))
             read = 0
-            # At least 244 reads, so more than four heartbeats, of which pings have to wait.
+            # At least 244 reads, so more than four limits, in which pings have to wait.
             while read < size:
                 read += len(got := await opened.reader.read(4096))
                 assert got, f"it was closed after {read} bytes"
-                await asyncio.sleep(heartbeat / 50)
+                await asyncio.sleep(limit / 50)
             await opened.send(frame(TEXT, b'{"type":"ping"}'))
             async with within(30):
                 rest = b""

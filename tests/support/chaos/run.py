@@ -167,7 +167,7 @@ async def run(plan: Plan, directory: Path, stage: Stage | None = None) -> Report
 
 def settings_for(uri: str, names: tuple[str, ...] = COLLECTIONS) -> Settings:
     """Short waits everywhere, and small frames, so that clients are fed from the store as well as from the window."""
-    limits: Any = time_limits(mongodb_timeout=2.0, lease_period=1.0, write_deadline=2.0)
+    limits: Any = time_limits(mongodb_timeout=2.0, lease_period=1.0, write_deadline=2.0, pong_timeout=1.0)
     return Settings(
         mongodb_uri=uri,
         database="chaos",
