@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,8 +15,6 @@ from typing import Any, Final
 
 import httpx
 import pytest
-from websockets.asyncio.client import ClientConnection
-from websockets.exceptions import ConnectionClosed
 
 from eventsync.settings import Settings
 from eventsync.stores.readiness import connected
@@ -25,7 +22,7 @@ from eventsync.stores.stats.processes import Process
 from eventsync.stores.stores import Stores
 from support.peers import chromium
 from support.peers.chromium import Chromium, running_chromium
-from support.peers.python import connect
+from support.peers.python import connect, reading
 from support.ruled import CANARY, MERGE, THINGS, Ruled, ruled_system
 from support.systems import running_server
 from support.waiting import eventually, patience
@@ -97,20 +94,8 @@ async def watching(ruled: Ruled) -> AsyncIterator[None]:
         await socket.send(json.dumps(hello))
         while json.loads(await socket.recv())["type"] != "live":
             continue
-        reading = asyncio.create_task(read_all(socket), name="read what the client gets")
-        try:
+        async with reading(socket):
             yield
-        finally:
-            await socket.close()
-            await reading
-
-
-async def read_all(socket: ClientConnection) -> None:
-    """Read until the connection ends, and say how."""
-    with suppress(ConnectionClosed):
-        async for _ in socket:
-            continue
-    logger.warning("the client's connection has ended: %s %s", socket.close_code, socket.close_reason)
 
 
 async def _has_stored(operator: httpx.AsyncClient) -> bool:

@@ -12,12 +12,11 @@ from typing import Any
 
 import httpx
 import pytest
-from websockets.asyncio.client import ClientConnection
 
 from eventsync.settings import Settings
 from eventsync.stores.stores import Stores
 from eventsync.sync.reports import Reports
-from support.peers.python import connect
+from support.peers.python import connect, reading
 from support.systems import running_server, running_system
 from support.waiting import eventually, patience, within
 
@@ -35,7 +34,7 @@ def settings(settings: Settings) -> Settings:
 
 
 @asynccontextmanager
-async def following(url: str) -> AsyncIterator[ClientConnection]:
+async def following(url: str) -> AsyncIterator[None]:
     """A session with as many shapes as are listed, whose texts are as long as they may be. None of them exists."""
     async with connect(f"{url.replace('http', 'ws')}/v1/sync") as socket, within(60):
         await socket.send(json.dumps({"type": "hello", "shapes": [long_id(0)]}))
@@ -44,7 +43,8 @@ async def following(url: str) -> AsyncIterator[ClientConnection]:
         live = 0
         while live < SHAPES:
             live += json.loads(await socket.recv())["type"] == "live"
-        yield socket
+        async with reading(socket):
+            yield
 
 
 async def test_a_session_of_long_shapes_is_listed_in_few_bytes(settings: Settings) -> None:

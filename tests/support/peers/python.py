@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,6 +21,8 @@ from support.peers.peer import SUBPROTOCOL, Answer, Asked, Ended, Link, Message,
 from support.replica import vector_text
 from support.waiting import patience
 
+logger = logging.getLogger(__name__)
+
 _TIMEOUT: Final = 20.0
 
 
@@ -26,6 +30,24 @@ def connect(url: str, **options: Any) -> client.connect:
     """Connect as `websockets` does; no ping of the client's own ends a connection that is only slow."""
     limits = {"open_timeout": patience(10), "close_timeout": patience(10), "ping_interval": None}
     return client.connect(url, **(limits | options))
+
+
+@asynccontextmanager
+async def reading(connection: ClientConnection) -> AsyncIterator[None]:
+    """Read all that comes meanwhile, and say how the connection ends: one that nobody reads answers no ping."""
+
+    async def read() -> None:
+        with suppress(ConnectionClosed):
+            async for _ in connection:
+                continue
+        logger.warning("the client's connection has ended: %s %s", connection.close_code, connection.close_reason)
+
+    task = asyncio.create_task(read(), name="read what the client gets")
+    try:
+        yield
+    finally:
+        await connection.close()
+        await task
 
 
 class _Refused:
