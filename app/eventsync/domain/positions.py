@@ -26,12 +26,13 @@ START: Final = Seq(0)
 """Before the first event."""
 
 _POSITION = re.compile(r"([a-z0-9]{1,32}(?:\.[0-9a-f]{8})?):(0|[1-9][0-9]{0,18})", re.ASCII)
+_FIRST: Final = "ghijklmnopqrstuvwxyz"
 _ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 
 def new_log_id() -> LogId:
-    """Return a new random log id."""
-    return LogId("".join(secrets.choice(_ALPHABET) for _ in range(8)))
+    """Return a new random log id. It does not begin like a scope: see `vector_from_short`."""
+    return LogId(secrets.choice(_FIRST) + "".join(secrets.choice(_ALPHABET) for _ in range(7)))
 
 
 def scoped(log: LogId, scope: str | None) -> LogId:
@@ -121,7 +122,8 @@ def vector_to_short(vector: StateVector, shapes: Sequence[Shape]) -> str:
 def vector_from_short(text: str, shapes: Sequence[Shape]) -> dict[Shape, Position]:
     """Read the short form for `shapes`, in that order. The digest is optional. Raises `Malformed`."""
     items = text.removeprefix(f"{_digest(shapes)}.").split(",")
-    # A digest that is left is one of other shapes: it has a dot, and the position behind it has one before its scope.
+    # A digest that is left is one of other shapes. With a position that has a scope it makes two dots, and with one
+    # that has none no position at all: no log is called like a scope.
     if len(items) != len(shapes) or items[0].count(".") > 1:
         raise Malformed("the state vector's short form is one of other shapes than those that are asked for")
     vector, log = {}, ""

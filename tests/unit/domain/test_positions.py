@@ -115,6 +115,15 @@ def test_the_short_form_has_positions_with_a_scope() -> None:
             vector_from_short(text, foreign)
 
 
+def test_the_short_form_of_other_shapes_is_refused_whatever_the_log_is_called() -> None:
+    """Its digest and a log's id could be read as a log's id and a scope."""
+    shape, other = Shape.parse("cards"), Shape.parse("orders")
+    for _ in range(5_000):
+        text = vector_to_short({shape: Position(new_log_id(), Seq(1))}, [shape])
+        with pytest.raises(Malformed):
+            vector_from_short(text, [other])
+
+
 def test_a_position_in_a_scope_is_a_point_of_the_log() -> None:
     assert Position.parse_in_log("aaaa.5f2c81ab:7") == Position.parse_in_log("aaaa:7") == Position.parse("aaaa:7")
     assert Position.parse("aaaa.5f2c81ab:7") != Position.parse("aaaa:7")
