@@ -58,12 +58,12 @@ DOCUMENTS = "/v1/collections/docs/documents"
 
 @dataclass
 class Overload:
-    """`accepted` are the ids of the documents that were created, `others` the answers that are neither."""
+    """`accepted` are the ids of the documents that were created, `others` the texts of answers that are neither."""
 
     url: str
     accepted: set[str] = field(default_factory=set)
     refused: list[httpx.Response] = field(default_factory=list)
-    others: list[httpx.Response] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
     _numbers: int = 0
 
     async def run(self, *, writers: int, accepted: int, refused: int) -> None:
@@ -90,4 +90,4 @@ class Overload:
             self.refused.append(answer)
             await asyncio.sleep(0.2)  # a client that does not wait as long as it is asked to
         else:
-            self.others.append(answer)
+            self.others.append(answer.text)

@@ -49,6 +49,11 @@ class QueuedWrite:
         self.began = time.monotonic()
         self.attempts = 0
 
+    @property
+    def is_made(self) -> bool:
+        """True if the writer has got a result."""
+        return self.done.done() and not self.done.cancelled() and self.done.exception() is None
+
     def settle(self, outcome: WriteResult | BaseException | None) -> None:
         """Tell the writer, unless it has gone."""
         if self.done.done():
@@ -89,6 +94,8 @@ class Lane:
         self._under_way = 0
         self._late: set[object] = set()
         """One of each group under way that takes longer than `_LATE`."""
+        self._has_answered = False
+        """True if a write was made since the newest group has begun."""
         self._is_starting = False
         self._expiry: asyncio.TimerHandle | None = None
 
@@ -129,8 +136,11 @@ class Lane:
         """Return the maximum number of writes of one more group, or 0 if none may begin."""
         if self._under_way < (groups := self._policy.groups):
             return self._policy.group_operations
-        # Beside late groups a single write at first: perhaps MongoDB does not answer, and nobody learns its outcome.
-        return int(len(self._late) == self._under_way < groups + _MAX_LATE)
+        if not len(self._late) == self._under_way < groups + _MAX_LATE:
+            return 0
+        # Beside late groups a single write at first: perhaps MongoDB does not answer, and nobody learns its outcome. It
+        # may also take that long for every group; single ones would then be so many that no large one may ever begin.
+        return self._policy.group_operations if self._has_answered else 1
 
     def _pass(self, late: object) -> None:
         self._late.add(late)
@@ -149,6 +159,7 @@ class Lane:
             # Beside the group that MongoDB carries out, another one is read and decided (`_start` begins it).
             while own not in self._late and (group := self._take(operations)):
                 operations = self._policy.group_operations
+                self._has_answered = False
                 self._start()
                 timer = asyncio.get_running_loop().call_later(_LATE, self._pass, own)
                 try:
@@ -188,6 +199,7 @@ class Lane:
         retry = Retry((), raced=False)
         try:
             retry = await self._attempt(group)
+            self._has_answered = self._has_answered or any(queued.is_made for queued in group)
         # An error that is no outcome of a single write is that of all. A cancellation says nothing of the outcomes, so
         # the writers are cancelled as well.
         except BaseException as error:

@@ -119,6 +119,35 @@ async def test_groups_that_hang_delay_no_others(monkeypatch: pytest.MonkeyPatch)
     assert (lane._late, lane._behind) == (set(), {})
 
 
+async def test_writes_go_together_also_where_each_group_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Single ones beside the late groups would be late as well, and always too many for a group of all that wait."""
+    monkeypatch.setattr(lanes, "_LATE", 0.001)
+    attempt, begun, gates = Recorder(), list[list[str]](), [asyncio.Event() for _ in range(4)]
+    attempt.gate.set()
+
+    async def slow(group: Sequence[QueuedWrite]) -> Retry:
+        number = len(begun)
+        begun.append([queued.key for queued in group])
+        if number == 2:
+            gates[0].set()  # before the third is late
+        await gates[number].wait()
+        return await attempt(group)
+
+    lane = Lane(slow, WritePolicy(groups=1), chains=True)
+    writes = [write(lane, "a")]
+    await asyncio.sleep(0)
+    writes += [write(lane, key) for key in "bcdefgh"]
+    async with within(20):
+        while len(begun) < 4:  # noqa: ASYNC110 - timers of the lane
+            await asyncio.sleep(0.001)
+        assert begun == [["a"], ["b"], ["c"], list("defgh")]
+        for gate in gates:
+            gate.set()
+        await asyncio.gather(*writes)
+        await idle(lane)
+    assert not lane._late
+
+
 async def test_groups_that_hang_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lanes, "_LATE", 0.001)
     monkeypatch.setattr(lanes, "_MAX_LATE", 3)
