@@ -31,8 +31,6 @@ pytestmark = pytest.mark.skipif(chromium.missing() is not None, reason=chromium.
 
 AXE: Final = Path(sys.prefix) / "peers" / "node_modules" / "axe-core" / "axe.min.js"
 ATTACK: Final = '<img src="x" onerror="globalThis.attacked = true"><script>attacked = true</script>'
-logger = logging.getLogger(__name__)
-
 VIEWS: Final = {
     "overview": "document.querySelectorAll('.stat').length === 6 && document.querySelectorAll('canvas').length === 3",
     "data/things": "document.querySelectorAll('.documents tbody tr').length === 50",

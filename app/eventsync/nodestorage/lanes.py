@@ -50,8 +50,8 @@ class QueuedWrite:
         self.attempts = 0
 
     @property
-    def is_made(self) -> bool:
-        """True if the writer has got a result."""
+    def has_result(self) -> bool:
+        """True if the write has a result, and no error."""
         return self.done.done() and not self.done.cancelled() and self.done.exception() is None
 
     def settle(self, outcome: WriteResult | BaseException | None) -> None:
@@ -95,7 +95,7 @@ class Lane:
         self._late: set[object] = set()
         """One of each group under way that takes longer than `_LATE`."""
         self._has_answered = False
-        """True if a write was made since the newest group has begun."""
+        """True if a group has had a result since the newest one began: MongoDB answers."""
         self._is_starting = False
         self._expiry: asyncio.TimerHandle | None = None
 
@@ -199,7 +199,7 @@ class Lane:
         retry = Retry((), raced=False)
         try:
             retry = await self._attempt(group)
-            self._has_answered = self._has_answered or any(queued.is_made for queued in group)
+            self._has_answered = self._has_answered or any(queued.has_result for queued in group)
         # An error that is no outcome of a single write is that of all. A cancellation says nothing of the outcomes, so
         # the writers are cancelled as well.
         except BaseException as error:

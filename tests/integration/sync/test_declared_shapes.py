@@ -39,7 +39,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 """Shapes, and MongoDB's filter for each."""
 
-FOLDING = {"locale": "en", "strength": 2}
+_FOLDING = {"locale": "en", "strength": 2}
 _NAMESPACE_EXISTS = 48
 
 
@@ -168,7 +168,7 @@ async def test_collation_of_the_collection_does_not_count(stores: Stores, url: s
         """Make the collection again, unless the worker that tracks it is faster and makes it without the collation."""
         await stores.data.drop_collection("docs")
         try:
-            await stores.data.create_collection("docs", check_exists=False, collation=FOLDING)
+            await stores.data.create_collection("docs", check_exists=False, collation=_FOLDING)
         except OperationFailure as error:
             if error.code != _NAMESPACE_EXISTS:
                 raise

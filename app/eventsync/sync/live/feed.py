@@ -127,7 +127,7 @@ class Feed:
 
     @property
     def joined(self) -> asyncio.Event:
-        """An event that is set as soon as the feed joins another log, or ends. Another one then takes its place."""
+        """An event that is set as soon as the feed joins another log, for which there is a new event then, or ends."""
         return self._joined
 
     async def run(self, stop: asyncio.Event) -> None:
