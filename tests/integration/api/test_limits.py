@@ -273,6 +273,13 @@ async def test_client_without_pong_is_closed_and_can_resume(settings: Settings) 
         assert await opened.closed() == 4503
 
 
+async def test_client_has_longer_for_a_pong_than_a_heartbeat(settings: Settings) -> None:
+    async with greeted(settings, heartbeat=0.05, pong_timeout=600.0) as opened, within(20):
+        for _ in range(20):
+            while b'"progress"' not in (await opened.receive())[1]:
+                pass  # a ping; the end of the connection is an error
+
+
 async def test_websocket_connection_keeps_nothing_of_its_handshake(settings: Settings) -> None:
     async with greeted(settings):
         connections = [
